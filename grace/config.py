@@ -1,0 +1,345 @@
+"""Every setting as a typed section: an unknown key or a bad value is one clear sentence.
+
+`config.yaml` is read once, merged (`defaults` <- `studies.<name>` <- command line) and
+validated here before Snakemake plans anything. This module imports neither torch nor
+snakemake, so a dry run stays fast.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from grace import tasks
+
+
+class UserError(Exception):
+    """A user's mistake. The message is one sentence: what, where, and what to do."""
+
+
+Positive = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Rate = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Temperature = Annotated[float, Field(ge=0)]
+# A name becomes a folder and a wildcard, so it holds no slash and no leading dot.
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are not coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Prompt(Section):
+    """How a text becomes the prompt P(x) (spec section 2)."""
+
+    instruction: Annotated[str, Field(min_length=1)]
+    max_prompt_tokens: Positive  # template, instruction and text together; the text is cut on the right
+
+
+class Pooling(Section):
+    """How hidden states become one vector (eqs. 10-11)."""
+
+    method: Literal["mean", "max", "eos"]
+    layer: Literal["last", "penultimate"]
+    normalize: bool
+
+
+class Generation(Section):
+    """Sampling of rationales during training (eqs. 9, 12)."""
+
+    max_new_tokens: Positive
+    sampling_temperature: Temperature  # rollouts of d+
+    anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
+
+
+class RewardConfig(Section):
+    """Reward of a rollout (eqs. 13-17, 20-21, 28). The defaults are what the paper prints.
+
+    reward: `contrastive`, or `random`: the control that deals a group's own rewards to its
+        rollouts at random, so that only the information is lost and not the scale.
+    negatives: `anchor` as published, or `rollout`: each rollout is itself compared with d-
+        and with the other instances' queries, so that the terms survive the group mean.
+    """
+
+    reward: Literal["contrastive", "random"] = "contrastive"
+    negatives: Literal["anchor", "rollout"] = "anchor"
+    lambda1: float = 0.2  # weight of the consistency term (eq. 14)
+    lambda2: float = 0.2  # weight of the hard in-batch term (eq. 15)
+    scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
+    gamma: float = 1.0  # a truncated rollout gets -gamma instead of its reward (eq. 28)
+
+
+class Grace(Section):
+    """The policy-gradient training (eqs. 18-19)."""
+
+    estimator: Literal["grpo", "grpo_std", "dapo", "reinforce++", "remax"]
+    loss: Literal["sequence_sum", "token_mean", "sequence_mean"]
+    instances: Positive  # B: instances per generation
+    rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage
+    updates_per_generation: Positive
+    rollouts_per_forward: Positive  # per process; memory only, the result does not depend on it
+    processes: Positive
+    epochs: Rate
+    max_steps: Positive | None  # optimizer steps; overrides epochs
+    learning_rate: Rate
+    adam_betas: Annotated[list[float], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Rate
+    clip_range: Rate
+    frozen: list[str]  # parameters whose name contains one of these are not trained
+    precision: Literal["bf16", "fp32"]
+    gradient_checkpointing: bool
+    engine: Literal["transformers", "vllm"]
+    save_steps: Positive
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Grace:
+        if self.rollouts_per_forward % self.rollouts:
+            raise ValueError(
+                f"rollouts_per_forward: {self.rollouts_per_forward} must be a multiple of rollouts "
+                f"(K = {self.rollouts}), or a group would be split between processes"
+            )
+        per_update = self.updates_per_generation * self.processes * self.rollouts_per_forward
+        if (self.instances * self.rollouts) % per_update:
+            raise ValueError(
+                f"instances: {self.instances} instances x {self.rollouts} rollouts must be a multiple of "
+                f"updates_per_generation x processes x rollouts_per_forward = {per_update}"
+            )
+        if self.save_steps % self.updates_per_generation:
+            raise ValueError(
+                f"save_steps: {self.save_steps} must be a multiple of updates_per_generation "
+                f"({self.updates_per_generation}), or a checkpoint could not be resumed exactly"
+            )
+        return self
+
+
+class Contrastive(Section):
+    """A baseline trained with a contrastive loss on direct embeddings (cl and simcse)."""
+
+    batch_size: Annotated[int, Field(ge=2)]
+    mini_batch_size: Positive  # gradient cache: texts per forward pass
+    similarity_scale: Rate  # 1 / the InfoNCE temperature
+    epochs: Rate
+    max_steps: Positive | None
+    learning_rate: Rate
+    warmup_ratio: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
+    precision: Literal["bf16", "fp32"]
+
+
+class Source(Section):
+    """Where training text comes from. `kind` decides which of the other keys are used."""
+
+    kind: Literal["docstrings", "jsonl", "gdrive", "hub"]
+    form: Literal["pairs", "triples", "texts"]
+    path: str | None = None  # jsonl: a file, or the file to use instead of the download
+    id: str | None = None  # gdrive: file id; hub: data set
+    file: str | None = None  # hub: file in the data set
+    packages: list[str] = []  # docstrings
+
+    @model_validator(mode="after")
+    def _complete(self) -> Source:
+        need = {"docstrings": ["packages"], "jsonl": ["path"], "gdrive": ["id"], "hub": ["id", "file"]}[self.kind]
+        if self.path is None and (missing := [key for key in need if not getattr(self, key)]):
+            raise ValueError(f"{missing[0]}: a source of kind {self.kind!r} needs this key")
+        return self
+
+
+class Mining(Section):
+    """Hard negatives for a source that brings none (sentence_transformers.util.mine_hard_negatives)."""
+
+    encoder: str  # "tfidf", or the name or path of a SentenceTransformer
+    negatives: Positive  # M
+    rank_min: Natural
+    rank_max: Positive
+    margin: float | None  # a negative must score at least this much below the positive
+    max_score: float | None
+
+    @model_validator(mode="after")
+    def _window(self) -> Mining:
+        if self.rank_max - self.rank_min < self.negatives:
+            raise ValueError(
+                f"rank_max: the window [{self.rank_min}, {self.rank_max}) is too narrow for {self.negatives} negatives"
+            )
+        return self
+
+
+class Data(Section):
+    """Training text of a study."""
+
+    supervised: str  # a source of pairs or triples
+    unsupervised: str  # any source; of a pair the positive is taken
+    near_duplicate_cosine: Fraction | None  # tf-idf cosine above which two rows are one; null: exact copies only
+    test: Annotated[float, Field(ge=0)]  # rows (>= 1) or share (< 1) held out
+    validation: Annotated[float, Field(ge=0)]
+    split: Literal["first", "random"]
+    too_long: Literal["drop", "truncate"]  # instances whose d+ prompt is over prompt.max_prompt_tokens
+    max_rows: Positive | None
+    mining: Mining
+
+
+class Evaluation(Section):
+    """MTEB."""
+
+    groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
+    max_new_tokens: Positive
+    sampling_temperature: Temperature
+    batch_size: Positive
+    direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
+
+    @model_validator(mode="after")
+    def _known(self) -> Evaluation:
+        seen: set[str] = set()
+        for group, names in self.groups.items():
+            for name in names:
+                if name not in tasks.CATEGORY:
+                    raise ValueError(f"groups.{group}: unknown task {name!r}{_hint(name, tasks.CATEGORY)}")
+                if name in seen:
+                    raise ValueError(f"groups.{group}: task {name!r} is listed twice")
+                seen.add(name)
+        return self
+
+
+class General(Section):
+    """General capability (table 5)."""
+
+    tasks: list[str]
+    limit: Positive | None  # items per task; null: all
+    rationales: Natural  # held-out texts on which the well-formed rate is measured
+    batch_size: Positive
+
+    @model_validator(mode="after")
+    def _known(self) -> General:
+        for name in self.tasks:
+            if name not in tasks.GENERAL:
+                raise ValueError(f"tasks: unknown task {name!r}{_hint(name, tasks.GENERAL)}")
+        return self
+
+
+class Backbone(Section):
+    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder."""
+
+    kind: Literal["trained", "hub", "local"]
+    id: str | None = None  # hub: repository
+    revision: str | None = None
+    path: str | None = None
+    vocab_size: Positive = 2048
+    layers: Positive = 2
+    width: Positive = 128
+    heads: Positive = 4
+    kv_heads: Positive = 2
+    feed_forward: Positive = 384
+    pretrain_steps: Positive = 400
+    instruct_steps: Positive = 500
+    seed: Natural = 0
+
+    @model_validator(mode="after")
+    def _complete(self) -> Backbone:
+        need = {"trained": None, "hub": "id", "local": "path"}[self.kind]
+        if need and not getattr(self, need):
+            raise ValueError(f"{need}: a backbone of kind {self.kind!r} needs this key")
+        return self
+
+
+class Run(Section):
+    """One model of the study: a method, its data, and what it changes in the study's sections."""
+
+    method: Literal["base", "reasoning", "cl", "simcse", "grace"]
+    data: Literal["supervised", "unsupervised"] | None = None
+    settings: dict[str, dict[str, Any]] = {}
+
+    @model_validator(mode="after")
+    def _data(self) -> Run:
+        if self.trained and self.data is None:
+            raise ValueError(f"data: method {self.method!r} trains, so it needs 'supervised' or 'unsupervised'")
+        if self.method == "cl" and self.data != "supervised":
+            raise ValueError("data: method 'cl' needs 'supervised', it trains on pairs")
+        return self
+
+    @property
+    def trained(self) -> bool:
+        return self.method in ("cl", "simcse", "grace")
+
+    @property
+    def rationales(self) -> bool:
+        """Whether its embeddings are made with a rationale."""
+        return self.method in ("reasoning", "grace")
+
+
+class Resources(Section):
+    """What a rule asks of the scheduler."""
+
+    threads: Positive
+    mem_mb: Positive
+    runtime: Positive  # minutes
+    gpu: Natural
+
+
+class Study(Section):
+    """One complete reproduction."""
+
+    title: str
+    extends: str | None = None
+    backbones: Annotated[list[Name], Field(min_length=1)]
+    seeds: Annotated[list[Natural], Field(min_length=1)]
+    runs: dict[Name, Run]
+    prompt: Prompt
+    pooling: Pooling
+    generation: Generation
+    reward: RewardConfig
+    grace: Grace
+    cl: Contrastive
+    simcse: Contrastive
+    data: Data
+    evaluation: Evaluation
+    general: General
+    bootstrap: Positive  # resamples behind each interval
+    resources: dict[str, Resources]
+
+
+def _hint(name: str, known: Any) -> str:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(sorted(known)[:12])})"
+
+
+def merge(base: dict, over: dict) -> dict:
+    """`over` on top of `base`, dictionaries key by key, anything else replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def build(kind: type[Section], values: Any, where: str) -> Any:
+    """Validate `values` as the section `kind`.
+
+    Raises:
+        UserError: one sentence that names the key (`where` + its path) and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            *parents, key = first["loc"]
+            section: Any = kind
+            for part in parents:
+                annotation = section.model_fields[part].annotation if hasattr(section, "model_fields") else None
+                section = annotation if isinstance(annotation, type) else None
+            known = getattr(section, "model_fields", {})
+            raise UserError(f"config: {path}: unknown key{_hint(str(key), known) if known else ''}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise UserError(f"config: {path}: this key is missing.") from None
+        if first["type"] == "value_error":  # our own messages start with the key
+            key, _, rest = message.partition(": ")
+            raise UserError(f"config: {path}.{key}: {rest}.") from None
+        raise UserError(f"config: {path}: {message} (it is {first['input']!r}).") from None

@@ -1,0 +1,163 @@
+"""Pairs of summary and description from the docstrings of installed packages.
+
+Source files are read with `ast` and never imported: real text about many subjects, on every machine.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import random
+import sysconfig
+import warnings
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from grace.config import UserError
+from grace.data.prose import document, mask, words
+from grace.data.similarity import normal
+
+# Folders that hold no documented library code.
+SKIPPED = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload", "node_modules"}
+MIN_QUERY, MAX_QUERY, MIN_DOCUMENT = 4, 60, 12  # words
+SEED = 0  # of the draw of files
+Job = tuple[str, str, Path]  # label, module, file
+
+
+def package_files(package: str) -> list[tuple[str, Path]]:
+    """(dotted module, file) of each source file of an installed package, sorted by module.
+
+    `stdlib` is Python's standard library. Tests are left out.
+
+    Raises:
+        UserError: naming the package that is not installed.
+    """
+    if package == "stdlib":
+        roots = [Path(sysconfig.get_path("stdlib"))]
+    else:
+        try:
+            found = importlib.util.find_spec(package) if package.isidentifier() else None
+        except (ImportError, ValueError):
+            found = None
+        if found is None:
+            raise UserError(
+                f"config: sources: the package {package!r} is not installed here; install it or take it from packages."
+            )
+        if not found.submodule_search_locations:  # a module of one file
+            return [(package, Path(found.origin))] if found.origin and found.origin.endswith(".py") else []
+        roots = [Path(place) for place in found.submodule_search_locations]
+    files = {}
+    for root in roots:
+        for path in root.rglob("*.py"):
+            parts = path.relative_to(root).with_suffix("").parts
+            if not SKIPPED.intersection(parts[:-1]) and not parts[-1].startswith(("test_", "conftest")):
+                name = ".".join((package, *(part for part in parts if part != "__init__")))
+                files[name] = path
+    return sorted(files.items())
+
+
+def sublabel(module: str, path: Path) -> str:
+    """The folder a module lies in, three levels at most: `scipy.optimize._lbfgsb_py` -> `scipy.optimize`."""
+    parts = module.split(".")
+    folder = parts if path.stem == "__init__" else parts[:-1]
+    return ".".join(folder[:3] if len(folder) > 1 else parts[:2])
+
+
+def objects(tree: ast.Module, module: str) -> Iterator[tuple[str, set[str], str]]:
+    """(qualified name, names to mask, raw docstring) of a module and of its classes and functions."""
+    pending: list[tuple[ast.AST, str, tuple[str, ...]]] = [(tree, module, (module.rpartition(".")[2],))]
+    while pending:
+        node, name, own = pending.pop()
+        assert isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        text = ast.get_docstring(node, clean=True)
+        if text:
+            yield name, set(own), text
+        for child in reversed(list(ast.iter_child_nodes(node))):
+            if isinstance(child, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
+                # A method speaks of its class as often as of itself.
+                outer = own[:1] if isinstance(node, ast.ClassDef) else ()
+                pending.append((child, f"{name}.{child.name}", (child.name, *outer)))
+
+
+def pair(text: str, names: set[str]) -> tuple[str, str] | None:
+    """(summary, description) of a cleaned docstring with its own names masked, or None when one is too short."""
+    parts = document(text, MIN_DOCUMENT)
+    if parts is None:
+        return None
+    query, positive = (mask(part, names) for part in parts)
+    if not MIN_QUERY <= words(query) <= MAX_QUERY or words(positive) < MIN_DOCUMENT:
+        return None
+    return query, positive
+
+
+def file_rows(job: Job) -> list[dict[str, Any]]:
+    """Rows of one source file; a file that is not Python of this version has none."""
+    label, module, path = job
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of other people's code
+            tree = ast.parse(path.read_bytes())
+        found = list(objects(tree, module))
+    except (SyntaxError, ValueError, RecursionError, OSError):
+        return []
+    rows = []
+    for name, names, text in found:
+        if (parts := pair(text, names)) is not None:
+            row = {"id": name, "query": parts[0], "positive": parts[1], "label": label}
+            rows.append({**row, "sublabel": sublabel(module, path)})
+    return rows
+
+
+def corpus(packages: list[str], threads: int = 1, enough: int | None = None) -> Iterator[dict[str, Any]]:
+    """Rows {"id", "query", "positive", "label", "sublabel"} in a fixed order, exact duplicates removed.
+
+    Args:
+        packages: top-level packages, or `stdlib`; label is the package.
+        threads: processes that parse.
+        enough: read only so many files, drawn over all packages by a fixed seed, as give this many rows or more.
+
+    Raises:
+        UserError: naming a package that is not installed.
+    """
+    jobs: list[Job] = [(package, module, path) for package in packages for module, path in package_files(package)]
+    seen: set[tuple[str, str]] = set()
+    times: dict[str, int] = {}
+    for row in (row for rows in _drawn(jobs, threads, enough) for row in rows):
+        texts = normal(row["query"]), normal(row["positive"])
+        if texts in seen:
+            continue
+        seen.add(texts)
+        times[row["id"]] = times.get(row["id"], 0) + 1
+        if times[row["id"]] > 1:  # a name defined twice, under an if
+            row["id"] += f"#{times[row['id']]}"
+        yield row
+
+
+def _drawn(jobs: list[Job], threads: int, enough: int | None) -> Iterator[list[dict[str, Any]]]:
+    if enough is None:
+        yield from tqdm(_parsed(jobs, threads), "files", len(jobs), mininterval=1)
+        return
+    order = list(range(len(jobs)))
+    random.Random(SEED).shuffle(order)
+    found: dict[int, list[dict[str, Any]]] = {}
+    total = 0
+    with closing(_parsed([jobs[at] for at in order], threads)) as parsed:
+        for at, rows in zip(order, parsed, strict=True):
+            found[at] = rows
+            total += len(rows)
+            if total >= enough:
+                break
+    yield from (found[at] for at in sorted(found))
+
+
+def _parsed(jobs: list[Job], threads: int) -> Generator[list[dict[str, Any]], None, None]:
+    if threads <= 1:
+        yield from map(file_rows, jobs)
+        return
+    with get_context().Pool(min(threads, 16)) as pool:
+        yield from pool.imap(file_rows, jobs, chunksize=32)

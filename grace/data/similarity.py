@@ -1,0 +1,116 @@
+"""Exact and near duplicates of texts: normalised equality and tf-idf cosine.
+
+Words are tf-idf's default tokens, so text written without spaces is compared as whole phrases.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy import sparse
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tqdm import tqdm
+
+CHUNK = 1024  # rows compared at a time: bounds the memory
+Flags = np.ndarray  # bool, one per text
+
+
+def normal(text: str) -> str:
+    """A text without differences of case and white space."""
+    return " ".join(text.casefold().split())
+
+
+class Tfidf:
+    """Unit tf-idf vectors (float32) with the document frequencies of `texts`; texts without a word are zero."""
+
+    def __init__(self, texts: list[str]) -> None:
+        self.vectorizer = TfidfVectorizer(dtype=np.float32)
+        try:
+            self.vectorizer.fit(texts)
+        except ValueError:  # not one word in all texts
+            self.vectorizer.fit(["nothing"])
+
+    def __call__(self, texts: list[str]) -> sparse.csr_matrix:
+        """Rows of length 1 (or 0), shape (len(texts), vocabulary)."""
+        return sparse.csr_matrix(self.vectorizer.transform(texts))
+
+
+def nearest(a: sparse.csr_matrix, b: sparse.csr_matrix, label: str = "cosines") -> np.ndarray:
+    """Largest cosine of each row of `a` with any row of `b`: every pair is computed. Shape (rows of a,)."""
+    best = np.zeros(a.shape[0], dtype=np.float32)
+    if b.shape[0]:
+        transposed = b.T.tocsc()
+        for start in tqdm(range(0, a.shape[0], CHUNK), label, mininterval=1, disable=a.shape[0] <= CHUNK):
+            best[start : start + CHUNK] = (a[start : start + CHUNK] @ transposed).max(axis=1).toarray().ravel()
+    return best
+
+
+class Index:
+    """Finds the rows of a matrix over a cosine without computing every pair, and without missing one.
+
+    Of each row only its rarest terms are looked up, as many as leave a rest of length at most the threshold: the
+    rest alone cannot reach it (Cauchy-Schwarz), so a pair over the threshold shares a looked-up term, and its cosine
+    is at most the looked-up part's product plus the length of the rest.
+    """
+
+    def __init__(self, matrix: sparse.csr_matrix, threshold: float) -> None:
+        self.full, self.threshold = matrix, threshold
+        frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
+        self.order = np.argsort(-frequency, kind="stable")  # common terms first
+
+    def rare(self, rows: sparse.csr_matrix) -> tuple[sparse.csr_matrix, np.ndarray]:
+        """(the looked-up part of each row, the length of its rest)."""
+        rank = np.empty(len(self.order), dtype=np.int64)
+        rank[self.order] = np.arange(len(self.order))
+        owner = np.repeat(np.arange(rows.shape[0]), np.diff(rows.indptr))
+        sorting = np.lexsort((rank[rows.indices], owner))
+        squares = rows.data[sorting].astype(np.float64) ** 2
+        total = np.concatenate([[0.0], np.cumsum(squares)])
+        so_far = total[1:] - total[rows.indptr[:-1]][owner]
+        in_rest = so_far <= max(self.threshold**2 - 1e-6, 0.0)
+        kept = sorting[~in_rest]
+        part = sparse.csr_matrix((rows.data[kept], (owner[~in_rest], rows.indices[kept])), shape=rows.shape)
+        rest = np.sqrt(np.bincount(owner[in_rest], weights=squares[in_rest], minlength=rows.shape[0]))
+        return part, rest
+
+    def pairs(self, rows: sparse.csr_matrix, among: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """(row of `rows`, row of the matrix) of each pair whose cosine is over the threshold."""
+        part, rest = self.rare(rows)
+        other = self.full if among is None else self.full[among]
+        products = (part @ other.T).tocoo()
+        likely = products.data > self.threshold - rest[products.row] - 1e-5
+        left, right = products.row[likely], products.col[likely]
+        cosine = np.asarray(rows[left].multiply(other[right]).sum(axis=1)).ravel()
+        over = cosine > self.threshold
+        return left[over], (right if among is None else among[right])[over]
+
+
+def near(texts: list[str], corpus: list[str], threshold: float, tfidf: Tfidf, label: str = "compare") -> Flags:
+    """Whether each text has a tf-idf cosine over `threshold` with a text of `corpus`."""
+    found = np.zeros(len(texts), dtype=bool)
+    index = Index(tfidf(corpus), threshold)
+    vectors = tfidf(texts)
+    for start in tqdm(range(0, len(texts), CHUNK), label, mininterval=1, disable=len(texts) <= CHUNK):
+        rows, _ = index.pairs(vectors[start : start + CHUNK])
+        found[start + rows] = True
+    return found
+
+
+def distinct(texts: list[str], threshold: float) -> Flags:
+    """Whether each text is kept when, from the first on, those near to a kept one are left out.
+
+    Args:
+        threshold: tf-idf cosine over which two texts are one.
+    """
+    vectors = Tfidf(texts)(texts)
+    index = Index(vectors, threshold)
+    keep = np.ones(len(texts), dtype=bool)
+    for start in tqdm(range(0, len(texts), CHUNK), "near duplicates", mininterval=1):
+        chunk = vectors[start : start + CHUNK]
+        rows, _ = index.pairs(chunk, np.flatnonzero(keep[:start]))
+        keep[start + rows] = False
+        inside = np.flatnonzero(keep[start : start + CHUNK])
+        similar = (chunk[inside] @ chunk[inside].T).toarray() > threshold
+        for at in range(len(inside)):
+            if (similar[at, :at] & keep[start + inside[:at]]).any():
+                keep[start + inside[at]] = False
+    return keep

@@ -1,0 +1,205 @@
+"""Text -> rationale -> embedding: the one object that training's result, MTEB and users share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from tqdm import tqdm
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from grace.config import Pooling, Prompt, UserError, build
+from grace.encoder.engines import transformers as engine
+from grace.encoder.sampling import text_key
+from grace.files import read_json
+from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.specs import EncodeSpec
+
+# Written beside the weights by training, so that a model is used as it was trained.
+SETTINGS_FILE = "grace.json"
+DEFAULT_PROMPT = Prompt(
+    instruction=(
+        "You read one text and work out what it is about. First reason about its topic, its key facts and what "
+        "someone looking for it would ask, between <think> and </think>. Then state in a few sentences what the "
+        "text means as a whole."
+    ),
+    max_prompt_tokens=1024,
+)
+DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
+
+
+class Rationale(NamedTuple):
+    """What the model wrote about a text."""
+
+    text: str
+    token_ids: list[int]
+    truncated: bool  # reached the token limit without an end token
+    well_formed: bool  # a finished thought and a statement after it
+
+
+class Encoding(NamedTuple):
+    """Embeddings [N, d] float32 and, when asked for, N rationales; both in the order of the texts."""
+
+    embeddings: np.ndarray
+    rationales: list[Rationale] | None
+
+
+class RationaleEncoder:
+    """A decoder LLM as a text embedder that shows its reasoning.
+
+    Args:
+        model, tokenizer: a causal LM of transformers and its tokenizer, with a chat template.
+        spec: prompt, pooling and generation settings (`grace.specs.EncodeSpec`).
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
+        self.model, self.tokenizer, self.spec = model.eval(), tokenizer, spec
+        self.template = PromptTemplate.from_tokenizer(
+            tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens
+        )
+        self.ends = engine.end_tokens(model, tokenizer)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path,
+        *,
+        rationales: bool = True,
+        max_new_tokens: int = 256,
+        sampling_temperature: float = 1.0,
+        batch_size: int = 64,
+        seed: int = 0,
+        direct_prompt: str = "chat",
+        device: str | None = None,
+    ) -> RationaleEncoder:
+        """Load a model folder of this workflow, or any chat model of transformers.
+
+        Args:
+            path: folder, or a repository of the hub.
+            rationales: default of `encode`.
+            max_new_tokens: longest rationale.
+            sampling_temperature: 0 is greedy.
+            batch_size: texts per batch.
+            seed: with the text it decides the sampled rationale.
+            direct_prompt: of embeddings without rationale: `chat`, or `plain` for the text alone.
+            device: cuda where there is one, else cpu.
+
+        Raises:
+            UserError: when there is no usable model at `path`.
+        """
+        settings = Path(path) / SETTINGS_FILE
+        saved = read_json(settings) if settings.exists() else {}
+        spec = EncodeSpec(
+            prompt=build(Prompt, saved["prompt"], SETTINGS_FILE) if "prompt" in saved else DEFAULT_PROMPT,
+            pooling=build(Pooling, saved["pooling"], SETTINGS_FILE) if "pooling" in saved else DEFAULT_POOLING,
+            rationales=rationales,
+            max_new_tokens=max_new_tokens,
+            sampling_temperature=sampling_temperature,
+            batch_size=batch_size,
+            seed=seed,
+            direct_prompt=direct_prompt,  # type: ignore[arg-type]  # pydantic checks it
+        )
+        return cls.from_spec(path, spec, device)
+
+    @classmethod
+    def from_spec(cls, path: str | Path, spec: EncodeSpec, device: str | None = None) -> RationaleEncoder:
+        """The same with every setting given."""
+        return cls(*load_model(path, device), spec)
+
+    def encode(self, texts: list[str], rationales: bool | None = None, progress: bool = False) -> Encoding:
+        """Embed texts.
+
+        A text longer than the prompt's limit is cut on the right; an empty text is embedded as an
+        empty user turn. A text's embedding depends on the text, the seed and the weights, not on
+        the batch it is in (up to floating-point error).
+
+        Args:
+            texts: N strings.
+            rationales: True reasons first (eqs. 9-11), False pools the prompt alone.
+            progress: show a progress bar.
+
+        Returns:
+            Embeddings [N, d] (unit length if pooling.normalize) and the rationales, None without.
+
+        Raises:
+            TypeError: when a text is no string. Whatever the model raises is passed on.
+        """
+        if isinstance(texts, str):
+            raise TypeError("encode takes a list of texts; wrap the one text in a list")
+        texts = list(texts)
+        for i, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
+        if rationales is None:
+            rationales = self.spec.rationales
+        with tqdm(total=len(texts), disable=not progress, desc="encode", unit="text", mininterval=5) as bar:
+            pooled, written = (self._reason if rationales else self._direct)(texts, bar.update)
+        if self.spec.pooling.normalize:
+            pooled = torch.nn.functional.normalize(pooled, dim=-1)
+        return Encoding(pooled.numpy(), written)
+
+    def _reason(self, texts: list[str], on_batch: Any) -> tuple[torch.Tensor, list[Rationale]]:
+        made = engine.generate(
+            self.model,
+            self.template.ids(texts),
+            pool_from=len(self.template.prefix),
+            pooling=self.spec.pooling,
+            keys=[text_key(self.spec.seed, text) for text in texts],
+            temperatures=[self.spec.sampling_temperature] * len(texts),
+            max_new_tokens=self.spec.max_new_tokens,
+            ends=self.ends,
+            batch_size=self.spec.batch_size,
+            on_batch=on_batch,
+        )
+        bare = [ids if cut else ids[:-1] for ids, cut in zip(made.token_ids, made.truncated.tolist(), strict=True)]
+        decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        written = [
+            Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
+            for text, ids, cut in zip(decoded, made.token_ids, made.truncated.tolist(), strict=True)
+        ]
+        return made.pooled, written
+
+    @torch.no_grad()
+    def _direct(self, texts: list[str], on_batch: Any) -> tuple[torch.Tensor, None]:
+        sequences, pool_from = direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
+        made = engine.embed(
+            self.model, sequences, pool_from=pool_from, pooling=self.spec.pooling,
+            batch_size=self.spec.batch_size, on_batch=on_batch,
+        )  # fmt: skip
+        return made.cpu(), None
+
+
+def direct_ids(
+    template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]
+) -> tuple[list[list[int]], int]:
+    """Token ids of texts that are embedded without rationale, and from where on they are pooled.
+
+    `chat` keeps the prompt with the instruction (the released code's way), `plain` is the text
+    alone; an empty plain text becomes one end token, since something must be pooled.
+    """
+    if prompt == "chat":
+        return template.ids(texts), len(template.prefix)
+    room = template.max_prompt_tokens
+    heads = [text[: 64 * room] for text in texts]
+    return [ids[:room] or ends[:1] for ids in template.text_ids(heads)], 0
+
+
+def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
+    """A causal LM (float32 on a CPU, else in its own dtype) and its tokenizer.
+
+    Raises:
+        UserError: one sentence, when `path` is neither a model folder nor a reachable repository.
+    """
+    if Path(path).exists() and not (Path(path) / "config.json").exists():
+        raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path)
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
+    except (OSError, ValueError, SafetensorError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"{path}: no causal language model can be loaded from here ({reason}).") from None
+    return model.to(device), tokenizer

@@ -1,0 +1,69 @@
+"""Sampling that belongs to a text: its noise depends on its own key and step, not on its neighbours."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+# MurmurHash3's 32-bit finaliser (Appleby, public domain) as int32 arithmetic that wraps: vectorised on
+# every processor, where 64-bit multiplication is not.
+GOLDEN = 0x9E3779B9 - (1 << 32)
+MIX_1 = 0x85EBCA6B - (1 << 32)
+MIX_2 = 0xC2B2AE35 - (1 << 32)
+
+
+def text_key(*parts: object) -> int:
+    """A 64-bit key of its arguments, for instance (run seed, text), equal on every machine."""
+    digest = hashlib.blake2b("\x1f".join(map(str, parts)).encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    return int.from_bytes(digest, "big", signed=True)
+
+
+def gumbel(keys: Tensor, step: int, size: int) -> Tensor:
+    """Standard Gumbel noise.
+
+    Args:
+        keys: [N] int64, one per row.
+        step: position in the row's own sequence.
+        size: vocabulary size V.
+
+    Returns:
+        [N, V] float32; row n depends on (keys[n], step) alone.
+    """
+    low, high = (keys & 0xFFFFFFFF).to(torch.int32), (keys >> 32).to(torch.int32)
+    low = _mix(low + _wrap((step + 1) * GOLDEN), high)
+    high = _mix(high ^ low, low)
+    bits = _mix(low.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN, high.unsqueeze(1))
+    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
+    # log1p keeps the fine steps of `uniform` near 0 just where the noise is largest.
+    return uniform.neg_().log1p_().neg_().log_().neg_()
+
+
+def sample(logits: Tensor, keys: Tensor, step: int, temperature: Tensor) -> Tensor:
+    """Draw one token per row from softmax(logits / temperature), by the Gumbel-max rule.
+
+    Args:
+        logits: [N, V].
+        keys: [N] int64.
+        step: number of tokens drawn before.
+        temperature: [N]; 0 takes the most likely token.
+
+    Returns:
+        [N] int64.
+    """
+    logits = logits.float()
+    if bool((temperature > 0).any()):
+        # score = logits + T * noise has the same argmax as logits / T + noise, and T = 0 is greedy.
+        logits = logits + temperature.unsqueeze(1) * gumbel(keys, step, logits.shape[1])
+    return logits.argmax(-1)
+
+
+def _mix(x: Tensor, salt: Tensor) -> Tensor:
+    x = (x ^ ((x >> 16) & 0xFFFF)) * MIX_1  # the masks make torch's arithmetic shift a logical one
+    x = (x ^ ((x >> 13) & 0x7FFFF) ^ salt) * MIX_2
+    return x ^ ((x >> 16) & 0xFFFF)
+
+
+def _wrap(value: int) -> int:
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -1,0 +1,94 @@
+"""Files that appear whole or not at all, and JSON lines whose errors name the row."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from grace.config import UserError
+
+
+@contextmanager
+def writing(path: Path | str) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; it takes the name `path` when the block ends without error."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb+") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path | str, value: Any) -> None:
+    """Write `value` as indented JSON, whole or not at all; NaN is refused."""
+    with writing(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path | str) -> Any:
+    """Raises: UserError when the file is missing or cut off."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; snakemake makes it.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError):
+        raise UserError(f"{path}: not whole (broken JSON); delete it and run snakemake again.") from None
+
+
+def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:
+    """Write one JSON object per line, whole or not at all; returns the number of rows."""
+    count = 0
+    with writing(path) as temporary, open(temporary, "w", encoding="utf-8") as handle:
+        for row in rows:
+            handle.write(json.dumps(row, ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a JSON-lines file; blank lines are passed over.
+
+    Raises:
+        UserError: naming file and row, for a line that is no JSON object or lacks a field of `need`.
+    """
+    try:
+        handle = open(path, encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file.") from None
+    with handle:
+        number = 0
+        try:
+            for number, line in enumerate(handle, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise UserError(
+                        f"{path}, row {number}: not JSON ({error.msg}); correct or remove the row."
+                    ) from None
+                if not isinstance(row, dict):
+                    raise UserError(f"{path}, row {number}: not a JSON object; correct or remove the row.")
+                for field in need:
+                    if not row.get(field):
+                        raise UserError(f"{path}, row {number}: the field {field!r} is missing or empty.")
+                yield row
+        except UnicodeDecodeError:
+            raise UserError(f"{path}, after row {number}: not UTF-8 text; convert the file.") from None
+
+
+def sha256(path: Path | str) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,133 @@
+"""The record of how a result was made: settings, seeds, versions, hashes, hardware, seconds, energy."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grace.config import Section, UserError
+from grace.files import read_json, sha256
+
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "mteb",
+    "lm_eval",
+    "sentence-transformers",
+    "pandas",
+)
+WEIGHTS = ("*.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json")
+
+
+def make(stage: str, spec: Section, inputs: list[Path | str], started: float, **more: Any) -> dict[str, Any]:
+    """Everything needed to judge and repeat a result.
+
+    Args:
+        stage: name of the module.
+        spec: its settings.
+        inputs: files (hashed) or model folders (their weights hash).
+        started: `time.time()` at the start of the job.
+    """
+    return {
+        "stage": stage,
+        "settings": spec.model_dump(),
+        "inputs": {str(path): weights_hash(path) if Path(path).is_dir() else sha256(path) for path in inputs},
+        "versions": {"python": platform.python_version(), **_versions()},
+        "commit": _commit(),
+        "hardware": hardware(),
+        "seconds": round(time.time() - started, 2),
+        "cpu_seconds": round(time.process_time(), 2),
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        // (1024 if sys.platform != "darwin" else 1 << 20),
+        **more,
+    }
+
+
+def weights_hash(folder: Path | str) -> str:
+    """One hash over the files that decide what a model computes.
+
+    Raises:
+        UserError: when the folder holds no weights.
+    """
+    import hashlib
+
+    files = sorted({path for pattern in WEIGHTS for path in Path(folder).glob(pattern)})
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise UserError(f"{folder}: holds no *.safetensors weights; give the folder of a Hugging Face model.")
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.name.encode() + sha256(path).encode())
+    return digest.hexdigest()
+
+
+def settings_hash(spec: Section) -> str:
+    import hashlib
+
+    return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12]
+
+
+def read_result(path: Path | str) -> dict[str, Any]:
+    """A result file with its manifest. Raises: UserError when it is cut off or has no manifest."""
+    value = read_json(path)
+    if not isinstance(value, dict) or "manifest" not in value:
+        raise UserError(
+            f"{path}: has no manifest, so it is no result of this workflow; delete it and run snakemake again."
+        )
+    return value
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@cache
+def _commit() -> str | None:
+    """The project's commit, with "+" when the tree was changed; None outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+@cache
+def hardware() -> dict[str, Any]:
+    found: dict[str, Any] = {"machine": platform.machine(), "cpus": os.cpu_count(), "cpu": _cpu()}
+    if "torch" in sys.modules:
+        import torch
+
+        found["threads"] = torch.get_num_threads()
+        found["gpus"] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return found
+
+
+def _cpu() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or "unknown"

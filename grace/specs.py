@@ -1,0 +1,129 @@
+"""What each stage is told: its slice of the study, passed as JSON on the command line.
+
+A slice holds only what changes the stage's output, so an edit of the configuration replans
+exactly the jobs it touches. `version` is raised when a stage's meaning changes.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from grace.config import (
+    Backbone,
+    Contrastive,
+    General,
+    Generation,
+    Grace,
+    Mining,
+    Pooling,
+    Prompt,
+    RewardConfig,
+    Section,
+    Source,
+)
+
+
+class SourceSpec(Section):
+    version: int = 1
+    source: Source
+    max_rows: int | None
+
+
+class PairsSpec(Section):
+    version: int = 1
+    form: Literal["pairs", "triples", "texts"]
+    near_duplicate_cosine: float | None
+
+
+class SplitSpec(Section):
+    version: int = 1
+    test: float
+    validation: float
+    split: Literal["first", "random"]
+    near_duplicate_cosine: float | None
+    seed: int
+
+
+class TriplesSpec(Section):
+    version: int = 1
+    mining: Mining
+
+
+class LengthsSpec(Section):
+    version: int = 1
+    prompt: Prompt
+    data: Literal["supervised", "unsupervised"]
+    too_long: Literal["drop", "truncate"]
+
+
+class TasksSpec(Section):
+    version: int = 1
+    seed: int
+
+
+class BackboneSpec(Section):
+    version: int = 1
+    backbone: Backbone
+    prompt: Prompt
+
+
+class TrainSpec(Section):
+    """`grace` with generation and reward, or `contrastive`, by method."""
+
+    version: int = 1
+    run: str
+    method: Literal["cl", "simcse", "grace"]
+    data: Literal["supervised", "unsupervised"]
+    seed: int
+    prompt: Prompt
+    pooling: Pooling
+    direct_prompt: Literal["chat", "plain"] | None = None
+    generation: Generation | None = None
+    reward: RewardConfig | None = None
+    grace: Grace | None = None
+    contrastive: Contrastive | None = None
+
+
+class EncodeSpec(Section):
+    """How a run's model turns texts into embeddings."""
+
+    prompt: Prompt
+    pooling: Pooling
+    rationales: bool
+    direct_prompt: Literal["chat", "plain"]
+    max_new_tokens: int
+    sampling_temperature: float
+    batch_size: int
+    seed: int
+
+
+class EvaluateSpec(Section):
+    version: int = 1
+    run: str
+    group: str
+    tasks: list[str]
+    encode: EncodeSpec
+
+
+class GeneralSpec(Section):
+    version: int = 1
+    run: str
+    general: General
+    encode: EncodeSpec
+
+
+class Cell(Section):
+    """Where the results of one model lie."""
+
+    backbone: str
+    run: str
+    seed: int
+    mteb: list[str]
+    general: str
+
+
+class TablesSpec(Section):
+    version: int = 1
+    study: str
+    bootstrap: int
+    cells: list[Cell]

@@ -1,0 +1,90 @@
+"""The frame of every stage: `python -m grace.<module> --spec '{...}' --in a --out b`.
+
+A user's mistake ends in one sentence on stderr and exit code 1, never in a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from grace.config import Section, UserError, build
+
+FULL = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the file got too large for this disk or limit",
+}
+
+
+def entry(
+    spec_type: type[Section], *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = ()
+) -> Callable[[Callable[[Any, SimpleNamespace], None]], Callable[[list[str] | None], None]]:
+    """Make a module's `main(spec, paths)` a command.
+
+    Each name in `inputs` and `outputs` becomes an option `--name PATH` and `paths.name`, a Path.
+    A name that ends in `*` takes any number of paths. Inputs must exist. `paths.threads` is the number of threads to
+    use, `paths.started` the start time in seconds.
+    """
+
+    def wrap(function: Callable[[Any, SimpleNamespace], None]) -> Callable[[list[str] | None], None]:
+        @wraps(function)
+        def main(argv: list[str] | None = None) -> None:
+            module = sys.modules[function.__module__]
+            parser = argparse.ArgumentParser(description=(module.__doc__ or "").strip().split("\n")[0])
+            parser.add_argument("--spec", required=True, help="the stage's settings as JSON")
+            parser.add_argument("--threads", type=int, default=os.cpu_count())
+            for name in inputs + outputs:
+                parser.add_argument(
+                    f"--{name.rstrip('*')}",
+                    type=Path,
+                    required=not name.endswith("*"),
+                    nargs="*" if name.endswith("*") else None,
+                    default=[] if name.endswith("*") else None,
+                )
+            arguments = parser.parse_args(argv, SimpleNamespace(started=time.time()))
+            logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+            for noisy in ("httpx", "datasets", "mteb", "absl"):
+                logging.getLogger(noisy).setLevel(logging.WARNING)
+            os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when torch is imported
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+            if torch := sys.modules.get("torch"):
+                torch.set_num_threads(arguments.threads)
+            try:
+                try:
+                    values = json.loads(arguments.spec)
+                except json.JSONDecodeError as error:
+                    raise UserError(f"--spec is not JSON: {error}.") from None
+                for name in inputs:
+                    given = getattr(arguments, name.rstrip("*"))
+                    for path in given if isinstance(given, list) else [given]:
+                        if not path.exists():
+                            raise UserError(
+                                f"{path}: no such file; snakemake makes it, or correct --{name.rstrip('*')}."
+                            )
+                for name in outputs:
+                    getattr(arguments, name).parent.mkdir(parents=True, exist_ok=True)
+                function(build(spec_type, values, "spec"), arguments)
+            except UserError as error:
+                sys.exit(f"error: {error}")
+            except OSError as error:
+                if error.errno in FULL:
+                    where = f" at {error.filename}" if error.filename else ""
+                    sys.exit(f"error: {FULL[error.errno]}{where}: nothing half-written was kept; free space and rerun.")
+                if error.errno in (errno.EACCES, errno.EROFS):
+                    sys.exit(f"error: {error.filename}: cannot be written ({error.strerror}).")
+                raise
+
+        return main
+
+    return wrap

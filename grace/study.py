@@ -1,0 +1,226 @@
+"""From config.yaml to runs, and from runs to paths and specs. The rules ask this and nothing else."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from grace import specs
+from grace.config import Backbone, Run, Section, Source, Study, UserError, _hint, build, merge
+
+# Sections that a run may change with `settings`.
+RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
+
+
+class Plan:
+    """A validated study.
+
+    Args:
+        config: the parsed config.yaml with the command line's values merged in.
+
+    Raises:
+        UserError: one sentence that names the key.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        known = {"study", "seeds", "backbones", "available_backbones", "sources", "defaults", "studies"}
+        for key in config:
+            if key not in known:
+                raise UserError(f"config: {key}: unknown key{_hint(key, known)}.")
+        for key in known - {"seeds", "backbones"}:
+            if key not in config:
+                raise UserError(f"config: {key}: this key is missing.")
+        self.name = str(config["study"])
+        if self.name not in config["studies"]:
+            raise UserError(f"config: study: unknown study {self.name!r}{_hint(self.name, config['studies'])}.")
+        self.root = f"results/{self.name}"
+
+        merged = self._merged(config, self.name)
+        for key in ("seeds", "backbones"):
+            if config.get(key) is not None:
+                value = config[key]
+                merged[key] = value if isinstance(value, list) else [value]
+        merged["runs"] = {name: run for name, run in merged.get("runs", {}).items() if run is not None}
+        self.study: Study = build(Study, merged, "")
+        self._raw = merged
+
+        self.backbones: dict[str, Backbone] = {}
+        for name in self.study.backbones:
+            if name not in config["available_backbones"]:
+                known_names = config["available_backbones"]
+                raise UserError(f"config: backbones: unknown backbone {name!r}{_hint(name, known_names)}.")
+            where = f"available_backbones.{name}"
+            self.backbones[name] = build(Backbone, config["available_backbones"][name], where)
+        self.sources: dict[str, Source] = {}
+        for key in ("supervised", "unsupervised"):
+            name = getattr(self.study.data, key)
+            if name not in config["sources"]:
+                raise UserError(f"config: data.{key}: unknown source {name!r}{_hint(name, config['sources'])}.")
+            self.sources[name] = build(Source, config["sources"][name], f"sources.{name}")
+        if self.sources[self.study.data.supervised].form == "texts":
+            raise UserError(
+                "config: data.supervised: a source of texts has no positives; name one of pairs or triples."
+            )
+        for name in self.study.runs:
+            self.sections(name)  # validates the run's own settings
+        missing = {rule for rule in RULES if rule not in self.study.resources}
+        if missing:
+            raise UserError(f"config: resources.{min(missing)}: this key is missing.")
+
+    @staticmethod
+    def _merged(config: dict[str, Any], name: str) -> dict[str, Any]:
+        chain: list[dict[str, Any]] = []
+        seen: list[str] = []
+        at: str | None = name
+        while at is not None:
+            if at in seen:
+                raise UserError(f"config: studies.{at}.extends: the studies extend each other in a circle.")
+            if at not in config["studies"]:
+                raise UserError(f"config: studies.{seen[-1]}.extends: unknown study {at!r}.")
+            seen.append(at)
+            chain.append(config["studies"][at] or {})
+            at = chain[-1].get("extends")
+        merged = config["defaults"]
+        for layer in reversed(chain):
+            groups = layer.get("evaluation", {}).get("groups")
+            merged = merge(merged, layer)
+            if groups is not None:  # a list of jobs is replaced whole
+                merged = {**merged, "evaluation": {**merged["evaluation"], "groups": groups}}
+        return merged
+
+    # ---- runs ---------------------------------------------------------------------------
+
+    @property
+    def seeds(self) -> list[int]:
+        return self.study.seeds
+
+    def run(self, name: str) -> Run:
+        return self.study.runs[name]
+
+    def sections(self, run: str) -> Study:
+        """The study as this run sees it: its `settings` on top of the study's sections."""
+        settings = self.study.runs[run].settings
+        if not settings:
+            return self.study
+        if run not in self._sections:
+            for section in settings:
+                if section not in RUN_SECTIONS:
+                    raise UserError(
+                        f"config: runs.{run}.settings.{section}: unknown key{_hint(section, RUN_SECTIONS)}."
+                    )
+            try:
+                self._sections[run] = build(Study, merge(self._raw, settings), "")
+            except UserError as error:
+                raise UserError(str(error).replace("config: ", f"config: runs.{run}.settings.", 1)) from None
+        return self._sections[run]
+
+    @cached_property
+    def _sections(self) -> dict[str, Study]:
+        return {}
+
+    # ---- paths --------------------------------------------------------------------------
+
+    def model(self, backbone: str, run: str, seed: int | str) -> str:
+        """Folder of the model that a run is evaluated with: its own, or the backbone's."""
+        if self.study.runs[run].trained:
+            return f"{self.root}/models/{backbone}/{run}/seed{seed}"
+        return self.backbone_folder(backbone)
+
+    def backbone_folder(self, backbone: str) -> str:
+        entry = self.backbones[backbone]
+        return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
+
+    def needs_mining(self) -> bool:
+        return self.sources[self.study.data.supervised].form == "pairs"
+
+    # ---- specs --------------------------------------------------------------------------
+
+    def spec_source(self, source: str) -> str:
+        return _json(specs.SourceSpec(source=self.sources[source], max_rows=self.study.data.max_rows))
+
+    def spec_pairs(self, source: str) -> str:
+        data = self.study.data
+        form = self.sources[source].form
+        return _json(specs.PairsSpec(form=form, near_duplicate_cosine=data.near_duplicate_cosine))
+
+    def spec_split(self) -> str:
+        data = self.study.data
+        return _json(
+            specs.SplitSpec(
+                test=data.test,
+                validation=data.validation,
+                split=data.split,
+                near_duplicate_cosine=data.near_duplicate_cosine,
+                seed=0,
+            )
+        )
+
+    def spec_triples(self) -> str:
+        return _json(specs.TriplesSpec(mining=self.study.data.mining))
+
+    def spec_lengths(self, data: str) -> str:
+        return _json(specs.LengthsSpec(prompt=self.study.prompt, data=data, too_long=self.study.data.too_long))
+
+    def spec_tasks(self) -> str:
+        return _json(specs.TasksSpec(seed=0))
+
+    def spec_backbone(self, backbone: str) -> str:
+        return _json(specs.BackboneSpec(backbone=self.backbones[backbone], prompt=self.study.prompt))
+
+    def spec_train(self, run: str, seed: int | str) -> str:
+        at, entry = self.sections(run), self.study.runs[run]
+        common = dict(
+            run=run, method=entry.method, data=entry.data, seed=int(seed), prompt=at.prompt, pooling=at.pooling
+        )
+        if entry.method == "grace":
+            return _json(specs.TrainSpec(**common, generation=at.generation, reward=at.reward, grace=at.grace))
+        contrastive = at.cl if entry.method == "cl" else at.simcse
+        return _json(specs.TrainSpec(**common, contrastive=contrastive, direct_prompt=at.evaluation.direct_prompt))
+
+    def _encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
+        at = self.sections(run)
+        return specs.EncodeSpec(
+            prompt=at.prompt,
+            pooling=at.pooling,
+            rationales=self.study.runs[run].rationales,
+            direct_prompt=at.evaluation.direct_prompt,
+            max_new_tokens=at.evaluation.max_new_tokens,
+            sampling_temperature=at.evaluation.sampling_temperature,
+            batch_size=at.evaluation.batch_size,
+            seed=int(seed),
+        )
+
+    def spec_evaluate(self, run: str, seed: int | str, group: str) -> str:
+        names = self.sections(run).evaluation.groups[group]
+        return _json(specs.EvaluateSpec(run=run, group=group, tasks=names, encode=self._encode(run, seed)))
+
+    def spec_general(self, run: str, seed: int | str) -> str:
+        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=self._encode(run, seed)))
+
+    def cells(self) -> list[specs.Cell]:
+        """Every model of the study with the result files that its tables read."""
+        return [
+            specs.Cell(
+                backbone=backbone,
+                run=run,
+                seed=seed,
+                mteb=[
+                    f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{group}.json"
+                    for group in self.study.evaluation.groups
+                ],
+                general=f"{self.root}/general/{backbone}/{run}/seed{seed}.json",
+            )
+            for backbone in self.study.backbones
+            for run in self.study.runs
+            for seed in self.study.seeds
+        ]
+
+    def spec_tables(self) -> str:
+        return _json(specs.TablesSpec(study=self.name, bootstrap=self.study.bootstrap, cells=self.cells()))
+
+
+RULES = ("source pairs split triples lengths tasks backbone train evaluate general tables report").split()
+
+
+def _json(spec: Section) -> str:
+    return spec.model_dump_json()

@@ -1,0 +1,265 @@
+"""The demo's backbone: a tiny Qwen2 that reads docstrings and answers the instruction with a short rationale.
+
+Two stages with fixed step counts: language modelling on the training split, then supervised
+answers of the form `<think> four key words </think> five-word summary`. Muon for the matrices,
+AdamW for the rest, embeddings started from a PPMI-SVD of the corpus: at this budget that reaches
+less than half the perplexity of AdamW from noise (docs/measurements.md).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+
+from grace import manifest, stage
+from grace.config import Backbone, UserError
+from grace.files import read_jsonl
+from grace.method.prompt import PromptTemplate
+from grace.specs import BackboneSpec
+from grace.training.model_folder import save_model
+
+log = logging.getLogger(__name__)
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+BLOCK, BATCH = 128, 16  # tokens per row and rows per step
+PLAIN_SHARE = 0.3  # of the second stage's rows, so that it keeps modelling language
+MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
+INSTRUCT_RATE = 0.3  # second stage's learning rates, relative to the first
+EMBEDDING_STD = 0.04
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `vocab_size` entries with chat markers and think markers."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in ("<think>", "</think>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
+        chat_template=TEMPLATE, padding_side="left",
+    )  # fmt: skip
+
+
+def ppmi_embeddings(stream: np.ndarray, vocab_size: int, width: int, window: int = 4) -> Tensor:
+    """Token vectors from co-occurrence: truncated SVD of the positive pointwise mutual information.
+
+    Args:
+        stream: [T] token ids in text order.
+
+    Returns:
+        [vocab_size, width], standard deviation EMBEDDING_STD; tokens that do not occur get noise.
+    """
+    counts = np.zeros((vocab_size, vocab_size))
+    for distance in range(1, window + 1):
+        pairs = stream[:-distance].astype(np.int64) * vocab_size + stream[distance:]
+        found = np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+        counts += found + found.T
+    share = counts.sum(1)
+    smooth = share**0.75 / (share**0.75).sum()  # context distribution smoothing (Levy et al. 2015)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ppmi = np.log(counts / (share[:, None] * smooth[None, :]))
+    ppmi = torch.from_numpy(np.nan_to_num(np.maximum(ppmi, 0), posinf=0)).float()
+    left, values, _ = torch.svd_lowrank(ppmi, q=width, niter=4)
+    vectors = left * values.sqrt()
+    noise = torch.randn_like(vectors) * vectors.std()
+    vectors = torch.where((vectors.abs().sum(1) > 0).unsqueeze(1), vectors, noise)
+    return vectors / vectors.std() * EMBEDDING_STD
+
+
+def build_model(config: Backbone, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=config.vocab_size,
+            hidden_size=config.width,
+            intermediate_size=config.feed_forward,
+            num_hidden_layers=config.layers,
+            num_attention_heads=config.heads,
+            num_key_value_heads=config.kv_heads,
+            max_position_embeddings=2048,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
+    )
+    return model
+
+
+class Optimizer:
+    """Muon on the layers' matrices, AdamW on embeddings and norms, one linear schedule with warm-up."""
+
+    def __init__(self, model: Any, steps: int, scale: float) -> None:
+        matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+        others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+        self.parts: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(matrices, lr=MATRIX_RATE * scale, momentum=0.95, weight_decay=0.01),
+            torch.optim.AdamW(others, lr=OTHER_RATE * scale, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+
+        def rate(step: int) -> float:
+            return min(1.0, (step + 1) / 20) * max(0.05, 1 - step / steps)
+
+        self.schedules = [torch.optim.lr_scheduler.LambdaLR(part, rate) for part in self.parts]
+
+    def step(self, loss: Tensor) -> None:
+        loss.backward()
+        for part, schedule in zip(self.parts, self.schedules, strict=True):
+            part.step()
+            part.zero_grad(set_to_none=True)
+            schedule.step()
+
+
+def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int) -> Tensor:
+    """`count` random rows of BLOCK + 1 consecutive tokens."""
+    starts = generator.integers(0, len(stream) - BLOCK - 1, count)
+    return torch.from_numpy(np.stack([stream[s : s + BLOCK + 1] for s in starts])).long()
+
+
+def next_token_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of ids[:, 1:] where labels[:, 1:] is not -100; logits only where needed."""
+    hidden = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state
+    wanted = labels[:, 1:] != -100
+    return F.cross_entropy(model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+
+
+def answers(rows: list[dict[str, Any]], template: PromptTemplate, seed: int) -> Iterator[tuple[str, str]]:
+    """Endless (text, rationale) examples.
+
+    A rationale is four of the eight best tf-idf words of what the prompt shows of the text, in random
+    order, then the first five words of the summary.
+    """
+    texts = [row["positive"] for row in rows] + [row["query"] for row in rows]
+    seen = template.tokenizer.batch_decode([ids[: template.text_room] for ids in template.text_ids(texts)])
+    vectorizer = TfidfVectorizer(token_pattern=r"[A-Za-z][A-Za-z-]{2,}", stop_words="english", sublinear_tf=True)
+    weights = vectorizer.fit_transform(seen)
+    words = vectorizer.get_feature_names_out()
+    dice = random.Random(seed)
+    while True:
+        at = dice.randrange(len(texts))
+        line = weights[at]
+        best = [str(words[i]) for i in line.indices[np.argsort(-line.data, kind="stable")[:8]]]
+        if not best:
+            continue
+        keys = dice.sample(best, min(4, len(best)))
+        summary = " ".join(re.findall(r"\S+", rows[at % len(rows)]["query"])[:5])
+        yield texts[at], f"<think> {' '.join(keys)} </think> {summary}"
+
+
+def instruct_rows(
+    examples: Iterator[tuple[str, str]], template: PromptTemplate, count: int
+) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and labels [count, L] of prompts with answers; only the answer is labelled."""
+    batch = [next(examples) for _ in range(count)]
+    prompts = template.ids([text for text, _ in batch])
+    replies = [ids + [template.tokenizer.eos_token_id] for ids in template.tokenizer([r for _, r in batch])["input_ids"]]
+    width = max(BLOCK + 1, *(len(p) + len(r) for p, r in zip(prompts, replies, strict=True)))
+    ids = torch.full((count, width), template.tokenizer.pad_token_id)
+    labels = torch.full((count, width), -100)
+    for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
+        ids[i, : len(prompt) + len(reply)] = torch.tensor(prompt + reply)
+        labels[i, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
+    return ids, labels
+
+
+@torch.no_grad()
+def perplexity(model: Any, stream: np.ndarray, blocks: int = 200) -> float:
+    """exp of the mean token loss over the first `blocks` rows of BLOCK tokens."""
+    usable = min(blocks, (len(stream) - 1) // BLOCK)
+    losses = []
+    for start in range(0, usable, 50):
+        rows = [stream[i * BLOCK : (i + 1) * BLOCK + 1] for i in range(start, min(start + 50, usable))]
+        ids = torch.from_numpy(np.stack(rows)).long()
+        losses.append(next_token_loss(model, ids, ids).item() * len(rows))
+    return math.exp(sum(losses) / usable)
+
+
+def train(spec: BackboneSpec, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> tuple[Any, Any, dict[str, float]]:
+    """Train tokenizer and model.
+
+    Returns:
+        model, tokenizer, and the held-out perplexity after each stage.
+
+    Raises:
+        UserError: when there is too little text.
+    """
+    config = spec.backbone
+    set_seed(config.seed)
+    order = np.random.default_rng(config.seed)
+    rows = [rows[i] for i in order.permutation(len(rows))]
+    texts = [f"{row['query']}\n{row['positive']}" for row in rows]
+    tokenizer = train_tokenizer(texts, config.vocab_size)
+    stream = _stream(tokenizer, texts)
+    held = _stream(tokenizer, [f"{row['query']}\n{row['positive']}" for row in held_out])
+    if len(stream) < 20 * BLOCK or len(held) < 2 * BLOCK:
+        raise UserError(f"the training split has only {len(stream)} tokens; give the backbone more text (data.max_rows).")
+    log.info("backbone: %d rows, %d tokens", len(rows), len(stream))
+
+    model = build_model(config, tokenizer)
+    with torch.no_grad():
+        model.get_input_embeddings().weight.copy_(ppmi_embeddings(stream, config.vocab_size, config.width))
+    model.train()
+    optimizer = Optimizer(model, config.pretrain_steps, 1.0)
+    for _ in tqdm(range(config.pretrain_steps), desc="pretrain", mininterval=5):
+        ids = plain_rows(stream, order, BATCH)
+        optimizer.step(next_token_loss(model, ids, ids))
+    figures = {"perplexity_pretrained": perplexity(model, held)}
+
+    template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
+    optimizer = Optimizer(model, config.instruct_steps, INSTRUCT_RATE)
+    examples = answers(rows, template, config.seed)
+    plain = round(PLAIN_SHARE * BATCH)
+    for _ in tqdm(range(config.instruct_steps), desc="instruct", mininterval=5):
+        ids, labels = instruct_rows(examples, template, BATCH - plain)
+        text = plain_rows(stream, order, plain)
+        loss = (1 - PLAIN_SHARE) * next_token_loss(model, ids, labels) + PLAIN_SHARE * next_token_loss(model, text, text)
+        optimizer.step(loss)
+    figures["perplexity"] = perplexity(model, held)
+    log.info("backbone: held-out perplexity %.1f, then %.1f", *figures.values())
+    return model.eval(), tokenizer, figures
+
+
+def _stream(tokenizer: Any, texts: list[str]) -> np.ndarray:
+    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return np.concatenate([np.array([*ids, tokenizer.pad_token_id], dtype=np.int32) for ids in rows])
+
+
+@stage.entry(BackboneSpec, inputs=("train", "validation"), outputs=("out",))
+def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
+    rows = list(read_jsonl(paths.train, need=("query", "positive")))
+    held_out = list(read_jsonl(paths.validation, need=("query", "positive")))
+    model, tokenizer, figures = train(spec, rows, held_out)
+    record = manifest.make("backbone", spec, [paths.train, paths.validation], paths.started, figures=figures)
+    save_model(Path(paths.out).parent, model, tokenizer, record, prompt=spec.prompt)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,321 @@
+"""GraceTrainer: GRACE on TRL's GRPOTrainer. The RL loop stays TRL's, these seams are ours:
+
+- `_tokenize_prompts`: the prompt P(x) with the text cut by tokens;
+- `_generate_single_turn`: K rollouts of d+ and one rationale each of q and d-, with embeddings;
+- `_calculate_rewards`: embeddings are gathered from all ranks, then scored together;
+- `_generate_and_score_completions`: the advantages of our estimators;
+- `_get_train_sampler`: an order of the data that a resumed run repeats.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from accelerate.utils import gather
+from datasets import Dataset
+from torch import Tensor
+from trl import GRPOConfig, GRPOTrainer
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import RepeatSampler
+
+from grace.config import UserError
+from grace.encoder.engines import transformers as engine
+from grace.encoder.sampling import text_key
+from grace.method.advantages import group_advantages, within_group_deviation
+from grace.method.prompt import PromptTemplate
+from grace.method.rewards import RewardBreakdown, compute_rewards
+from grace.specs import TrainSpec
+
+log = logging.getLogger(__name__)
+
+TERMS = ("contrastive", "consistency", "hard", "truncated")  # one reward column each
+LOSS = {"sequence_sum": "dr_grpo", "token_mean": "dapo", "sequence_mean": "grpo"}  # ours -> TRL's
+
+
+def grpo_config(spec: TrainSpec, output_dir: str, rows: int, **more: Any) -> GRPOConfig:
+    """TRL's arguments for a GRACE run.
+
+    `sequence_sum` is eq. 19 up to a constant: TRL's `dr_grpo` divides the sum of token losses by
+    rollouts x max_new_tokens.
+
+    Raises:
+        UserError: when there are fewer rows than instances in a batch.
+    """
+    assert spec.grace is not None and spec.generation is not None and spec.reward is not None
+    g, r = spec.grace, spec.reward
+    if rows < g.instances:
+        raise UserError(f"config: grace.instances: {g.instances} instances do not fit the {rows} training rows.")
+    per_update = g.instances * g.rollouts // g.updates_per_generation
+    accumulate = per_update // (g.processes * g.rollouts_per_forward)
+    dapo = g.estimator == "dapo"
+    cuda = torch.cuda.is_available()
+    return GRPOConfig(
+        output_dir=output_dir,
+        per_device_train_batch_size=g.rollouts_per_forward,
+        gradient_accumulation_steps=accumulate,
+        steps_per_generation=accumulate * g.updates_per_generation,
+        num_generations=g.rollouts,
+        num_iterations=1,
+        num_train_epochs=g.epochs,
+        max_steps=g.max_steps or -1,
+        max_completion_length=spec.generation.max_new_tokens,
+        temperature=spec.generation.sampling_temperature,
+        learning_rate=g.learning_rate,
+        lr_scheduler_type="constant",
+        adam_beta1=g.adam_betas[0],
+        adam_beta2=g.adam_betas[1],
+        weight_decay=g.weight_decay,
+        max_grad_norm=g.max_grad_norm,
+        loss_type="dapo" if dapo else LOSS[g.loss],
+        epsilon=g.clip_range,
+        epsilon_high=0.28 if dapo else None,  # DAPO's clip-higher
+        scale_rewards="none",  # eq. 18; our estimators replace the advantages anyway
+        beta=0.0,  # no KL term, so no reference model either
+        reward_weights=[r.scale, r.scale * r.lambda1, r.scale * r.lambda2, 1.0],
+        bf16=g.precision == "bf16",
+        use_cpu=not cuda,
+        gradient_checkpointing=g.gradient_checkpointing,
+        use_vllm=g.engine == "vllm",
+        vllm_mode="colocate",
+        vllm_tensor_parallel_size=2 if g.processes % 2 == 0 else 1,  # paper 4.2
+        vllm_gpu_memory_utilization=0.5,  # paper 4.2
+        save_strategy="steps",
+        save_steps=g.save_steps,
+        save_total_limit=2,
+        logging_steps=1,
+        report_to=[],
+        seed=spec.seed,
+        dataloader_num_workers=0,
+        dataloader_pin_memory=cuda,
+        **more,
+    )
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of b instances, each [b, ., d]; `greedy` [b, 1, d] for ReMax only."""
+
+    query: Tensor
+    positives: Tensor
+    negatives: Tensor | None
+    greedy: Tensor | None
+
+
+class GroupSampler(RepeatSampler):
+    """TRL's sampler with an order that follows from (seed, epoch), not from how often it was asked."""
+
+    def __init__(self, *args: Any, trainer: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.trainer = trainer
+
+    def __iter__(self) -> Iterator[int]:
+        epoch = int((self.trainer.state.epoch or 0.0) + 1e-6)
+        self.generator.manual_seed((self.seed or 0) * 1_000_003 + epoch)
+        return super().__iter__()
+
+
+class GraceTrainer(GRPOTrainer):
+    """Policy-gradient training of rationales with contrastive rewards.
+
+    Args:
+        model: causal LM.
+        tokenizer: its tokenizer.
+        spec: a `grace` run's settings.
+        rows: training rows: supervised {id, query, positive, negatives}, unsupervised {id, text}.
+        args: from `grpo_config`.
+
+    Raises:
+        UserError: when rows disagree in their number of negatives.
+    """
+
+    def __init__(
+        self, model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], args: GRPOConfig, **kwargs: Any
+    ) -> None:
+        assert spec.grace is not None and spec.generation is not None and spec.reward is not None
+        self.spec, self.algorithm, self.generation, self.reward = spec, spec.grace, spec.generation, spec.reward
+        self.template = PromptTemplate.from_tokenizer(
+            tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens
+        )
+        self.ends = engine.end_tokens(model, tokenizer)
+        self.silent: set[str] = set()  # terms already reported as teaching nothing
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
+        super().__init__(
+            model=model,
+            reward_funcs=[_named(name) for name in TERMS],
+            args=args,
+            train_dataset=training_set(rows, spec.data),
+            processing_class=tokenizer,
+            **kwargs,
+        )
+
+    # ---- data ---------------------------------------------------------------------------
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> GroupSampler:
+        return GroupSampler(
+            data_source=self.train_dataset if dataset is None else dataset,
+            mini_repeat_count=self.num_generations,
+            batch_size=self.args.generation_batch_size // self.num_generations,
+            repeat_count=self.num_iterations * self.args.steps_per_generation,
+            seed=self.args.seed,
+            trainer=self,
+        )
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return self.template.ids(prompts), None, {}
+
+    # ---- rationales and embeddings ------------------------------------------------------
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        self.rows = inputs  # this rank's b instances, each K times in a row
+        output = super()._generate_and_score_completions(inputs)
+        first = self.accelerator.process_index * len(inputs)
+        output["advantages"] = self.advantages.flatten()[first : first + len(inputs)]
+        return output
+
+    def _generate_single_turn(
+        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+    ) -> tuple[list[list[int]], Any]:
+        """Write this rank's rationales; returns the rollouts of d+, and keeps the embeddings of all."""
+        k = self.num_generations
+        instances = self.rows[::k]
+        step, seed = self.state.global_step, self.spec.seed
+        anchors = [text for row in instances for text in (row["query"], *row["negatives"])]
+        greedy = prompt_ids[::k] if self.algorithm.estimator == "remax" else []
+        prompts = prompt_ids + self.template.ids(anchors) + greedy
+        hot, warm = self.generation.sampling_temperature, self.generation.anchor_sampling_temperature
+        temperatures = [hot] * len(prompt_ids) + [warm] * len(anchors) + [0.0] * len(greedy)
+        # Keys name the instance, not the rank, so the same batch is written however it is spread.
+        per_row = len(anchors) // max(1, len(instances))
+        keys = [text_key(seed, step, "rollout", row["id"], i % k) for i, row in enumerate(self.rows)]
+        keys += [text_key(seed, step, "anchor", row["id"], m) for row in instances for m in range(per_row)]
+        keys += [0] * len(greedy)
+
+        if self.algorithm.engine == "transformers":
+            with (
+                unwrap_model_for_generation(
+                    self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+                ) as model,
+                self._dist.summon_full_params(self.model_wrapped, recurse=False),
+                torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bool(self.args.bf16)),
+            ):
+                made = engine.generate(
+                    model, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
+                    temperatures=temperatures, max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
+                    batch_size=len(prompts),
+                )  # fmt: skip
+            token_ids, pooled, logprobs = made.token_ids, made.pooled, None
+        else:
+            token_ids, logprobs = self._write_with_vllm(prompt_ids, prompts[len(prompt_ids) :], temperatures)
+            pooled = self.embed(prompts, token_ids)
+        self.embeddings = self._split(pooled.to(self.accelerator.device), len(instances), per_row)
+        return token_ids[: len(prompt_ids)], logprobs
+
+    def _write_with_vllm(
+        self, rollouts: list[list[int]], others: list[list[int]], temperatures: list[float]
+    ) -> tuple[list[list[int]], Any]:
+        """TRL's own vLLM generation for d+, then again for the other texts at their temperature."""
+        written, logprobs = super()._generate_single_turn(rollouts, None, {}, self.num_generations)
+        held = self.vllm_generation.temperature
+        for temperature in sorted(set(temperatures[len(rollouts) :])):
+            at = [i for i, t in enumerate(temperatures[len(rollouts) :]) if t == temperature]
+            try:
+                self.vllm_generation.temperature = temperature
+                more, _ = super()._generate_single_turn([others[i] for i in at], None, {}, 1)
+            finally:
+                self.vllm_generation.temperature = held
+            written = written + [[]] * (len(rollouts) + len(others) - len(written))
+            for i, ids in zip(at, more, strict=True):
+                written[len(rollouts) + i] = ids
+        return written, logprobs
+
+    @torch.no_grad()
+    def embed(self, prompts: list[list[int]], token_ids: list[list[int]]) -> Tensor:
+        """[N, d] embeddings of rationales that were written elsewhere, equal to the fused ones."""
+        model = self.accelerator.unwrap_model(self.model)
+        return engine.embed(
+            model, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
+            pool_from=len(self.template.prefix), pooling=self.spec.pooling, batch_size=self.args.train_batch_size,
+        )  # fmt: skip
+
+    def _split(self, pooled: Tensor, instances: int, per_row: int) -> Embeddings:
+        k, width = self.num_generations, pooled.shape[1]
+        rollouts, anchors, greedy = pooled.split([instances * k, instances * per_row, len(pooled) - instances * (k + per_row)])
+        anchors = anchors.view(instances, per_row, width)
+        return Embeddings(
+            query=anchors[:, 0],
+            positives=rollouts.view(instances, k, width),
+            negatives=anchors[:, 1:] if per_row > 1 else None,
+            greedy=greedy.view(instances, 1, width) if len(greedy) else None,
+        )
+
+    # ---- rewards and advantages ---------------------------------------------------------
+
+    def _calculate_rewards(
+        self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
+    ) -> Tensor:
+        """[N over all ranks, terms] unweighted rewards; a truncated row is (nan, nan, nan, -gamma)."""
+        k = self.num_generations
+        cut = torch.tensor([ids[-1] not in self.ends for ids in completion_ids_list], device=self.accelerator.device)
+        truncated = gather(cut).view(-1, k)
+        at = Embeddings(*(None if e is None else gather(e.contiguous()) for e in self.embeddings))
+        rewards = self._score(at, at.positives, truncated)
+        baseline = None
+        if at.greedy is not None:  # the greedy rollout is scored as one more of its group
+            extended = torch.cat((at.positives, at.greedy), 1)
+            none_cut = torch.cat((truncated, torch.zeros_like(truncated[:, :1])), 1)
+            baseline = self._score(at, extended, none_cut).total[:, -1]
+        self.advantages = group_advantages(rewards.total, self.algorithm.estimator, baseline)
+        self._log_terms(rewards, truncated)
+        terms = torch.stack((rewards.contrastive, rewards.consistency, rewards.hard), -1)
+        columns = torch.cat((terms, torch.zeros_like(terms[..., :1])), -1)
+        failed = torch.tensor([torch.nan, torch.nan, torch.nan, -self.reward.gamma], device=columns.device)
+        return torch.where(truncated.unsqueeze(-1), failed, columns).flatten(0, 1)
+
+    def _score(self, at: Embeddings, positives: Tensor, truncated: Tensor) -> RewardBreakdown:
+        # The control's randomness, equal on every rank and after a resume.
+        dice = torch.Generator().manual_seed(text_key(self.spec.seed, self.state.global_step, "random") % (1 << 62))
+        return compute_rewards(at.query, positives, at.negatives, truncated, self.reward, dice)
+
+    def _log_terms(self, rewards: RewardBreakdown, truncated: Tensor) -> None:
+        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics["truncated"].append(truncated.float().mean().item())
+        for name in ("contrastive", "negative", "consistency", "hard", "total"):
+            if name == "negative" and self.embeddings.negatives is None:
+                continue
+            term = getattr(rewards, name)
+            deviation = within_group_deviation(term)
+            metrics[f"{name}/mean"].append(term.mean().item())
+            metrics[f"{name}/within_group_std"].append(deviation)
+            if deviation < 1e-7 and name not in self.silent and self.accelerator.is_main_process:
+                self.silent.add(name)
+                log.warning("the %s term is the same for all rollouts of a group: it teaches nothing", name)
+
+
+def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
+    """Rows as TRL wants them: `prompt` is d+ itself, the other texts ride along.
+
+    Unsupervised, the anchor is the text itself and there are no negatives (eqs. 20-21).
+    """
+    if data == "unsupervised":
+        return Dataset.from_list(
+            [{"id": r["id"], "prompt": r["text"], "query": r["text"], "negatives": []} for r in rows]
+        )
+    counts = {len(row.get("negatives") or []) for row in rows}
+    if len(counts) > 1:
+        raise UserError(f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number.")
+    return Dataset.from_list(
+        [{"id": r["id"], "prompt": r["positive"], "query": r["query"], "negatives": r.get("negatives") or []} for r in rows]
+    )
+
+
+def _named(name: str) -> Any:
+    """TRL names its reward columns after functions; `_calculate_rewards` never calls them."""
+
+    def reward(**_: Any) -> list[float]:
+        raise NotImplementedError(name)
+
+    reward.__name__ = name
+    return reward

@@ -1,0 +1,50 @@
+"""Shared fixtures: a tiny chat model with random weights, made in memory."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+TEXTS = [
+    "Compute the inverse of a square matrix.",
+    "Return the sum of array elements over a given axis, with optional weights and a keepdims flag.",
+    "Sort a list of strings.",
+    "",
+    "Draw samples from a normal distribution with given mean and standard deviation. " * 3,
+    "Open a socket and listen on a port for incoming connections, one thread each.",
+]
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    return TEXTS
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Qwen2 of 2 layers with random weights, as a model folder; its rationales are noise that ends."""
+    from grace.config import Backbone
+    from grace.training.backbone import build_model, train_tokenizer
+
+    folder = tmp_path_factory.mktemp("tiny")
+    torch.manual_seed(0)
+    tokenizer = train_tokenizer(TEXTS * 20, 400)
+    config = Backbone(kind="trained", vocab_size=400, layers=2, width=32, heads=4, kv_heads=2, feed_forward=64)
+    model = build_model(config, tokenizer)
+    with torch.no_grad():  # larger weights: peaked, text-dependent distributions; a likelier end token
+        for parameter in model.parameters():
+            if parameter.ndim == 2:
+                parameter.mul_(4)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def tiny(tiny_folder: Path):
+    """(model, tokenizer), fresh for each test."""
+    from grace.encoder.encoder import load_model
+
+    return load_model(tiny_folder, "cpu")

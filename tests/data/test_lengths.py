@@ -1,0 +1,96 @@
+import json
+from functools import partial
+
+import pytest
+
+from grace.data.lengths import Limit, as_text, main
+from grace.method.prompt import PromptTemplate
+from tests.data.commands import call, one_sentence, read, run, write
+
+INSTRUCTION = "Think about it."
+TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """A folder with a tokenizer of one token a character."""
+    import torch
+    from safetensors.torch import save_file
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("model")
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    raw = Tokenizer(models.BPE(vocab={letter: at for at, letter in enumerate(sorted(alphabet))}, merges=[]))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    fast = PreTrainedTokenizerFast(tokenizer_object=raw)
+    fast.chat_template = TEMPLATE
+    fast.save_pretrained(folder)
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    return folder
+
+
+FRAME = len(f"<|system|>{INSTRUCTION}<|user|><|assistant|>")
+
+
+def stage(tokenizer, tmp_path, rows, data="supervised", too_long="drop", room=10, by=None):
+    prompt = {"instruction": INSTRUCTION, "max_prompt_tokens": FRAME + room}
+    given = json.dumps({"prompt": prompt, "data": data, "too_long": too_long})
+    out, report = tmp_path / "out" / "rows.jsonl", tmp_path / "out" / "report.json"
+    source = write(tmp_path / "rows.jsonl", rows)
+    arguments = ("--tokenizer", tokenizer, "--rows", source, "--out", out, "--report", report)
+    return (by or partial(call, main))("--spec", given, *arguments), out, report
+
+
+ROWS = [
+    {"id": "0", "query": "q" * 30, "positive": "p" * 10, "negatives": ["n" * 40]},
+    {"id": "1", "query": "q", "positive": "p" * 11, "negatives": ["n"]},
+    {"id": "2", "query": "q", "positive": "p", "negatives": ["n"], "label": "x"},
+]
+
+
+def test_the_positive_decides(tokenizer, tmp_path):
+    done, out, report = stage(tokenizer, tmp_path, ROWS)
+    assert done.returncode == 0, done.stderr
+    assert read(out) == [ROWS[0], ROWS[2]]  # one token a character, so 10 fit and 11 do not
+    found = json.loads(report.read_text())
+    assert (found["read"], found["kept"], found["dropped"]) == (3, 2, {"too long": 1})
+    tokens = found["prompt_tokens"]
+    assert tokens["positive"]["max"] == FRAME + 11 and tokens["positive"]["over_limit"] == 1
+    assert tokens["negatives"]["max"] == FRAME + 40 and tokens["query"]["min"] == FRAME + 1
+    assert set(found["manifest"]["inputs"]) == {str(tmp_path / "rows.jsonl"), str(tokenizer)}
+
+
+def test_truncate_keeps_and_counts(tokenizer, tmp_path):
+    done, out, report = stage(tokenizer, tmp_path, ROWS, too_long="truncate")
+    assert done.returncode == 0 and read(out) == ROWS
+    assert json.loads(report.read_text())["prompt_tokens"]["positive"]["over_limit"] == 1
+
+
+def test_unsupervised_takes_positives_and_texts(tokenizer, tmp_path):
+    done, out, _ = stage(tokenizer, tmp_path, ROWS, "unsupervised")
+    assert done.returncode == 0, done.stderr
+    assert read(out) == [{"id": "0", "text": "p" * 10}, {"id": "2", "text": "p", "label": "x"}]
+    assert as_text({"id": "7", "text": "t"}) == {"id": "7", "text": "t"}
+
+
+def test_batches_agree_with_counting_one_by_one(tokenizer, monkeypatch):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr("grace.data.lengths.BATCH", 3)
+    prompt = PromptTemplate.from_tokenizer(AutoTokenizer.from_pretrained(tokenizer), INSTRUCTION, FRAME + 5)
+    rows = [{"id": str(at), "text": "x" * at} for at in range(1, 12)]
+    limit = Limit(prompt, FRAME + 5, "drop")
+    assert list(limit(iter(rows), "text")) == rows[:5]
+    assert limit.tokens["text"] == [FRAME + at for at in range(1, 12)]
+
+
+def test_one_sentence_each(tokenizer, tmp_path):
+    done, out, _ = stage(tokenizer, tmp_path, ROWS[1:2], by=partial(run, "lengths"))
+    one_sentence(done, "prompt.max_prompt_tokens", "of 1 rows none fits")
+    assert list(out.parent.iterdir()) == []
+    (tmp_path / "empty").mkdir()
+    done, _, _ = stage(tmp_path / "empty", tmp_path, ROWS)
+    one_sentence(done, "holds no tokenizer")
+    done, _, _ = stage(tokenizer, tmp_path, ROWS, room=0)
+    one_sentence(done, "leave no room for a text")

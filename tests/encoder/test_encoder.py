@@ -1,0 +1,100 @@
+"""RationaleEncoder: order, neighbours, hard texts, clear errors."""
+
+import json
+
+import numpy as np
+import pytest
+
+from grace import RationaleEncoder
+from grace.config import UserError
+
+
+def encoder(folder, **more):
+    return RationaleEncoder.from_pretrained(folder, **{"max_new_tokens": 24, **more})
+
+
+@pytest.mark.parametrize("rationales", [True, False])
+def test_batch_1_equals_batch_64(tiny_folder, texts, rationales):
+    many = [f"{text} {i}" for i in range(10) for text in texts]
+    wide = encoder(tiny_folder, batch_size=64).encode(many, rationales=rationales)
+    narrow = encoder(tiny_folder, batch_size=1).encode(many, rationales=rationales)
+    np.testing.assert_allclose(wide.embeddings, narrow.embeddings, atol=1e-5)
+    assert wide.rationales == narrow.rationales
+
+
+def test_order_does_not_matter(tiny_folder, texts):
+    one = encoder(tiny_folder)
+    forth, back = one.encode(texts), one.encode(texts[::-1])
+    np.testing.assert_allclose(forth.embeddings, back.embeddings[::-1], atol=1e-5)
+    assert forth.rationales == back.rationales[::-1]
+
+
+def test_seed_changes_the_rationales(tiny_folder, texts):
+    assert encoder(tiny_folder).encode(texts).rationales != encoder(tiny_folder, seed=1).encode(texts).rationales
+
+
+def test_unit_length_and_shape(tiny_folder, texts):
+    made = encoder(tiny_folder).encode(texts)
+    assert made.embeddings.shape == (len(texts), 32) and made.embeddings.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(made.embeddings, axis=1), 1, atol=1e-5)
+    assert len(made.rationales) == len(texts)
+
+
+def test_direct_has_no_rationales(tiny_folder, texts):
+    assert encoder(tiny_folder).encode(texts, rationales=False).rationales is None
+
+
+def test_plain_prompt_pools_the_text_alone(tiny_folder, texts):
+    plain = encoder(tiny_folder, direct_prompt="plain").encode(texts, rationales=False).embeddings
+    chat = encoder(tiny_folder).encode(texts, rationales=False).embeddings
+    assert np.isfinite(plain).all() and np.abs(plain - chat).max() > 0.01
+
+
+def test_empty_and_huge_texts(tiny_folder):
+    made = encoder(tiny_folder).encode(["", "alpha beta " * 100_000, "\ud800 lone surrogate"])
+    assert np.isfinite(made.embeddings).all() and np.abs(made.embeddings).sum(1).min() > 0
+
+
+def test_nothing_to_encode(tiny_folder):
+    assert encoder(tiny_folder).encode([]).embeddings.shape == (0, 32)
+
+
+def test_wrong_types(tiny_folder):
+    with pytest.raises(TypeError, match="list of texts"):
+        encoder(tiny_folder).encode("one text")
+    with pytest.raises(TypeError, match="text 1 is a NoneType"):
+        encoder(tiny_folder).encode(["a", None])
+
+
+def test_saved_settings_are_used(tiny_folder, tmp_path, texts):
+    import shutil
+
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    prompt = {"instruction": "Say it again.", "max_prompt_tokens": 60}
+    (folder / "grace.json").write_text(json.dumps({"prompt": prompt}))
+    assert encoder(folder).template.max_prompt_tokens == 60
+
+
+@pytest.mark.parametrize("broken", ["absent", "empty", "no template", "half"])
+def test_no_usable_model(tiny_folder, tmp_path, broken):
+    import shutil
+
+    folder = tmp_path / "model"
+    if broken == "empty":
+        folder.mkdir()
+    elif broken != "absent":
+        shutil.copytree(tiny_folder, folder)
+    if broken == "no template":
+        (folder / "chat_template.jinja").unlink()
+    elif broken == "half":
+        weights = folder / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[: 1 << 15])
+    with pytest.raises(UserError):
+        encoder(folder)
+
+
+def test_failing_generation_raises(tiny_folder, texts, monkeypatch):
+    one = encoder(tiny_folder)
+    monkeypatch.setattr(one.model.model.layers[0], "forward", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        one.encode(texts)
