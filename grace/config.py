@@ -235,7 +235,7 @@ class Backbone(Section):
     kv_heads: Positive = 2
     feed_forward: Positive = 384
     pretrain_steps: Positive = 400
-    instruct_steps: Positive = 500
+    instruct_steps: Positive = 800
     seed: Natural = 0
 
     @model_validator(mode="after")

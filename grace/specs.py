@@ -6,7 +6,7 @@ exactly the jobs it touches. `version` is raised when a stage's meaning changes.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from grace.config import (
     Backbone,
@@ -126,4 +126,12 @@ class TablesSpec(Section):
     version: int = 1
     study: str
     bootstrap: int
+    tasks: list[str]  # every task that a model is evaluated on
     cells: list[Cell]
+
+
+class PageSpec(Section):
+    """The page shows everything, so it gets the whole configuration."""
+
+    version: int = 1
+    config: dict[str, Any]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from grace import specs
+from grace import specs, tasks
 from grace.config import Backbone, Run, Section, Source, Study, UserError, _hint, build, merge
 
 # Sections that a run may change with `settings`.
@@ -42,7 +42,7 @@ class Plan:
                 merged[key] = value if isinstance(value, list) else [value]
         merged["runs"] = {name: run for name, run in merged.get("runs", {}).items() if run is not None}
         self.study: Study = build(Study, merged, "")
-        self._raw = merged
+        self._raw, self._config = merged, config
 
         self.backbones: dict[str, Backbone] = {}
         for name in self.study.backbones:
@@ -61,6 +61,8 @@ class Plan:
             raise UserError(
                 "config: data.supervised: a source of texts has no positives; name one of pairs or triples."
             )
+        if "backbone" in self.study.runs:
+            raise UserError("config: runs.backbone: this name is taken by the backbone's own folder; choose another.")
         for name in self.study.runs:
             self.sections(name)  # validates the run's own settings
         missing = {rule for rule in RULES if rule not in self.study.resources}
@@ -130,8 +132,30 @@ class Plan:
         entry = self.backbones[backbone]
         return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
 
-    def needs_mining(self) -> bool:
-        return self.sources[self.study.data.supervised].form == "pairs"
+    def training_rows(self, data: str) -> str:
+        """File of the rows that a backbone is trained on, before its length filter."""
+        if data == "supervised":
+            return f"{self.root}/data/triples/{self.study.data.supervised}.jsonl"
+        return f"{self.root}/data/split/{self.study.data.unsupervised}/train.jsonl"
+
+    def task_data(self) -> list[str]:
+        """The demo tasks' data, if this study has such tasks."""
+        wanted = [*self.study.general.tasks, *(n for names in self.study.evaluation.groups.values() for n in names)]
+        demo = {name for names in tasks.DEMO.values() for name in names.split()} | set(tasks.DEMO_GENERAL)
+        return [f"{self.root}/data/tasks.json"] if demo & set(wanted) else []
+
+    def backbones_of(self, *kinds: str) -> list[str]:
+        return [name for name, backbone in self.backbones.items() if backbone.kind in kinds]
+
+    def trained_runs(self) -> list[str]:
+        return [name for name, run in self.study.runs.items() if run.trained]
+
+    def launcher(self, run: str) -> str:
+        """The command that starts a training module: one process, or one per GPU."""
+        at = self.sections(run).grace
+        if self.study.runs[run].method != "grace" or at.processes == 1:
+            return "python"
+        return f"torchrun --standalone --nproc_per_node {at.processes}"
 
     # ---- specs --------------------------------------------------------------------------
 
@@ -215,11 +239,18 @@ class Plan:
             for seed in self.study.seeds
         ]
 
+    def spec_page(self) -> str:
+        return _json(specs.PageSpec(config=self._config))
+
     def spec_tables(self) -> str:
-        return _json(specs.TablesSpec(study=self.name, bootstrap=self.study.bootstrap, cells=self.cells()))
+        names = [name for group in self.study.evaluation.groups.values() for name in group]
+        return _json(specs.TablesSpec(study=self.name, bootstrap=self.study.bootstrap, tasks=names, cells=self.cells()))
 
 
-RULES = ("source pairs split triples lengths tasks backbone train evaluate general tables report").split()
+RULES = (
+    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "train", "evaluate", "general", "tables",
+    "report",
+)  # fmt: skip
 
 
 def _json(spec: Section) -> str:

@@ -57,9 +57,7 @@ class RationaleEncoder:
 
     def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
         self.model, self.tokenizer, self.spec = model.eval(), tokenizer, spec
-        self.template = PromptTemplate.from_tokenizer(
-            tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens
-        )
+        self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
 
     @classmethod
@@ -172,9 +170,7 @@ class RationaleEncoder:
         return made.cpu(), None
 
 
-def direct_ids(
-    template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]
-) -> tuple[list[list[int]], int]:
+def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]) -> tuple[list[list[int]], int]:
     """Token ids of texts that are embedded without rationale, and from where on they are pooled.
 
     `chat` keeps the prompt with the instruction (the released code's way), `plain` is the text

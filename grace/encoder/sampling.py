@@ -34,7 +34,9 @@ def gumbel(keys: Tensor, step: int, size: int) -> Tensor:
     low, high = (keys & 0xFFFFFFFF).to(torch.int32), (keys >> 32).to(torch.int32)
     low = _mix(low + _wrap((step + 1) * GOLDEN), high)
     high = _mix(high ^ low, low)
-    bits = _mix(low.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN, high.unsqueeze(1))
+    bits = _mix(
+        low.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN, high.unsqueeze(1)
+    )
     uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
     # log1p keeps the fine steps of `uniform` near 0 just where the noise is largest.
     return uniform.neg_().log1p_().neg_().log_().neg_()

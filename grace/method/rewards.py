@@ -93,7 +93,9 @@ def compute_rewards(
 
     if config.reward == "random":
         deal = _deal(truncated, generator)
-        contrastive, consistency, hard, negative = (t.gather(1, deal) for t in (contrastive, consistency, hard, negative))
+        contrastive, consistency, hard, negative = (
+            t.gather(1, deal) for t in (contrastive, consistency, hard, negative)
+        )
     total = config.scale * (contrastive + config.lambda1 * consistency + config.lambda2 * hard)
     total = torch.where(truncated, torch.full_like(total, -config.gamma), total)
     return RewardBreakdown(contrastive, consistency, hard, total, negative)

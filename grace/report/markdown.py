@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from html import escape
 from typing import Any, NamedTuple
+
+from markdown_it import MarkdownIt
 
 from grace.paper import numbers
 
@@ -40,6 +43,25 @@ def render(title: str, cells: list[Cell], about: About) -> str:
             order = ", ".join(next(iter(numbers.SHUFFLED.values())))
             lines += ["", f"The columns of {' and '.join(numbers.SHUFFLED)} are printed in another order ({order})."]
     return "\n".join(lines) + "\n"
+
+
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 100rem; padding: 0 1rem; color: #1b1f24 }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
+th, td { padding: .3rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right }
+th:nth-child(-n+2), td:nth-child(-n+2) { text-align: left }
+thead th { border-bottom: 2px solid #57606a }
+tbody tr:hover { background: #f6f8fa }
+"""
+
+
+def page(title: str, text: str) -> str:
+    """`text` in Markdown as an HTML page that needs nothing else."""
+    body = MarkdownIt("commonmark").enable("table").render(text)
+    body = body.replace("<table>", '<div class="scroll"><table>').replace("</table>", "</table></div>")
+    head = f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{escape(title)}</title>'
+    return f'<!doctype html><html lang="en"><head>{head}<style>{STYLE}</style></head><body>{body}</body></html>\n'
 
 
 def _rows(cells: list[Cell]) -> Rows:

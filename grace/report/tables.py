@@ -209,12 +209,14 @@ def main(spec: specs.TablesSpec, paths: SimpleNamespace) -> None:
     missing = sorted({path for seeds in models.values() for one in seeds for path in one.missing})
     about = markdown.About(spec.study, spec.bootstrap, [cell.seed for cell in spec.cells], missing)
     for table in TABLES:
-        cells = build(table, models, getattr(spec, "tasks", []))
+        cells = build(table, models, spec.tasks)
         frame = pd.DataFrame(cells, columns=FIELDS).astype({"seeds": "Int64"})
         with writing(paths.folder / f"{table.name}.csv") as temporary:
             frame.to_csv(temporary, index=False)
         with writing(paths.folder / f"{table.name}.md") as temporary:
-            temporary.write_text(markdown.render(table.title, cells, about), encoding="utf-8")
+            temporary.write_text(text := markdown.render(table.title, cells, about), encoding="utf-8")
+        with writing(paths.folder / f"{table.name}.html") as temporary:
+            temporary.write_text(markdown.page(table.title, text), encoding="utf-8")
     read = [path for cell in spec.cells for path in [*cell.mteb, cell.general] if Path(path).exists()]
     record = manifest.make("tables", spec, list(read), paths.started)
     write_json(paths.folder / "tables.json", {"manifest": record, "missing": missing})

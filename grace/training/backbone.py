@@ -41,9 +41,9 @@ TEMPLATE = (
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 BLOCK, BATCH = 128, 16  # tokens per row and rows per step
-PLAIN_SHARE = 0.3  # of the second stage's rows, so that it keeps modelling language
+PLAIN_SHARE = 0.3  # weight of plain text in the second stage, so that it keeps modelling language
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
-INSTRUCT_RATE = 0.3  # second stage's learning rates, relative to the first
+INSTRUCT_RATE = 0.5  # second stage's learning rates, relative to the first
 EMBEDDING_STD = 0.04
 
 
@@ -174,14 +174,14 @@ def answers(rows: list[dict[str, Any]], template: PromptTemplate, seed: int) -> 
         yield texts[at], f"<think> {' '.join(keys)} </think> {summary}"
 
 
-def instruct_rows(
-    examples: Iterator[tuple[str, str]], template: PromptTemplate, count: int
-) -> tuple[Tensor, Tensor]:
+def instruct_rows(examples: Iterator[tuple[str, str]], template: PromptTemplate, count: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids and labels [count, L] of prompts with answers; only the answer is labelled."""
     batch = [next(examples) for _ in range(count)]
     prompts = template.ids([text for text, _ in batch])
-    replies = [ids + [template.tokenizer.eos_token_id] for ids in template.tokenizer([r for _, r in batch])["input_ids"]]
-    width = max(BLOCK + 1, *(len(p) + len(r) for p, r in zip(prompts, replies, strict=True)))
+    replies = [
+        ids + [template.tokenizer.eos_token_id] for ids in template.tokenizer([r for _, r in batch])["input_ids"]
+    ]
+    width = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
     ids = torch.full((count, width), template.tokenizer.pad_token_id)
     labels = torch.full((count, width), -100)
     for i, (prompt, reply) in enumerate(zip(prompts, replies, strict=True)):
@@ -202,7 +202,9 @@ def perplexity(model: Any, stream: np.ndarray, blocks: int = 200) -> float:
     return math.exp(sum(losses) / usable)
 
 
-def train(spec: BackboneSpec, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]) -> tuple[Any, Any, dict[str, float]]:
+def train(
+    spec: BackboneSpec, rows: list[dict[str, Any]], held_out: list[dict[str, Any]]
+) -> tuple[Any, Any, dict[str, float]]:
     """Train tokenizer and model.
 
     Returns:
@@ -220,7 +222,9 @@ def train(spec: BackboneSpec, rows: list[dict[str, Any]], held_out: list[dict[st
     stream = _stream(tokenizer, texts)
     held = _stream(tokenizer, [f"{row['query']}\n{row['positive']}" for row in held_out])
     if len(stream) < 20 * BLOCK or len(held) < 2 * BLOCK:
-        raise UserError(f"the training split has only {len(stream)} tokens; give the backbone more text (data.max_rows).")
+        raise UserError(
+            f"the training split has only {len(stream)} tokens; give the backbone more text (data.max_rows)."
+        )
     log.info("backbone: %d rows, %d tokens", len(rows), len(stream))
 
     model = build_model(config, tokenizer)
@@ -238,9 +242,11 @@ def train(spec: BackboneSpec, rows: list[dict[str, Any]], held_out: list[dict[st
     examples = answers(rows, template, config.seed)
     plain = round(PLAIN_SHARE * BATCH)
     for _ in tqdm(range(config.instruct_steps), desc="instruct", mininterval=5):
-        ids, labels = instruct_rows(examples, template, BATCH - plain)
+        ids, labels = instruct_rows(examples, template, BATCH)
         text = plain_rows(stream, order, plain)
-        loss = (1 - PLAIN_SHARE) * next_token_loss(model, ids, labels) + PLAIN_SHARE * next_token_loss(model, text, text)
+        loss = (1 - PLAIN_SHARE) * next_token_loss(model, ids, labels) + PLAIN_SHARE * next_token_loss(
+            model, text, text
+        )
         optimizer.step(loss)
     figures["perplexity"] = perplexity(model, held)
     log.info("backbone: held-out perplexity %.1f, then %.1f", *figures.values())

@@ -101,7 +101,9 @@ def _columns(rows: list[dict[str, Any]], method: str) -> Dataset:
         return Dataset.from_list([{"anchor": row["text"], "positive": row["text"]} for row in rows])
     counts = {len(row.get("negatives") or []) for row in rows}
     if len(counts) > 1:
-        raise UserError(f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number.")
+        raise UserError(
+            f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number."
+        )
     return Dataset.from_list(
         [
             {"anchor": row["query"], "positive": row["positive"]}

@@ -135,9 +135,7 @@ class GraceTrainer(GRPOTrainer):
     ) -> None:
         assert spec.grace is not None and spec.generation is not None and spec.reward is not None
         self.spec, self.algorithm, self.generation, self.reward = spec, spec.grace, spec.generation, spec.reward
-        self.template = PromptTemplate.from_tokenizer(
-            tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens
-        )
+        self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
         self.silent: set[str] = set()  # terms already reported as teaching nothing
         for name, parameter in model.named_parameters():
@@ -242,7 +240,9 @@ class GraceTrainer(GRPOTrainer):
 
     def _split(self, pooled: Tensor, instances: int, per_row: int) -> Embeddings:
         k, width = self.num_generations, pooled.shape[1]
-        rollouts, anchors, greedy = pooled.split([instances * k, instances * per_row, len(pooled) - instances * (k + per_row)])
+        rollouts, anchors, greedy = pooled.split(
+            [instances * k, instances * per_row, len(pooled) - instances * (k + per_row)]
+        )
         anchors = anchors.view(instances, per_row, width)
         return Embeddings(
             query=anchors[:, 0],
@@ -305,9 +305,14 @@ def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
         )
     counts = {len(row.get("negatives") or []) for row in rows}
     if len(counts) > 1:
-        raise UserError(f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number.")
+        raise UserError(
+            f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number."
+        )
     return Dataset.from_list(
-        [{"id": r["id"], "prompt": r["positive"], "query": r["query"], "negatives": r.get("negatives") or []} for r in rows]
+        [
+            {"id": r["id"], "prompt": r["positive"], "query": r["query"], "negatives": r.get("negatives") or []}
+            for r in rows
+        ]
     )
 
 

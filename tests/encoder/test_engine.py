@@ -47,9 +47,13 @@ def test_greedy_tokens_equal_transformers_generate(tiny, texts):
     template, prompts = prompts_of(tiny, texts)
     made = write(tiny, template, prompts, temperature=0.0)
     for prompt, written in zip(prompts, made.token_ids, strict=True):
-        expected = tiny[0].generate(
-            torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=24
-        )[0, len(prompt) :].tolist()
+        expected = (
+            tiny[0]
+            .generate(
+                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=24
+            )[0, len(prompt) :]
+            .tolist()
+        )
         assert written == expected
 
 

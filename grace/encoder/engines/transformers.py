@@ -71,7 +71,9 @@ def generate(
         UserError: when the model turns hidden states into logits by more than a linear head.
     """
     if any(getattr(model.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        raise UserError(f"{model.config.model_type}: this architecture rescales its logits, which the engine does not do.")
+        raise UserError(
+            f"{model.config.model_type}: this architecture rescales its logits, which the engine does not do."
+        )
     device = next(model.parameters()).device
     pooled = torch.empty(len(prompts), model.config.get_text_config().hidden_size)
     written: list[list[int]] = [[] for _ in prompts]
@@ -173,7 +175,12 @@ class _Batch:
 
 
 def embed(
-    model: Any, sequences: list[list[int]], *, pool_from: int, pooling: Pooling, batch_size: int,
+    model: Any,
+    sequences: list[list[int]],
+    *,
+    pool_from: int,
+    pooling: Pooling,
+    batch_size: int,
     on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
     """Pool given token sequences by a forward pass: direct embeddings, or rationales that another engine wrote.

@@ -1,0 +1,29 @@
+# GRACE from data to tables. config.yaml says what is built, `grace.study` turns it into runs and paths.
+#
+#   snakemake --cores all                          the embedded demo, no GPU, no download
+#   snakemake --cores all --config study=paper     the paper
+#   snakemake -n                                   what would be done
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+
+configfile: f"{workflow.basedir}/config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/data.smk"
+include: "rules/training.smk"
+include: "rules/evaluation.smk"
+include: "rules/report.smk"
+
+
+rule all:
+    default_target: True
+    input:
+        tables(),
+        f"{ROOT}/report.html",
+
+
+onsuccess:
+    print(f"\nTables: {ROOT}/tables/table1.md, table2.md, table5.md (and .csv)\nReport: {ROOT}/report.html\n")

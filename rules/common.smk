@@ -1,0 +1,47 @@
+# From config.yaml to the plan of a study. Everything here is known before the first job.
+import re
+import shlex
+import sys
+
+sys.path.insert(0, workflow.basedir)
+
+from grace.config import UserError
+from grace.study import Plan
+
+try:
+    PLAN = Plan(config)
+except UserError as error:
+    sys.exit(f"error: {error}")
+
+ROOT = PLAN.root
+RESOURCES = PLAN.study.resources
+
+# A conda environment holds the packages but not the project.
+shell.prefix(
+    "set -euo pipefail; export PYTHONPATH="
+    + shlex.quote(workflow.basedir)
+    + "${{PYTHONPATH:+:$PYTHONPATH}}; "  # braces doubled: the prefix is formatted too
+)
+
+
+def one_of(names):
+    """Regular expression of exactly these names; of none, one that never matches."""
+    return "|".join(map(re.escape, names)) or "(?!)"
+
+
+wildcard_constraints:
+    source=one_of(PLAN.sources),
+    data="supervised|unsupervised",
+    backbone=one_of(PLAN.backbones),
+    run=one_of(PLAN.study.runs),
+    seed=r"\d+",
+    group=one_of(PLAN.study.evaluation.groups),
+
+
+def mem_mb(rule_name):
+    """Memory of a rule; a retried job gets more."""
+    return lambda wildcards, attempt: RESOURCES[rule_name].mem_mb * attempt
+
+
+def runtime(rule_name):
+    return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt

@@ -1,0 +1,75 @@
+# MTEB by groups of tasks (imports cost seconds, so a job takes many tasks) and general capability.
+
+
+rule tasks:
+    input:
+        test=f"{ROOT}/data/split/{PLAN.study.data.supervised}/test.jsonl",
+        validation=f"{ROOT}/data/split/{PLAN.study.data.supervised}/validation.jsonl",
+    output:
+        f"{ROOT}/data/tasks.json",
+    log:
+        f"{ROOT}/logs/tasks.log",
+    benchmark:
+        f"{ROOT}/benchmarks/tasks.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["tasks"].threads
+    resources:
+        mem_mb=mem_mb("tasks"),
+        runtime=runtime("tasks"),
+        gpu=RESOURCES["tasks"].gpu,
+    params:
+        spec=PLAN.spec_tasks(),
+    shell:
+        "python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
+        " --test {input.test:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule evaluate:
+    input:
+        model=lambda wildcards: f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json",
+        data=PLAN.task_data(),
+    output:
+        f"{ROOT}/mteb/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.json",
+    log:
+        f"{ROOT}/logs/evaluate/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/evaluate/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["evaluate"].threads
+    resources:
+        mem_mb=mem_mb("evaluate"),
+        runtime=runtime("evaluate"),
+        gpu=RESOURCES["evaluate"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_evaluate(wildcards.run, wildcards.seed, wildcards.group),
+        model=lambda wildcards: PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed),
+    shell:
+        "python -m grace.evaluation.evaluate --spec {params.spec:q} --threads {threads}"
+        " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule general:
+    input:
+        model=lambda wildcards: f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json",
+        data=PLAN.task_data(),
+    output:
+        f"{ROOT}/general/{{backbone}}/{{run}}/seed{{seed}}.json",
+    log:
+        f"{ROOT}/logs/general/{{backbone}}/{{run}}/seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/general/{{backbone}}/{{run}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["general"].threads
+    resources:
+        mem_mb=mem_mb("general"),
+        runtime=runtime("general"),
+        gpu=RESOURCES["general"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_general(wildcards.run, wildcards.seed),
+        model=lambda wildcards: PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed),
+    shell:
+        "python -m grace.evaluation.general --spec {params.spec:q} --threads {threads}"
+        " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"

@@ -1,0 +1,78 @@
+# Backbones, and what is trained from them. A model is complete when its manifest exists; checkpoints lie
+# beside it undeclared, so that a failed job can resume.
+
+
+rule backbone:
+    input:
+        train=f"{ROOT}/data/split/{PLAN.study.data.supervised}/train.jsonl",
+        validation=f"{ROOT}/data/split/{PLAN.study.data.supervised}/validation.jsonl",
+    output:
+        f"{ROOT}/models/{{backbone}}/backbone/seed{{seed}}/manifest.json",
+    wildcard_constraints:
+        backbone=one_of(PLAN.backbones_of("trained")),
+    log:
+        f"{ROOT}/logs/backbone/{{backbone}}/seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/backbone/{{backbone}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["backbone"].threads
+    resources:
+        mem_mb=mem_mb("backbone"),
+        runtime=runtime("backbone"),
+        gpu=RESOURCES["backbone"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
+    shell:
+        "python -m grace.training.backbone --spec {params.spec:q} --threads {threads}"
+        " --train {input.train:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
+
+
+rule download:
+    output:
+        f"{ROOT}/models/{{backbone}}/backbone/seed{{seed}}/manifest.json",
+    wildcard_constraints:
+        backbone=one_of(PLAN.backbones_of("hub", "local")),
+    log:
+        f"{ROOT}/logs/download/{{backbone}}/seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/download/{{backbone}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("source"),
+        runtime=runtime("source"),
+        gpu=0,
+    params:
+        spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
+    shell:
+        "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+
+
+rule train:
+    input:
+        backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
+        rows=lambda wildcards: f"{ROOT}/data/rows/{wildcards.backbone}/{PLAN.run(wildcards.run).data}.jsonl",
+    output:
+        f"{ROOT}/models/{{backbone}}/{{run}}/seed{{seed}}/manifest.json",
+    wildcard_constraints:
+        run=one_of(PLAN.trained_runs()),
+    log:
+        f"{ROOT}/logs/train/{{backbone}}/{{run}}/seed{{seed}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/train/{{backbone}}/{{run}}/seed{{seed}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["train"].threads
+    resources:
+        mem_mb=mem_mb("train"),
+        runtime=runtime("train"),
+        gpu=RESOURCES["train"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_train(wildcards.run, wildcards.seed),
+        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
+        launch=lambda wildcards: PLAN.launcher(wildcards.run),
+    shell:
+        "{params.launch} -m grace.training.train --spec {params.spec:q} --threads {threads}"
+        " --backbone {params.backbone:q} --rows {input.rows:q} --out {output:q} > {log:q} 2>&1"
