@@ -4,7 +4,8 @@
 - `_generate_single_turn`: K rollouts of d+ and one rationale each of q and d-, with embeddings;
 - `_calculate_rewards`: embeddings are gathered from all ranks, then scored together;
 - `_generate_and_score_completions`: the advantages of our estimators;
-- `_get_train_sampler`: an order of the data that a resumed run repeats.
+- `_get_train_sampler`: an order of the data that a resumed run repeats;
+- `_get_per_token_logps_and_entropies`: faster on a CPU, the same values.
 """
 
 from __future__ import annotations
@@ -250,6 +251,26 @@ class GraceTrainer(GRPOTrainer):
             negatives=anchors[:, 1:] if per_row > 1 else None,
             greedy=greedy.view(instances, 1, width) if len(greedy) else None,
         )
+
+    # ---- the policy's log-probabilities -------------------------------------------------
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, input_ids: Tensor, attention_mask: Tensor, logits_to_keep: int, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """[N, L] log-probabilities and entropies of the last L tokens.
+
+        TRL's chunked kernel saves memory on a GPU. On a CPU a plain log-softmax is four times as
+        fast (docs/measurements.md) and its logits fit.
+        """
+        if self.accelerator.device.type != "cpu":
+            return super()._get_per_token_logps_and_entropies(
+                model, input_ids, attention_mask, logits_to_keep, *args, **kwargs
+            )
+        out = model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=logits_to_keep + 1)
+        logps = (out.logits[:, :-1] / self.temperature).log_softmax(-1)
+        with torch.no_grad():
+            entropies = -(logps.exp() * logps).sum(-1)
+        return logps.gather(-1, input_ids[:, -logits_to_keep:].unsqueeze(-1)).squeeze(-1), entropies, None
 
     # ---- rewards and advantages ---------------------------------------------------------
 

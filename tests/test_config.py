@@ -1,0 +1,97 @@
+"""Wrong settings stop before planning with one sentence that names the key."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import yaml
+
+from grace.config import UserError
+from grace.study import Plan
+
+CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+
+
+def changed(path: str, value):
+    config = copy.deepcopy(CONFIG)
+    *parents, last = path.split("/")
+    at = config
+    for key in parents:
+        at = at[key]
+    at[last] = value
+    return config
+
+
+@pytest.mark.parametrize("study", list(CONFIG["studies"]))
+def test_every_study_is_valid(study):
+    plan = Plan({**CONFIG, "study": study})
+    assert plan.cells()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "said"),
+    [
+        ("study", "dmo", "study: unknown study 'dmo' (did you mean 'demo'?)"),
+        ("sead", 1, "sead: unknown key"),
+        ("backbones", "tny", "backbones: unknown backbone 'tny' (did you mean 'tiny'?)"),
+        ("seeds", "one", "seeds.0:"),
+        ("seeds", [], "seeds:"),
+        ("defaults/grace/rollouts", 1, "grace.rollouts:"),
+        ("defaults/grace/rolouts", 8, "grace.rolouts: unknown key (did you mean 'rollouts'?)"),
+        ("defaults/grace/learning_rate", "fast", "grace.learning_rate:"),
+        ("defaults/grace/learning_rate", 0, "grace.learning_rate:"),
+        ("defaults/grace/estimator", "ppo", "grace.estimator:"),
+        ("defaults/grace/updates_per_generation", 7, "grace.instances: 16 instances x 8 rollouts"),
+        ("studies/demo/grace/rollouts_per_forward", 12, "grace.rollouts_per_forward: 12 must be a multiple"),
+        ("studies/demo/grace/save_steps", 0, "grace.save_steps:"),
+        ("defaults/pooling/method", "median", "pooling.method:"),
+        ("defaults/reward/lambda1", None, "reward.lambda1:"),
+        ("defaults/reward/negatives", "all", "reward.negatives:"),
+        ("defaults/runs/grace/method", "sft", "runs.grace.method:"),
+        ("defaults/runs/grace/data", None, "runs.grace.data: method 'grace' trains"),
+        ("defaults/runs/backbone", {"method": "base"}, "runs.backbone: this name is taken"),
+        ("defaults/runs/a b", {"method": "base"}, "runs.a b"),
+        ("defaults/runs/grace-rollout/settings", {"reward": {"negative": "rollout"}}, "settings.reward.negative: unknown"),
+        ("defaults/runs/grace-rollout/settings", {"rewards": {}}, "settings.rewards: unknown key"),
+        ("studies/demo/evaluation/groups", {"a": ["DocstringRetreival"]}, "groups.a: unknown task 'DocstringRetreival'"),
+        ("studies/demo/evaluation/groups", {"a": ["SICK-R"], "b": ["SICK-R"]}, "task 'SICK-R' is listed twice"),
+        ("studies/demo/general/tasks", ["gsm9k"], "general.tasks: unknown task 'gsm9k' (did you mean 'gsm8k'?)"),
+        ("studies/demo/data/supervised", "e6", "data.supervised: unknown source 'e6'"),
+        ("studies/demo/data/supervised", "wiki1m", "data.supervised: a source of texts has no positives"),
+        ("defaults/data/mining/rank_max", 10, "data.mining.rank_max: the window [3, 3)"),
+        ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
+        ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
+        ("studies/demo/extends", "smoke", "extend each other in a circle"),
+        ("defaults/prompt", None, "prompt"),
+    ],
+)
+def test_wrong_settings(path, value, said):
+    config = changed(path, value)
+    if "rank_max" in path:
+        config["studies"]["demo"]["data"]["mining"] = {"rank_min": 3, "rank_max": 3}
+    with pytest.raises(UserError) as error:
+        Plan(config)
+    text = str(error.value)
+    assert said in text and text.startswith("config: ") and "\n" not in text and text.endswith(".")
+
+
+def test_the_papers_values():
+    """spec: section 3, table of hyperparameters."""
+    study = Plan({**CONFIG, "study": "paper"}).study
+    assert study.grace.learning_rate == 1e-6 and study.grace.epochs == 2
+    assert (study.grace.instances, study.grace.rollouts, study.grace.processes) == (64, 8, 4)
+    assert (study.prompt.max_prompt_tokens, study.generation.max_new_tokens) == (1024, 2048)
+    assert (study.reward.lambda1, study.reward.lambda2, study.reward.scale, study.reward.gamma) == (0.2, 0.2, 10, 1)
+    assert study.backbones == ["qwen2.5-1.5b", "llama3.2-3b", "qwen2.5-3b", "qwen3-4b"]
+    assert sum(len(names) for names in study.evaluation.groups.values()) == 56
+
+
+def test_reward_defaults_are_the_configs():
+    from grace.config import RewardConfig
+
+    assert Plan({**CONFIG, "study": "paper"}).study.reward == RewardConfig()
+
+
+def test_command_line_narrows():
+    plan = Plan({**CONFIG, "study": "paper", "backbones": "qwen2.5-1.5b", "seeds": [0, 1]})
+    assert {(cell.backbone, cell.seed) for cell in plan.cells()} == {("qwen2.5-1.5b", 0), ("qwen2.5-1.5b", 1)}

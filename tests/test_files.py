@@ -1,0 +1,73 @@
+"""Files appear whole or not at all; errors name file and row."""
+
+import errno
+import hashlib
+import os
+
+import pytest
+
+from grace import files
+from grace.config import UserError
+
+
+def test_a_failing_writer_leaves_nothing(tmp_path):
+    def rows():
+        yield {"a": 1}
+        raise RuntimeError
+
+    (tmp_path / "out.jsonl").write_text("old\n")
+    with pytest.raises(RuntimeError):
+        files.write_jsonl(tmp_path / "out.jsonl", rows())
+    assert (tmp_path / "out.jsonl").read_text() == "old\n"
+    assert os.listdir(tmp_path) == ["out.jsonl"]
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "out.json").write_text("{}")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        files.write_json(tmp_path / "out.json", {"a": 1})
+    assert os.listdir(tmp_path) == ["out.json"] and (tmp_path / "out.json").read_text() == "{}"
+
+
+def test_nan_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(tmp_path / "out.json", {"score": float("nan")})
+
+
+def test_round_trip(tmp_path):
+    rows = [{"text": "naïve\n\u2028", "n": 1}, {"text": "", "n": 2}]
+    assert files.write_jsonl(tmp_path / "a.jsonl", rows) == 2
+    assert list(files.read_jsonl(tmp_path / "a.jsonl")) == rows
+    files.write_json(tmp_path / "a.json", rows)
+    assert files.read_json(tmp_path / "a.json") == rows
+    assert files.sha256(tmp_path / "a.json") == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": "x"}\n\n{"a": \n', "row 3: not JSON"),
+        (b"[1]\n", "row 1: not a JSON object"),
+        (b'{"a": "x"}\n{"b": 1}\n', "row 2: the field 'a' is missing or empty"),
+        (b'{"a": "x"}\n{"a": ""}\n', "row 2: the field 'a'"),
+        (b'{"a": "x"}\n{"a": "\xff\xfe"}\n', "not UTF-8"),
+    ],
+)
+def test_broken_rows(tmp_path, content, said):
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="rows.jsonl") as error:
+        list(files.read_jsonl(path, need=("a",)))
+    assert said in str(error.value)
+
+
+def test_half_a_json_file(tmp_path):
+    files.write_json(tmp_path / "a.json", {"score": list(range(100))})
+    whole = (tmp_path / "a.json").read_bytes()
+    (tmp_path / "a.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not whole"):
+        files.read_json(tmp_path / "a.json")

@@ -1,0 +1,45 @@
+"""The project's own files agree with each other."""
+
+import re
+import tomllib
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+
+
+def lock() -> dict[str, str]:
+    lines = (ROOT / "requirements.lock").read_text().split("\n")
+    return dict(line.lower().replace("_", "-").split("==") for line in lines if "==" in line)
+
+
+def test_lock_holds_every_dependency():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
+    names = {re.split(r"[<>=\[; ]", line.lower().replace("_", "-"))[0] for line in wanted}
+    assert names <= set(lock())
+
+
+def test_lock_is_within_vllms_bounds():
+    major, minor = map(int, lock()["transformers"].split(".")[:2])
+    assert major == 5 and 17 <= minor <= 19 and lock()["torch"] == "2.13.0"
+
+
+def test_environment_has_the_locks_pins():
+    environment = yaml.safe_load((ROOT / "envs/grace.yaml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    pins = dict(line.lower().split("==") for line in pip)
+    assert pins and all(lock()[name] == version for name, version in pins.items())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = {re.split(r"[<>=\[; ]", line.lower())[0] for line in project["dependencies"]}
+    assert wanted <= set(pins)
+
+
+def test_readme_tree_names_what_is_there():
+    text = (ROOT / "README.md").read_text()
+    for name in ("Snakefile", "config.yaml", "rules/", "envs/", "profiles/", "grace/", "tests/", "results/", "docs/"):
+        assert name in text and (ROOT / name.rstrip("/")).exists()
+    for folder in (ROOT / "grace").iterdir():
+        if folder.is_dir() and folder.name != "__pycache__":
+            assert f"{folder.name}/" in text, f"README's tree lacks grace/{folder.name}/"

@@ -1,0 +1,65 @@
+"""A small GRACE run for the trainer's tests."""
+
+from typing import Any
+
+from grace.config import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
+from grace.specs import TrainSpec
+
+GRACE: dict[str, Any] = dict(
+    estimator="grpo", loss="sequence_sum", instances=8, rollouts=4, updates_per_generation=1, rollouts_per_forward=32,
+    processes=1, epochs=1.0, max_steps=2, learning_rate=1e-3, adam_betas=[0.9, 0.99], weight_decay=0.01,
+    max_grad_norm=1.0, clip_range=0.2, frozen=["embed_tokens", "norm"], precision="fp32", gradient_checkpointing=False,
+    engine="transformers", save_steps=1,
+)  # fmt: skip
+PROMPT = Prompt(instruction="Name the key words.", max_prompt_tokens=100)
+POOLING = Pooling(method="mean", layer="last", normalize=True)
+
+
+def grace_spec(data: str = "supervised", reward: RewardConfig | None = None, seed: int = 0, **changes: Any) -> TrainSpec:
+    return TrainSpec(
+        run="grace",
+        method="grace",
+        data=data,  # type: ignore[arg-type]
+        seed=seed,
+        prompt=PROMPT,
+        pooling=POOLING,
+        generation=Generation(max_new_tokens=12, sampling_temperature=1.0, anchor_sampling_temperature=0.5),
+        reward=reward or RewardConfig(),
+        grace=Grace(**{**GRACE, **changes}),
+    )
+
+
+def contrastive_spec(method: str, **changes: Any) -> TrainSpec:
+    values = dict(
+        batch_size=8, mini_batch_size=8, similarity_scale=20.0, epochs=1.0, max_steps=3, learning_rate=1e-3,
+        warmup_ratio=0.1, weight_decay=0.0, dropout=0.1 if method == "simcse" else 0.0, precision="fp32",
+    )  # fmt: skip
+    return TrainSpec(
+        run=method,
+        method=method,  # type: ignore[arg-type]
+        data="supervised" if method == "cl" else "unsupervised",
+        seed=0,
+        prompt=PROMPT,
+        pooling=POOLING,
+        direct_prompt="chat",
+        contrastive=Contrastive(**{**values, **changes}),
+    )
+
+
+def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[str, Any]]:
+    words = "sort list array matrix inverse sum mean socket thread file path graph node edge tensor".split()
+
+    def text(i: int) -> str:
+        return " ".join(words[(i * step + step) % len(words)] for step in range(1, 3 + i % 5)) + f" number {i}"
+
+    if data == "unsupervised":
+        return [{"id": str(i), "text": text(i)} for i in range(count)]
+    return [
+        {
+            "id": str(i),
+            "query": text(i),
+            "positive": text(i + 7),
+            "negatives": [text(i + 11 + m) for m in range(negatives)],
+        }
+        for i in range(count)
+    ]

@@ -1,0 +1,94 @@
+"""The demo's backbone: an ordinary checkpoint, the same for the same seed."""
+
+import numpy as np
+import pytest
+import torch
+
+from grace.config import Backbone, UserError
+from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.specs import BackboneSpec
+from grace.training import backbone
+from tests.training.settings import PROMPT
+
+SPEC = BackboneSpec(
+    backbone=Backbone(
+        kind="trained", vocab_size=400, layers=1, width=32, heads=2, kv_heads=1, feed_forward=48,
+        pretrain_steps=6, instruct_steps=4,
+    ),
+    prompt=PROMPT,
+)  # fmt: skip
+ROWS = [
+    {"query": f"Return the {what} of a {thing}", "positive": f"The {what} is computed over all {thing} entries in order."}
+    for what in ("sum", "mean", "product", "median", "rank")
+    for thing in ("matrix", "graph", "list", "tensor", "series", "frame", "index", "tree", "path", "file")
+] * 4
+
+
+@pytest.fixture(scope="module")
+def made():
+    return backbone.train(SPEC, ROWS, ROWS[:60])
+
+
+def test_deterministic(made):
+    again = backbone.train(SPEC, ROWS, ROWS[:60])
+    assert all(torch.equal(a, b) for a, b in zip(made[0].parameters(), again[0].parameters(), strict=True))
+    assert made[2] == again[2]
+
+
+def test_saved_folder_gives_the_same_logits(made, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, tokenizer, _ = made
+    model.save_pretrained(tmp_path), tokenizer.save_pretrained(tmp_path)
+    again, tokens = AutoModelForCausalLM.from_pretrained(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+    ids = torch.tensor([tokens("Return the sum of a matrix")["input_ids"]])
+    assert type(again).__name__ == "Qwen2ForCausalLM" and torch.equal(model(ids).logits, again.eval()(ids).logits)
+    assert again.generation_config.eos_token_id == tokens.convert_tokens_to_ids("<|im_end|>")
+    turns = [{"role": role, "content": role[::-1]} for role in ("system", "user", "assistant")]
+    text = tokens.apply_chat_template(turns, tokenize=False)
+    assert all(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>" in text for turn in turns)
+
+
+def test_tokenizer_round_trip(made):
+    text = "Naïve <think> x </think> tensor[0] → ∂"
+    assert made[1].decode(made[1](text)["input_ids"]) == text
+    assert len(made[1]) == 400
+
+
+def test_perplexity_against_the_models_own_loss(made):
+    model, tokenizer, _ = made
+    stream = backbone._stream(tokenizer, [row["positive"] for row in ROWS[:80]])
+    rows = [stream[i * 128 : (i + 1) * 128 + 1] for i in range((len(stream) - 1) // 128)]
+    with torch.no_grad():
+        losses = [model(torch.tensor(row[None], dtype=torch.long), labels=torch.tensor(row[None], dtype=torch.long)).loss for row in rows]
+    assert backbone.perplexity(model, stream) == pytest.approx(torch.stack(losses).mean().exp().item(), rel=1e-4)
+
+
+def test_answers_are_well_formed_and_seen(made):
+    template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
+    examples = backbone.answers(ROWS, template, 0)
+    for text, reply in (next(examples) for _ in range(50)):
+        assert is_well_formed(reply)
+        words = reply.split("</think>")[0].removeprefix("<think>").split()
+        assert 1 <= len(words) <= 4 and all(word in text.lower() for word in words)
+
+
+def test_only_the_answer_is_learnt(made):
+    template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
+    ids, labels = backbone.instruct_rows(iter([("Sort a list", "<think> sort </think> Sort")]), template, 1)
+    kept = labels[0] != -100
+    assert made[1].decode(ids[0][kept]) == "<think> sort </think> Sort<|im_end|>"
+    assert torch.equal(ids[0][kept], labels[0][kept])
+
+
+def test_ppmi_puts_like_tokens_near():
+    """Tokens 0 and 1 occur in the same contexts, 2 and 3 in others."""
+    dice = np.random.default_rng(0)
+    stream = np.concatenate([[dice.choice([0, 1]), 4, 5, dice.choice([2, 3]), 6, 7] for _ in range(2000)])
+    vectors = torch.nn.functional.normalize(backbone.ppmi_embeddings(stream, 8, 4, window=1), dim=-1)
+    assert vectors[0] @ vectors[1] > 0.9 > 0.5 > (vectors[0] @ vectors[2]).abs()
+
+
+def test_too_little_text():
+    with pytest.raises(UserError, match="more text"):
+        backbone.train(SPEC, ROWS[:5], ROWS[:2])

@@ -1,0 +1,146 @@
+"""The training command: whole folders, exact resume, one sentence for a mistake."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from grace.files import write_jsonl
+from grace.training.train import COMPLETE, checkpoint_folder, last_checkpoint
+from tests.training.settings import contrastive_spec, grace_spec, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(folder, data, out, spec):
+    return [
+        sys.executable, "-m", "grace.training.train", "--spec", spec.model_dump_json(), "--threads", "1",
+        "--backbone", str(folder), "--rows", str(data), "--out", str(out / "manifest.json"),
+    ]  # fmt: skip
+
+
+def run(*arguments):
+    return subprocess.run(command(*arguments), cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", rows(16))  # two steps an epoch
+    return tmp_path / "rows.jsonl"
+
+
+def test_kill_and_resume_gives_the_same_weights(tiny_folder, data, tmp_path):
+    """kill -9 in the second epoch, then a rerun, against a run that was left alone."""
+    spec = grace_spec(max_steps=6, epochs=3.0)
+    whole = run(tiny_folder, data, tmp_path / "whole", spec)
+    assert whole.returncode == 0, whole.stderr[-2000:]
+
+    out = tmp_path / "killed"
+    process = subprocess.Popen(command(tiny_folder, data, out, spec), cwd=ROOT, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 200
+    while not list(tmp_path.glob(f"killed-checkpoints/*/checkpoint-3/{COMPLETE}")):
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "manifest.json").exists()
+
+    again = run(tiny_folder, data, out, spec)
+    assert again.returncode == 0, again.stderr[-2000:]
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["resumed_from"] and record["steps"] == 6
+    one, two = load_file(tmp_path / "whole/model.safetensors"), load_file(out / "model.safetensors")
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    before = load_file(tiny_folder / "model.safetensors")
+    assert any(not torch.equal(one[name], before[name]) for name in one)
+    assert not list(tmp_path.glob("killed-checkpoints/*/checkpoint-*"))
+
+
+def test_model_folder_is_ordinary(tiny_folder, data, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    out = tmp_path / "model"
+    done = run(tiny_folder, data, out, contrastive_spec("cl"))
+    assert done.returncode == 0, done.stderr[-2000:]
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
+    assert tokenizer.chat_template and model.config.attention_dropout == 0.0
+    record = json.loads((out / "manifest.json").read_text())
+    assert record["settings"]["contrastive"]["batch_size"] == 8 and len(record["inputs"]) == 2
+    assert json.loads((out / "grace.json").read_text())["prompt"]["instruction"] == "Name the key words."
+    assert not list(tmp_path.glob(".model*"))
+
+
+def test_an_unfinished_checkpoint_is_not_resumed(tmp_path):
+    for step in (1, 2):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    (tmp_path / "checkpoint-1" / COMPLETE).touch()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_other_settings_or_inputs_have_other_checkpoints(tmp_path):
+    out = tmp_path / "manifest.json"
+    folders = {
+        checkpoint_folder(out, grace_spec(), "r", "b"),
+        checkpoint_folder(out, grace_spec(learning_rate=2e-3), "r", "b"),
+        checkpoint_folder(out, grace_spec(), "r2", "b"),
+        checkpoint_folder(out, grace_spec(), "r", "b2"),
+    }
+    assert len(folders) == 4
+
+
+@pytest.mark.parametrize(
+    ("case", "said"),
+    [
+        ("no rows file", "no such file"),
+        ("broken row", "row 2"),
+        ("empty", "no rows to train on"),
+        ("no template", "no chat template"),
+        ("few rows", "grace.instances"),
+        ("processes", "grace.processes"),
+    ],
+)
+def test_a_mistake_is_one_sentence(tiny_folder, data, tmp_path, case, said):
+    import shutil
+
+    folder, spec = shutil.copytree(tiny_folder, tmp_path / "backbone"), grace_spec()
+    if case == "no rows file":
+        data.unlink()
+    elif case == "broken row":
+        data.write_text(data.read_text().split("\n")[0] + '\n{"id": "1", "query"\n')
+    elif case == "empty":
+        data.write_text("")
+    elif case == "no template":
+        (folder / "chat_template.jinja").unlink()
+    elif case == "few rows":
+        write_jsonl(data, rows(3))
+    else:
+        spec = grace_spec(processes=2, rollouts_per_forward=16)
+    done = run(folder, data, tmp_path / "out", spec)
+    assert done.returncode == 1
+    last = done.stderr.strip().split("\n")[-1]
+    assert last.startswith("error: ") and said in last and "Traceback" not in done.stderr
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="file size limits are POSIX")
+def test_full_disk_leaves_no_half_model(tiny_folder, data, tmp_path):
+    import resource
+
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+
+    done = subprocess.run(
+        command(tiny_folder, data, tmp_path / "out", contrastive_spec("cl")),
+        cwd=ROOT, capture_output=True, text=True, preexec_fn=limit, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.strip().split("\n")[-1].startswith("error: the file got too large")
+    assert not (tmp_path / "out" / "manifest.json").exists() and not list(tmp_path.glob(".out*"))

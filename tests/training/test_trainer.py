@@ -1,0 +1,201 @@
+"""GraceTrainer: what it scores, what it trains, and that nothing depends on how the batch is spread."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from grace.config import RewardConfig, UserError
+from grace.method.rewards import compute_rewards
+from grace.training.train import load
+from grace.training.trainer import GraceTrainer, grpo_config
+from tests.training.settings import grace_spec, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def trainer_of(folder, out, spec, data=None, kind=GraceTrainer):
+    model, tokenizer = load(folder, spec)
+    data = rows(16, spec.data) if data is None else data
+    return kind(model, tokenizer, spec, data, grpo_config(spec, str(out), len(data)))
+
+
+def trained(folder, out, spec, data=None):
+    trainer = trainer_of(folder, out, spec, data)
+    trainer.train()
+    return {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+
+
+class Recorder(GraceTrainer):
+    """Keeps what each generation saw and made."""
+
+    def __init__(self, *args, **kwargs):
+        self.kept = []
+        super().__init__(*args, **kwargs)
+
+    def _generate_and_score_completions(self, inputs):
+        output = super()._generate_and_score_completions(inputs)
+        self.kept.append((inputs, output, self.embeddings, self.advantages))
+        return output
+
+    def _calculate_rewards(self, inputs, prompts, completions, completion_ids_list):
+        self.columns = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        self.completions = completion_ids_list
+        return self.columns
+
+
+@pytest.mark.parametrize("data", ["supervised", "unsupervised"])
+def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data):
+    reward = RewardConfig(lambda1=0.3, lambda2=0.5, scale=7.0, gamma=2.0)
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(data, reward, max_steps=1), kind=Recorder)
+    trainer.train()
+    _, _, at, advantages = trainer.kept[0]
+    truncated = torch.tensor([ids[-1] not in trainer.ends for ids in trainer.completions]).view(-1, 4)
+    assert truncated.any() and not truncated.all()
+    expected = compute_rewards(at.query, at.positives, at.negatives, truncated, reward).total
+    got = (trainer.columns * trainer.reward_weights).nansum(1).view(-1, 4)
+    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(advantages, expected - expected.mean(1, keepdim=True))
+
+
+def test_advantages_equal_trls_own(tiny_folder, tmp_path, monkeypatch):
+    """For plain GRPO, TRL computes the same from our reward columns."""
+    from trl import GRPOTrainer
+
+    seen = {}
+    original = GRPOTrainer._generate_and_score_completions
+
+    def spy(self, inputs):
+        output = original(self, inputs)
+        seen["trl"] = output["advantages"].clone()
+        return output
+
+    monkeypatch.setattr(GRPOTrainer, "_generate_and_score_completions", spy)
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1), kind=Recorder)
+    trainer.train()
+    torch.testing.assert_close(seen["trl"], trainer.kept[0][3].flatten(), atol=1e-5, rtol=1e-4)
+
+
+def test_fused_embeddings_equal_a_separate_forward(tiny_folder, tmp_path):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1), kind=Recorder)
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    trainer.train()
+    inputs, output, at, _ = trainer.kept[0]
+    with torch.no_grad():  # the embeddings are of the policy that sampled
+        for name, p in trainer.model.named_parameters():
+            p.copy_(before[name])
+    prompts = trainer.template.ids([row["prompt"] for row in inputs])
+    again = trainer.embed(prompts, trainer.completions)
+    torch.testing.assert_close(again, at.positives.flatten(0, 1), atol=2e-5, rtol=1e-4)
+
+
+def test_log_probabilities_equal_trls_kernel(tiny_folder, tmp_path):
+    from trl import GRPOTrainer
+
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec())
+    ids = torch.randint(5, 400, (3, 20), generator=torch.Generator().manual_seed(0))
+    mask = torch.ones_like(ids)
+    mask[0, :6] = 0  # left padding
+    mine = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 8, compute_entropy=True)
+    theirs = GRPOTrainer._get_per_token_logps_and_entropies(
+        trainer, trainer.model, ids, mask, 8, compute_entropy=True
+    )
+    torch.testing.assert_close(mine[0], theirs[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mine[1], theirs[1], atol=1e-3, rtol=1e-3)
+
+
+def test_a_term_that_teaches_nothing_is_said_once(tiny_folder, tmp_path, caplog):
+    with caplog.at_level(logging.WARNING, "grace.training.trainer"):
+        trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=3)).train()
+    said = [record.getMessage() for record in caplog.records if "teaches nothing" in record.getMessage()]
+    assert sorted(text.split()[1] for text in said) == ["hard", "negative"]
+
+
+def test_metrics_are_logged(tiny_folder, tmp_path):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1))
+    trainer.train()
+    entry = trainer.state.log_history[0]
+    for term in ("contrastive", "negative", "consistency", "hard", "total"):
+        assert f"{term}/mean" in entry and f"{term}/within_group_std" in entry
+    assert entry["hard/within_group_std"] == 0 and entry["contrastive/within_group_std"] > 0
+
+
+def test_only_what_is_not_frozen_moves(tiny_folder, tmp_path):
+    spec = grace_spec()
+    before = {name: p.clone() for name, p in load(tiny_folder, spec)[0].named_parameters()}
+    after = trained(tiny_folder, tmp_path, spec)
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved and not any("embed_tokens" in name or "norm" in name for name in moved)
+    assert len(moved) == sum("proj" in name for name in before)
+
+
+@pytest.mark.parametrize("data", ["supervised", "unsupervised"])
+def test_batch_1_accumulate_8_equals_batch_8(tiny_folder, tmp_path, data):
+    whole = trained(tiny_folder, tmp_path / "a", grace_spec(data, rollouts_per_forward=32))
+    parts = trained(tiny_folder, tmp_path / "b", grace_spec(data, rollouts_per_forward=4))
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=0)
+
+
+def test_one_rank_equals_two(tiny_folder, tmp_path):
+    kept = []
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        out.mkdir()
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
+        command += ["-m", "tests.training.replay", str(tiny_folder), str(out), str(processes)]
+        environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        kept.append(torch.load(out / "kept.pt"))
+    one, two = kept
+    assert one["total"].shape == (64, 4)
+    assert torch.equal(one["truncated"], two["truncated"])
+    torch.testing.assert_close(one["total"], two["total"], atol=1e-4, rtol=0)
+    torch.testing.assert_close(one["advantages"], two["advantages"], atol=1e-4, rtol=0)
+    for name in one["weights"]:
+        torch.testing.assert_close(one["weights"][name], two["weights"][name], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("change", [{"estimator": "grpo_std"}, {"estimator": "dapo"}, {"estimator": "reinforce++"},
+                                    {"estimator": "remax"}, {"loss": "token_mean"}, {"updates_per_generation": 2,
+                                    "rollouts_per_forward": 16, "save_steps": 2}])  # fmt: skip
+def test_algorithms_run_and_move_weights(tiny_folder, tmp_path, change):
+    spec = grace_spec(**change)
+    before = dict(load(tiny_folder, spec)[0].named_parameters())
+    after = trained(tiny_folder, tmp_path, spec)
+    assert all(torch.isfinite(p).all() for p in after.values())
+    assert any(not torch.equal(before[name], after[name]) for name in after)
+
+
+def test_random_reward_trains_on_other_advantages(tiny_folder, tmp_path):
+    real = trainer_of(tiny_folder, tmp_path / "a", grace_spec(max_steps=1), kind=Recorder)
+    control = trainer_of(
+        tiny_folder, tmp_path / "b", grace_spec(reward=RewardConfig(reward="random"), max_steps=1), kind=Recorder
+    )
+    real.train(), control.train()
+    mine, theirs = real.kept[0][3], control.kept[0][3]
+    assert not torch.allclose(mine, theirs)
+    torch.testing.assert_close(mine.sort(1).values, theirs.sort(1).values)
+
+
+def test_two_negatives(tiny_folder, tmp_path):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1), rows(16, negatives=2), Recorder)
+    trainer.train()
+    assert trainer.kept[0][2].negatives.shape == (8, 2, 32)
+
+
+def test_unequal_negatives_are_refused(tiny_folder, tmp_path):
+    data = rows(16)
+    data[3]["negatives"] = []
+    with pytest.raises(UserError, match="between 0 and 1 negatives"):
+        trainer_of(tiny_folder, tmp_path, grace_spec(), data)
+
+
+def test_too_few_rows(tiny_folder, tmp_path):
+    with pytest.raises(UserError, match=r"grace\.instances"):
+        trainer_of(tiny_folder, tmp_path, grace_spec(), rows(7))

@@ -1,0 +1,83 @@
+"""What snakemake plans, without running it."""
+
+import re
+import time
+from collections import Counter
+
+import pytest
+
+from tests.workflow.conftest import snakemake
+
+
+def planned(directory, *arguments):
+    """Jobs by rule, and the whole output."""
+    done = snakemake(directory, "-n", *arguments)
+    text = done.stdout + done.stderr
+    assert done.returncode == 0, text[-3000:]
+    return Counter(re.findall(r"^(?:local)?rule (\w+):", text, re.MULTILINE)), text
+
+
+def test_demo(tmp_path):
+    started = time.time()
+    jobs, _ = planned(tmp_path)
+    assert time.time() - started < 10  # 2 s on an idle machine
+    assert jobs == {
+        "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 2, "tasks": 1, "backbone": 1, "train": 7,
+        "evaluate": 9, "general": 9, "tables": 1, "report": 1, "all": 1,
+    }  # fmt: skip
+
+
+def test_paper(tmp_path):
+    jobs, text = planned(tmp_path, "--config", "study=paper")
+    assert jobs["download"] == 4 and jobs["source"] == 2 and jobs["train"] == 4 * 7
+    assert jobs["evaluate"] == 4 * 9 * 14 and jobs["general"] == 4 * 9
+    for backbone in ("qwen2.5-1.5b", "llama3.2-3b", "qwen2.5-3b", "qwen3-4b"):
+        assert f"results/paper/models/{backbone}/grace/seed0/manifest.json" in text
+
+
+def test_single_gpu(tmp_path):
+    jobs, _ = planned(tmp_path, "--config", "study=single-gpu")
+    assert jobs["download"] == 1 and jobs["train"] == 7 and jobs["evaluate"] == 9 * 6
+
+
+def test_one_backbone(tmp_path):
+    jobs, text = planned(tmp_path, "--config", "study=paper", "backbones=qwen2.5-1.5b")
+    assert jobs["train"] == 7 and "llama" not in text
+
+
+def test_three_seeds(tmp_path):
+    jobs, _ = planned(tmp_path, "--config", "seeds=[0,1,2]")
+    assert jobs["train"] == 21 and jobs["evaluate"] == 27 and jobs["backbone"] == 1
+
+
+def test_nothing_to_do_after_a_run(smoke):
+    _, text = planned(smoke, "--config", "study=smoke")
+    assert "Nothing to be done" in text
+
+
+def test_one_runs_setting_replans_that_run(smoke):
+    edit = "defaults={runs: {grace-rollout: {settings: {reward: {lambda2: 0.5}}}}}"
+    jobs, text = planned(smoke, "--config", "study=smoke", edit)
+    assert jobs == {"train": 1, "evaluate": 1, "general": 1, "tables": 1, "report": 1, "all": 1}
+    made = set(re.findall(r"output: (results/smoke/(?:models|mteb|general)/\S+?),?$", text, re.MULTILINE))
+    assert len(made) == 3 and all("/grace-rollout/" in path for path in made)
+
+
+def test_a_table_setting_replans_the_tables(smoke):
+    jobs, _ = planned(smoke, "--config", "study=smoke", "studies={smoke: {bootstrap: 60}}")
+    assert jobs == {"tables": 1, "report": 1, "all": 1}
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("study=papre", "config: study: unknown study 'papre' (did you mean 'paper'?)."),
+        ("studies={demo: {grace: {rolouts: 4}}}", "config: grace.rolouts: unknown key (did you mean 'rollouts'?)."),
+        ("studies={demo: {grace: {rollouts: 1}}}", "config: grace.rollouts: Input should be greater than or equal to 2"),
+        ("backbones=gpt5", "config: backbones: unknown backbone 'gpt5'"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(tmp_path, setting, said):
+    done = snakemake(tmp_path, "-n", "--config", setting)
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert [line for line in done.stderr.split("\n") if line.startswith("error: ")][0].startswith(f"error: {said}")

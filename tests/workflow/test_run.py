@@ -1,0 +1,138 @@
+"""Whole runs: the tables come out, and kills, cut files and missing input are survived."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from tests.workflow.conftest import ENV, command, snakemake
+
+GRACE = "results/smoke/models/tiny-smoke/grace/seed0"
+
+
+@pytest.fixture
+def copy(smoke, tmp_path):
+    """A copy of the finished smoke study, times of files kept."""
+    return Path(shutil.copytree(smoke, tmp_path / "study", copy_function=shutil.copy2))
+
+
+def test_tables(smoke):
+    folder = smoke / "results/smoke/tables"
+    for name in ("table1", "table2", "table5"):
+        with open(folder / f"{name}.csv") as handle:
+            cells = list(csv.DictReader(handle))
+        ours = [cell for cell in cells if cell["ours"]]
+        assert ours and all(Path(smoke / path).exists() for cell in ours for path in cell["source"].split(";"))
+        assert "tiny-smoke" in (folder / f"{name}.md").read_text()
+        assert "<table>" in (folder / f"{name}.html").read_text()
+    runs = {cell["run"] for cell in cells if cell["backbone"] == "tiny-smoke"}
+    assert {"base", "cl", "grace", "grace-unsup", "simcse"} <= runs
+
+
+def test_each_cell_traces_to_a_manifest(smoke):
+    with open(smoke / "results/smoke/tables/table1.csv") as handle:
+        (cell,) = [c for c in csv.DictReader(handle) if c["run"] == "grace" and c["column"] == "Retrieval"]
+    result = json.loads((smoke / cell["source"].split(";")[0]).read_text())
+    task = result["tasks"]["DocstringRetrieval"]
+    assert float(cell["ours"]) == pytest.approx(100 * task["main_score"], abs=1e-3)
+    assert result["manifest"]["settings"]["run"] == "grace" and result["manifest"]["versions"]["mteb"]
+
+
+def test_report(smoke):
+    page = (smoke / "results/smoke/report.html").read_text()
+    assert len(page) > 100_000 and "table1.html" in page and "95 % bootstrap intervals" in page
+
+
+def test_models_are_ordinary_folders(smoke):
+    for run in ("cl", "grace", "grace-rollout", "grace-random", "simcse", "grace-unsup", "grace-unsup-rollout"):
+        names = {path.name for path in (smoke / f"results/smoke/models/tiny-smoke/{run}/seed0").iterdir()}
+        assert {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja", "manifest.json"} <= names
+        assert not list((smoke / f"results/smoke/models/tiny-smoke/{run}").glob("seed0-checkpoints/*"))
+
+
+def test_every_job_left_log_and_benchmark(smoke):
+    logs = list((smoke / "results/smoke/logs").rglob("*.log"))
+    assert len(logs) == len(list((smoke / "results/smoke/benchmarks").rglob("*.tsv"))) == 35
+
+
+def test_half_a_result_is_not_taken_for_whole(copy):
+    path = copy / "results/smoke/mteb/tiny-smoke/grace/seed0/docstrings.json"
+    path.write_bytes(path.read_bytes()[:5000])
+    done = snakemake(copy, "--config", "study=smoke")
+    assert done.returncode != 0
+    assert re.search(r"error: \S+/grace/seed0/docstrings\.json: not whole", done.stdout + done.stderr)
+    path.unlink()
+    assert snakemake(copy, "--config", "study=smoke").returncode == 0
+
+
+def start_training(copy):
+    """Start snakemake on one training job; returns it and the job's process id, once a checkpoint is there."""
+    shutil.rmtree(copy / GRACE)
+    with open(copy / "out.txt", "w") as out:
+        process = subprocess.Popen(
+            command(copy, f"{GRACE}/manifest.json", "--config", "study=smoke"), env=ENV, stdout=out, stderr=out,
+            start_new_session=True,
+        )  # fmt: skip
+    deadline = time.time() + 120
+    while not list(copy.glob("results/smoke/models/tiny-smoke/grace/seed0-checkpoints/*/checkpoint-1/complete")):
+        assert process.poll() is None and time.time() < deadline, (copy / "out.txt").read_text()
+        time.sleep(0.002)
+    found = subprocess.run(["pgrep", "-f", f"python -m grace.training.train .*--out {GRACE}"], capture_output=True, text=True)
+    return process, [int(pid) for pid in found.stdout.split() if int(pid) != process.pid]
+
+
+def same_weights(smoke, copy):
+    one, two = load_file(smoke / GRACE / "model.safetensors"), load_file(copy / GRACE / "model.safetensors")
+    return all((one[name] == two[name]).all() for name in one)
+
+
+def test_kill_9_of_a_training_job(smoke, copy):
+    process, jobs = start_training(copy)
+    for pid in jobs:
+        os.kill(pid, signal.SIGKILL)
+    assert process.wait(timeout=60) != 0
+    assert not (copy / GRACE / "manifest.json").exists()
+    done = snakemake(copy, f"{GRACE}/manifest.json", "--config", "study=smoke")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert same_weights(smoke, copy)
+
+
+def test_kill_9_of_snakemake(smoke, copy):
+    process, _ = start_training(copy)
+    os.killpg(process.pid, signal.SIGKILL)  # snakemake and its jobs, as when a machine goes down
+    process.wait(timeout=60)
+    locked = snakemake(copy, f"{GRACE}/manifest.json", "--config", "study=smoke")
+    if locked.returncode != 0:
+        assert "--unlock" in locked.stderr
+        assert snakemake(copy, "--unlock", "--config", "study=smoke").returncode == 0
+        done = snakemake(copy, f"{GRACE}/manifest.json", "--config", "study=smoke")
+        assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads((copy / GRACE / "manifest.json").read_text())["resumed_from"]
+    assert same_weights(smoke, copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, "no such file"),
+        ('{"query": "a", "positive": "b"}\n{"query": \n', "row 2"),
+        ("", "no rows|empty|holds no"),
+    ],
+)
+def test_a_users_own_file_of_pairs(tmp_path, content, said):
+    if content is not None:
+        (tmp_path / "mine.jsonl").write_text(content)
+    source = "sources={docstrings: {kind: jsonl, form: pairs, path: mine.jsonl}}"
+    done = snakemake(tmp_path, "results/smoke/data/pairs/docstrings.jsonl", "--config", "study=smoke", source)
+    text = done.stdout + done.stderr
+    errors = [line for line in text.split("\n") if line.startswith("error: ")]
+    assert done.returncode != 0 and len(errors) == 1 and re.search(said, errors[0]) and "Traceback" not in text
+    assert not list(tmp_path.glob("results/smoke/data/*/docstrings.jsonl"))
