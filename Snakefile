@@ -26,4 +26,6 @@ rule all:
 
 
 onsuccess:
-    print(f"\nTables: {ROOT}/tables/table1.md, table2.md, table5.md (and .csv)\nReport: {ROOT}/report.html\n")
+    print(
+        f"\nTables: {ROOT}/tables/table1.md, table2.md, table5.md (and .csv)\nReport: {ROOT}/report.html\n"
+    )

@@ -60,11 +60,9 @@ def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[dict[st
     Raises:
         UserError: naming file and row, for a line that is no JSON object or lacks a field of `need`.
     """
-    try:
-        handle = open(path, encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file.") from None
-    with handle:
+    if not Path(path).exists():
+        raise UserError(f"{path}: no such file.")
+    with open(path, encoding="utf-8") as handle:
         number = 0
         try:
             for number, line in enumerate(handle, 1):

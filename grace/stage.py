@@ -10,6 +10,7 @@ import errno
 import json
 import logging
 import os
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file got too large for this disk or limit",
 }
+KEPT = "nothing half-written was kept; free space and rerun."
 
 
 def entry(
@@ -81,9 +83,15 @@ def entry(
             except OSError as error:
                 if error.errno in FULL:
                     where = f" at {error.filename}" if error.filename else ""
-                    sys.exit(f"error: {FULL[error.errno]}{where}: nothing half-written was kept; free space and rerun.")
+                    sys.exit(f"error: {FULL[error.errno]}{where}: {KEPT}")
                 if error.errno in (errno.EACCES, errno.EROFS):
                     sys.exit(f"error: {error.filename}: cannot be written ({error.strerror}).")
+                raise
+            except Exception as error:
+                # safetensors writes weights in Rust and gives the system's error in words only.
+                number = re.search(r"os error (\d+)", str(error))
+                if type(error).__name__ == "SafetensorError" and number and int(number[1]) in FULL:
+                    sys.exit(f"error: {FULL[int(number[1])]}: {KEPT}")
                 raise
 
         return main

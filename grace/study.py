@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 from grace import specs, tasks
 from grace.config import Backbone, Run, Section, Source, Study, UserError, _hint, build, merge
@@ -183,7 +183,9 @@ class Plan:
         return _json(specs.TriplesSpec(mining=self.study.data.mining))
 
     def spec_lengths(self, data: str) -> str:
-        return _json(specs.LengthsSpec(prompt=self.study.prompt, data=data, too_long=self.study.data.too_long))
+        return _json(
+            specs.LengthsSpec(prompt=self.study.prompt, data=cast(Any, data), too_long=self.study.data.too_long)
+        )
 
     def spec_tasks(self) -> str:
         return _json(specs.TasksSpec(seed=0))
@@ -193,7 +195,7 @@ class Plan:
 
     def spec_train(self, run: str, seed: int | str) -> str:
         at, entry = self.sections(run), self.study.runs[run]
-        common = dict(
+        common: dict[str, Any] = dict(
             run=run, method=entry.method, data=entry.data, seed=int(seed), prompt=at.prompt, pooling=at.pooling
         )
         if entry.method == "grace":

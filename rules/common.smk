@@ -1,4 +1,5 @@
 # From config.yaml to the plan of a study. Everything here is known before the first job.
+import os
 import re
 import shlex
 import sys
@@ -45,3 +46,22 @@ def mem_mb(rule_name):
 
 def runtime(rule_name):
     return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt
+
+
+def tables():
+    """Paths of the tables in all their forms."""
+    return expand(
+        f"{ROOT}/tables/{{table}}.{{form}}",
+        table=["table1", "table2", "table5"],
+        form=["csv", "md", "html"],
+    )
+
+
+def page(table):
+    """A table's page in the report."""
+    return report(
+        f"{ROOT}/tables/{table}.html",
+        caption=f"captions/{table}.rst",
+        category=f"Study: {PLAN.study.title}",
+        labels={"table": table.removeprefix("table"), "form": "table"},
+    )

@@ -43,8 +43,12 @@ rule evaluate:
         runtime=runtime("evaluate"),
         gpu=RESOURCES["evaluate"].gpu,
     params:
-        spec=lambda wildcards: PLAN.spec_evaluate(wildcards.run, wildcards.seed, wildcards.group),
-        model=lambda wildcards: PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed),
+        spec=lambda wildcards: PLAN.spec_evaluate(
+            wildcards.run, wildcards.seed, wildcards.group
+        ),
+        model=lambda wildcards: PLAN.model(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
     shell:
         "python -m grace.evaluation.evaluate --spec {params.spec:q} --threads {threads}"
         " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"
@@ -69,7 +73,9 @@ rule general:
         gpu=RESOURCES["general"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_general(wildcards.run, wildcards.seed),
-        model=lambda wildcards: PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed),
+        model=lambda wildcards: PLAN.model(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
     shell:
         "python -m grace.evaluation.general --spec {params.spec:q} --threads {threads}"
         " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"

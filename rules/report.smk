@@ -1,22 +1,5 @@
 # The paper's tables, ours beside the printed numbers, and one page that holds them.
 
-CATEGORY = f"Study: {PLAN.study.title}"
-
-
-def tables():
-    """Paths of the tables in all their forms."""
-    return expand(f"{ROOT}/tables/{{table}}.{{form}}", table=["table1", "table2", "table5"], form=["csv", "md", "html"])
-
-
-def page(table):
-    """A table's page in the report."""
-    return report(
-        f"{ROOT}/tables/{table}.html",
-        caption=f"captions/{table}.rst",
-        category=CATEGORY,
-        labels={"table": table.removeprefix("table"), "form": "table"},
-    )
-
 
 rule tables:
     input:
@@ -25,7 +8,11 @@ rule tables:
         page("table1"),
         page("table2"),
         page("table5"),
-        expand(f"{ROOT}/tables/{{table}}.{{form}}", table=["table1", "table2", "table5"], form=["csv", "md"]),
+        expand(
+            f"{ROOT}/tables/{{table}}.{{form}}",
+            table=["table1", "table2", "table5"],
+            form=["csv", "md"],
+        ),
         f"{ROOT}/tables/tables.json",
     log:
         f"{ROOT}/logs/tables.log",
@@ -40,7 +27,7 @@ rule tables:
         gpu=RESOURCES["tables"].gpu,
     params:
         spec=PLAN.spec_tables(),
-        folder=f"{ROOT}/tables",
+        folder=lambda wildcards, output: os.path.dirname(output[0]),
     shell:
         "python -m grace.report.tables --spec {params.spec:q} --threads {threads} --folder {params.folder:q}"
         " > {log:q} 2>&1"
@@ -66,5 +53,5 @@ rule report:
         spec=PLAN.spec_page(),
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
-        "python -m grace.report.page --spec {params.spec:q} --threads {threads} --snakefile {params.snakefile:q}"
+        "python -m grace.report.report --spec {params.spec:q} --threads {threads} --snakefile {params.snakefile:q}"
         " --out {output:q} > {log:q} 2>&1"

@@ -8,12 +8,12 @@ rule backbone:
         validation=f"{ROOT}/data/split/{PLAN.study.data.supervised}/validation.jsonl",
     output:
         f"{ROOT}/models/{{backbone}}/backbone/seed{{seed}}/manifest.json",
-    wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("trained")),
     log:
         f"{ROOT}/logs/backbone/{{backbone}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/backbone/{{backbone}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        backbone=one_of(PLAN.backbones_of("trained")),
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["backbone"].threads
@@ -31,12 +31,12 @@ rule backbone:
 rule download:
     output:
         f"{ROOT}/models/{{backbone}}/backbone/seed{{seed}}/manifest.json",
-    wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("hub", "local")),
     log:
         f"{ROOT}/logs/download/{{backbone}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/download/{{backbone}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        backbone=one_of(PLAN.backbones_of("hub", "local")),
     conda:
         "../envs/grace.yaml"
     threads: 1
@@ -56,12 +56,12 @@ rule train:
         rows=lambda wildcards: f"{ROOT}/data/rows/{wildcards.backbone}/{PLAN.run(wildcards.run).data}.jsonl",
     output:
         f"{ROOT}/models/{{backbone}}/{{run}}/seed{{seed}}/manifest.json",
-    wildcard_constraints:
-        run=one_of(PLAN.trained_runs()),
     log:
         f"{ROOT}/logs/train/{{backbone}}/{{run}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/train/{{backbone}}/{{run}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        run=one_of(PLAN.trained_runs()),
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["train"].threads

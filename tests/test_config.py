@@ -38,37 +38,43 @@ def test_every_study_is_valid(study):
         ("seeds", [], "seeds:"),
         ("defaults/grace/rollouts", 1, "grace.rollouts:"),
         ("defaults/grace/rolouts", 8, "grace.rolouts: unknown key (did you mean 'rollouts'?)"),
-        ("defaults/grace/learning_rate", "fast", "grace.learning_rate:"),
-        ("defaults/grace/learning_rate", 0, "grace.learning_rate:"),
+        ("studies/demo/grace/learning_rate", "fast", "grace.learning_rate:"),
+        ("studies/demo/grace/learning_rate", 0, "grace.learning_rate:"),
         ("defaults/grace/estimator", "ppo", "grace.estimator:"),
         ("defaults/grace/updates_per_generation", 7, "grace.instances: 16 instances x 8 rollouts"),
         ("studies/demo/grace/rollouts_per_forward", 12, "grace.rollouts_per_forward: 12 must be a multiple"),
         ("studies/demo/grace/save_steps", 0, "grace.save_steps:"),
         ("defaults/pooling/method", "median", "pooling.method:"),
-        ("defaults/reward/lambda1", None, "reward.lambda1:"),
+        ("studies/demo/reward/lambda1", None, "reward.lambda1:"),
         ("defaults/reward/negatives", "all", "reward.negatives:"),
         ("defaults/runs/grace/method", "sft", "runs.grace.method:"),
         ("defaults/runs/grace/data", None, "runs.grace.data: method 'grace' trains"),
         ("defaults/runs/backbone", {"method": "base"}, "runs.backbone: this name is taken"),
         ("defaults/runs/a b", {"method": "base"}, "runs.a b"),
-        ("defaults/runs/grace-rollout/settings", {"reward": {"negative": "rollout"}}, "settings.reward.negative: unknown"),
+        (
+            "defaults/runs/grace-rollout/settings",
+            {"reward": {"negative": "rollout"}},
+            "settings.reward.negative: unknown",
+        ),
         ("defaults/runs/grace-rollout/settings", {"rewards": {}}, "settings.rewards: unknown key"),
-        ("studies/demo/evaluation/groups", {"a": ["DocstringRetreival"]}, "groups.a: unknown task 'DocstringRetreival'"),
+        (
+            "studies/demo/evaluation/groups",
+            {"a": ["DocstringRetreival"]},
+            "groups.a: unknown task 'DocstringRetreival'",
+        ),
         ("studies/demo/evaluation/groups", {"a": ["SICK-R"], "b": ["SICK-R"]}, "task 'SICK-R' is listed twice"),
         ("studies/demo/general/tasks", ["gsm9k"], "general.tasks: unknown task 'gsm9k' (did you mean 'gsm8k'?)"),
         ("studies/demo/data/supervised", "e6", "data.supervised: unknown source 'e6'"),
         ("studies/demo/data/supervised", "wiki1m", "data.supervised: a source of texts has no positives"),
-        ("defaults/data/mining/rank_max", 10, "data.mining.rank_max: the window [3, 3)"),
+        ("studies/demo/data/mining", {"rank_min": 3, "rank_max": 3}, "data.mining.rank_max: the window [3, 3)"),
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
-        ("defaults/prompt", None, "prompt"),
+        ("studies/demo/prompt", None, "prompt:"),
     ],
 )
 def test_wrong_settings(path, value, said):
     config = changed(path, value)
-    if "rank_max" in path:
-        config["studies"]["demo"]["data"]["mining"] = {"rank_min": 3, "rank_max": 3}
     with pytest.raises(UserError) as error:
         Plan(config)
     text = str(error.value)

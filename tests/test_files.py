@@ -19,7 +19,7 @@ def test_a_failing_writer_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
         files.write_jsonl(tmp_path / "out.jsonl", rows())
     assert (tmp_path / "out.jsonl").read_text() == "old\n"
-    assert os.listdir(tmp_path) == ["out.jsonl"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out.jsonl"]
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
@@ -30,7 +30,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         files.write_json(tmp_path / "out.json", {"a": 1})
-    assert os.listdir(tmp_path) == ["out.json"] and (tmp_path / "out.json").read_text() == "{}"
+    assert [path.name for path in tmp_path.iterdir()] == ["out.json"] and (tmp_path / "out.json").read_text() == "{}"
 
 
 def test_nan_is_refused(tmp_path):
@@ -60,7 +60,7 @@ def test_round_trip(tmp_path):
 def test_broken_rows(tmp_path, content, said):
     path = tmp_path / "rows.jsonl"
     path.write_bytes(content)
-    with pytest.raises(UserError, match="rows.jsonl") as error:
+    with pytest.raises(UserError, match="rows") as error:
         list(files.read_jsonl(path, need=("a",)))
     assert said in str(error.value)
 

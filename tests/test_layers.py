@@ -53,7 +53,9 @@ def test_every_rule_has_its_module_and_test():
     import re
 
     for rules in (ROOT / "rules").glob("*.smk"):
-        for rule, module in re.findall(r"^rule (\w+):.*?-m (grace\.[\w.]+)", rules.read_text(), re.DOTALL | re.MULTILINE):
+        for rule, module in re.findall(
+            r"^rule (\w+):.*?-m (grace\.[\w.]+)", rules.read_text(), re.DOTALL | re.MULTILINE
+        ):
             path = ROOT / (module.replace(".", "/") + ".py")
             assert path.exists() and path.stem == rule and path.parent.name == rules.stem
             assert (ROOT / "tests" / path.parent.name / f"test_{path.stem}.py").exists(), f"no test of {module}"

@@ -45,7 +45,9 @@ def test_a_section():
     assert touched(lambda c: c["studies"]["demo"]["data"]["mining"].update(negatives=2)) == {"triples"}
     assert touched(lambda c: c["defaults"].update(bootstrap=500)) == {"tables"}
     grace = touched(lambda c: c["studies"]["demo"]["grace"].update(max_steps=81))
-    assert grace == {f"train {run}" for run in ("grace", "grace-rollout", "grace-random", "grace-unsup", "grace-unsup-rollout")}
+    assert grace == {
+        f"train {run}" for run in ("grace", "grace-rollout", "grace-random", "grace-unsup", "grace-unsup-rollout")
+    }
 
 
 def test_specs_survive_the_command_line():

@@ -59,7 +59,7 @@ def fetch_gdrive(source: Source, folder: Path) -> Path:
         raise UserError(f"{address}: the download failed ({_first_line(error)}); {advice}.") from None
     if not found:
         raise UserError(f"{address}: the download failed; {advice}.")
-    return Path(found)
+    return Path(str(found))
 
 
 def fetch_hub(source: Source, folder: Path) -> Path:

@@ -133,6 +133,9 @@ class RationaleEncoder:
                 raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
         if rationales is None:
             rationales = self.spec.rationales
+        if not texts:
+            width = self.model.config.get_text_config().hidden_size
+            return Encoding(np.zeros((0, width), dtype=np.float32), [] if rationales else None)
         with tqdm(total=len(texts), disable=not progress, desc="encode", unit="text", mininterval=5) as bar:
             pooled, written = (self._reason if rationales else self._direct)(texts, bar.update)
         if self.spec.pooling.normalize:
@@ -194,7 +197,7 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: no causal language model can be loaded from here ({reason}).") from None

@@ -227,7 +227,7 @@ def train(
         )
     log.info("backbone: %d rows, %d tokens", len(rows), len(stream))
 
-    model = build_model(config, tokenizer)
+    model: Any = build_model(config, tokenizer)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(ppmi_embeddings(stream, config.vocab_size, config.width))
     model.train()

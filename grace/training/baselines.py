@@ -31,7 +31,7 @@ class DirectEmbedding(InputModule):
         self.ends = engine.end_tokens(model, template.tokenizer)
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
-        sequences, _ = direct_ids(self.template, list(inputs), self.prompt, self.ends)
+        sequences, _skip = direct_ids(self.template, list(inputs), self.prompt, self.ends)
         ids, mask = engine.left_pad(sequences)
         return {"input_ids": ids, "attention_mask": mask}
 
@@ -50,7 +50,7 @@ class DirectEmbedding(InputModule):
 
 
 def contrastive_trainer(
-    model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], output_dir: str, **more: Any
+    model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], output_dir: str
 ) -> SentenceTransformerTrainer:
     """A trainer of InfoNCE over direct embeddings.
 
@@ -86,12 +86,11 @@ def contrastive_trainer(
         bf16=c.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         save_strategy="no",
-        logging_steps=10,
+        logging_steps=5,
         report_to=[],
         seed=spec.seed,
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        **more,
     )
     return SentenceTransformerTrainer(model=student, args=args, train_dataset=_columns(rows, spec.method), loss=loss)
 

@@ -36,7 +36,7 @@ TERMS = ("contrastive", "consistency", "hard", "truncated")  # one reward column
 LOSS = {"sequence_sum": "dr_grpo", "token_mean": "dapo", "sequence_mean": "grpo"}  # ours -> TRL's
 
 
-def grpo_config(spec: TrainSpec, output_dir: str, rows: int, **more: Any) -> GRPOConfig:
+def grpo_config(spec: TrainSpec, output_dir: str, rows: int) -> GRPOConfig:
     """TRL's arguments for a GRACE run.
 
     `sequence_sum` is eq. 19 up to a constant: TRL's `dr_grpo` divides the sum of token losses by
@@ -91,7 +91,6 @@ def grpo_config(spec: TrainSpec, output_dir: str, rows: int, **more: Any) -> GRP
         seed=spec.seed,
         dataloader_num_workers=0,
         dataloader_pin_memory=cuda,
-        **more,
     )
 
 
@@ -136,8 +135,10 @@ class GraceTrainer(GRPOTrainer):
     ) -> None:
         assert spec.grace is not None and spec.generation is not None and spec.reward is not None
         self.spec, self.algorithm, self.generation, self.reward = spec, spec.grace, spec.generation, spec.reward
+        self.k = spec.grace.rollouts
         self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
+        self.grpo = args
         self.silent: set[str] = set()  # terms already reported as teaching nothing
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
@@ -155,10 +156,10 @@ class GraceTrainer(GRPOTrainer):
     def _get_train_sampler(self, dataset: Dataset | None = None) -> GroupSampler:
         return GroupSampler(
             data_source=self.train_dataset if dataset is None else dataset,
-            mini_repeat_count=self.num_generations,
-            batch_size=self.args.generation_batch_size // self.num_generations,
-            repeat_count=self.num_iterations * self.args.steps_per_generation,
-            seed=self.args.seed,
+            mini_repeat_count=self.k,
+            batch_size=self.algorithm.instances,
+            repeat_count=self.grpo.num_iterations * (self.grpo.steps_per_generation or 1),
+            seed=self.grpo.seed,
             trainer=self,
         )
 
@@ -175,10 +176,15 @@ class GraceTrainer(GRPOTrainer):
         return output
 
     def _generate_single_turn(
-        self, prompt_ids: list[list[int]], images: Any, multimodal_fields: Any, num_generations: int, **_: Any
+        self,
+        prompt_ids: list[list[int]],
+        images: Any,
+        multimodal_fields: Any,
+        num_generations: int,
+        has_tool_images: bool = False,
     ) -> tuple[list[list[int]], Any]:
         """Write this rank's rationales; returns the rollouts of d+, and keeps the embeddings of all."""
-        k = self.num_generations
+        k = self.k
         instances = self.rows[::k]
         step, seed = self.state.global_step, self.spec.seed
         anchors = [text for row in instances for text in (row["query"], *row["negatives"])]
@@ -195,7 +201,7 @@ class GraceTrainer(GRPOTrainer):
         if self.algorithm.engine == "transformers":
             with (
                 unwrap_model_for_generation(
-                    self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.args.ds3_gather_for_generation
+                    self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.grpo.ds3_gather_for_generation
                 ) as model,
                 self._dist.summon_full_params(self.model_wrapped, recurse=False),
                 torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bool(self.args.bf16)),
@@ -240,7 +246,7 @@ class GraceTrainer(GRPOTrainer):
         )  # fmt: skip
 
     def _split(self, pooled: Tensor, instances: int, per_row: int) -> Embeddings:
-        k, width = self.num_generations, pooled.shape[1]
+        k, width = self.k, pooled.shape[1]
         rollouts, anchors, greedy = pooled.split(
             [instances * k, instances * per_row, len(pooled) - instances * (k + per_row)]
         )
@@ -278,10 +284,10 @@ class GraceTrainer(GRPOTrainer):
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
         """[N over all ranks, terms] unweighted rewards; a truncated row is (nan, nan, nan, -gamma)."""
-        k = self.num_generations
+        k = self.k
         cut = torch.tensor([ids[-1] not in self.ends for ids in completion_ids_list], device=self.accelerator.device)
         truncated = gather(cut).view(-1, k)
-        at = Embeddings(*(None if e is None else gather(e.contiguous()) for e in self.embeddings))
+        at = Embeddings(*(e if e is None else gather(e.contiguous()) for e in self.embeddings))  # type: ignore[arg-type]
         rewards = self._score(at, at.positives, truncated)
         baseline = None
         if at.greedy is not None:  # the greedy rollout is scored as one more of its group
@@ -301,7 +307,7 @@ class GraceTrainer(GRPOTrainer):
         return compute_rewards(at.query, positives, at.negatives, truncated, self.reward, dice)
 
     def _log_terms(self, rewards: RewardBreakdown, truncated: Tensor) -> None:
-        metrics = self._metrics["train" if self.model.training else "eval"]
+        metrics = self._metrics["train"]
         metrics["truncated"].append(truncated.float().mean().item())
         for name in ("contrastive", "negative", "consistency", "hard", "total"):
             if name == "negative" and self.embeddings.negatives is None:

@@ -1,6 +1,6 @@
 """Started by torchrun: one GRACE step over 64 instances; rank 0 saves rewards, advantages and weights.
 
-    replay.py MODEL OUT PROCESSES
+replay.py MODEL OUT PROCESSES
 """
 
 import os

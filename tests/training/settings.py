@@ -15,7 +15,9 @@ PROMPT = Prompt(instruction="Name the key words.", max_prompt_tokens=100)
 POOLING = Pooling(method="mean", layer="last", normalize=True)
 
 
-def grace_spec(data: str = "supervised", reward: RewardConfig | None = None, seed: int = 0, **changes: Any) -> TrainSpec:
+def grace_spec(
+    data: str = "supervised", reward: RewardConfig | None = None, seed: int = 0, **changes: Any
+) -> TrainSpec:
     return TrainSpec(
         run="grace",
         method="grace",
@@ -47,7 +49,7 @@ def contrastive_spec(method: str, **changes: Any) -> TrainSpec:
 
 
 def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[str, Any]]:
-    words = "sort list array matrix inverse sum mean socket thread file path graph node edge tensor".split()
+    words = "sort list array matrix inverse sum mean socket thread file path graph node edge tensor".split()  # noqa: SIM905
 
     def text(i: int) -> str:
         return " ".join(words[(i * step + step) % len(words)] for step in range(1, 3 + i % 5)) + f" number {i}"

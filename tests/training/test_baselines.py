@@ -57,7 +57,8 @@ def test_training_lowers_the_loss(tiny_folder, tmp_path, method):
     spec = contrastive_spec(method, max_steps=12)
     model, tokenizer = load(tiny_folder, spec)
     data = rows(32, spec.data)
-    trainer = contrastive_trainer(model, tokenizer, spec, data, str(tmp_path), logging_steps=1)
+    trainer = contrastive_trainer(model, tokenizer, spec, data, str(tmp_path))
+    trainer.args.logging_steps = trainer.state.logging_steps = 1
     trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     assert np.mean(losses[-3:]) < np.mean(losses[:3])

@@ -84,7 +84,7 @@ def test_fused_embeddings_equal_a_separate_forward(tiny_folder, tmp_path):
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1), kind=Recorder)
     before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
     trainer.train()
-    inputs, output, at, _ = trainer.kept[0]
+    inputs, _, at, _ = trainer.kept[0]
     with torch.no_grad():  # the embeddings are of the policy that sampled
         for name, p in trainer.model.named_parameters():
             p.copy_(before[name])
@@ -101,9 +101,7 @@ def test_log_probabilities_equal_trls_kernel(tiny_folder, tmp_path):
     mask = torch.ones_like(ids)
     mask[0, :6] = 0  # left padding
     mine = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 8, compute_entropy=True)
-    theirs = GRPOTrainer._get_per_token_logps_and_entropies(
-        trainer, trainer.model, ids, mask, 8, compute_entropy=True
-    )
+    theirs = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, 8, compute_entropy=True)
     torch.testing.assert_close(mine[0], theirs[0], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(mine[1], theirs[1], atol=1e-3, rtol=1e-3)
 

@@ -73,11 +73,14 @@ def test_a_table_setting_replans_the_tables(smoke):
     [
         ("study=papre", "config: study: unknown study 'papre' (did you mean 'paper'?)."),
         ("studies={demo: {grace: {rolouts: 4}}}", "config: grace.rolouts: unknown key (did you mean 'rollouts'?)."),
-        ("studies={demo: {grace: {rollouts: 1}}}", "config: grace.rollouts: Input should be greater than or equal to 2"),
+        (
+            "studies={demo: {grace: {rollouts: 1}}}",
+            "config: grace.rollouts: Input should be greater than or equal to 2",
+        ),
         ("backbones=gpt5", "config: backbones: unknown backbone 'gpt5'"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(tmp_path, setting, said):
     done = snakemake(tmp_path, "-n", "--config", setting)
     assert done.returncode != 0 and "Traceback" not in done.stderr
-    assert [line for line in done.stderr.split("\n") if line.startswith("error: ")][0].startswith(f"error: {said}")
+    assert next(line for line in done.stderr.split("\n") if line.startswith("error: ")).startswith(f"error: {said}")

@@ -85,7 +85,9 @@ def start_training(copy):
     while not list(copy.glob("results/smoke/models/tiny-smoke/grace/seed0-checkpoints/*/checkpoint-1/complete")):
         assert process.poll() is None and time.time() < deadline, (copy / "out.txt").read_text()
         time.sleep(0.002)
-    found = subprocess.run(["pgrep", "-f", f"python -m grace.training.train .*--out {GRACE}"], capture_output=True, text=True)
+    found = subprocess.run(
+        ["pgrep", "-f", f"python -m grace.training.train .*--out {GRACE}"], capture_output=True, text=True
+    )
     return process, [int(pid) for pid in found.stdout.split() if int(pid) != process.pid]
 
 
