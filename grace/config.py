@@ -1,22 +1,18 @@
 """Every setting as a typed section: an unknown key or a bad value is one clear sentence.
 
 `config.yaml` is read once, merged (`defaults` <- `studies.<name>` <- command line) and
-validated here before Snakemake plans anything. This module imports neither torch nor
-snakemake, so a dry run stays fast.
+validated before Snakemake plans anything. Neither torch nor snakemake is imported, so a dry run
+stays fast.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from grace import tasks
-
-
-class UserError(Exception):
-    """A user's mistake. The message is one sentence: what, where, and what to do."""
-
+from grace.section import Section, hint
 
 Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -25,12 +21,6 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Temperature = Annotated[float, Field(ge=0)]
 # A name becomes a folder and a wildcard, so it holds no slash and no leading dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
-
-
-class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values are not coerced."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
 class Prompt(Section):
@@ -140,7 +130,7 @@ class Source(Section):
     path: str | None = None  # jsonl: a file, or the file to use instead of the download
     id: str | None = None  # gdrive: file id; hub: data set
     file: str | None = None  # hub: file in the data set
-    packages: list[str] = []  # docstrings
+    packages: list[str] = Field(default_factory=list)  # docstrings
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -198,7 +188,7 @@ class Evaluation(Section):
         for group, names in self.groups.items():
             for name in names:
                 if name not in tasks.CATEGORY:
-                    raise ValueError(f"groups.{group}: unknown task {name!r}{_hint(name, tasks.CATEGORY)}")
+                    raise ValueError(f"groups.{group}: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
                 if name in seen:
                     raise ValueError(f"groups.{group}: task {name!r} is listed twice")
                 seen.add(name)
@@ -217,7 +207,7 @@ class General(Section):
     def _known(self) -> General:
         for name in self.tasks:
             if name not in tasks.GENERAL:
-                raise ValueError(f"tasks: unknown task {name!r}{_hint(name, tasks.GENERAL)}")
+                raise ValueError(f"tasks: unknown task {name!r}{hint(name, tasks.GENERAL)}")
         return self
 
 
@@ -251,7 +241,7 @@ class Run(Section):
 
     method: Literal["base", "reasoning", "cl", "simcse", "grace"]
     data: Literal["supervised", "unsupervised"] | None = None
-    settings: dict[str, dict[str, Any]] = {}
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _data(self) -> Run:
@@ -300,46 +290,3 @@ class Study(Section):
     general: General
     bootstrap: Positive  # resamples behind each interval
     resources: dict[str, Resources]
-
-
-def _hint(name: str, known: Any) -> str:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(sorted(known)[:12])})"
-
-
-def merge(base: dict, over: dict) -> dict:
-    """`over` on top of `base`, dictionaries key by key, anything else replaced."""
-    out = dict(base)
-    for key, value in over.items():
-        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
-    return out
-
-
-def build(kind: type[Section], values: Any, where: str) -> Any:
-    """Validate `values` as the section `kind`.
-
-    Raises:
-        UserError: one sentence that names the key (`where` + its path) and what is wrong with it.
-    """
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        first = error.errors()[0]
-        path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
-        if first["type"] == "extra_forbidden":
-            *parents, key = first["loc"]
-            section: Any = kind
-            for part in parents:
-                annotation = section.model_fields[part].annotation if hasattr(section, "model_fields") else None
-                section = annotation if isinstance(annotation, type) else None
-            known = getattr(section, "model_fields", {})
-            raise UserError(f"config: {path}: unknown key{_hint(str(key), known) if known else ''}.") from None
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            raise UserError(f"config: {path}: this key is missing.") from None
-        if first["type"] == "value_error":  # our own messages start with the key
-            key, _, rest = message.partition(": ")
-            raise UserError(f"config: {path}.{key}: {rest}.") from None
-        raise UserError(f"config: {path}: {message} (it is {first['input']!r}).") from None

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from grace.config import UserError
+from grace.section import UserError
 
 
 @contextmanager

@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grace.config import Section, UserError
 from grace.files import read_json, sha256
+from grace.section import Section, UserError
 
 PACKAGES = (
     "torch",

@@ -18,9 +18,9 @@ from grace.config import (
     Pooling,
     Prompt,
     RewardConfig,
-    Section,
     Source,
 )
+from grace.section import Section
 
 
 class SourceSpec(Section):

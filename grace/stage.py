@@ -19,7 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from grace.config import Section, UserError, build
+from grace.section import Section, UserError, build
 
 FULL = {
     errno.ENOSPC: "the disk is full",

@@ -6,7 +6,8 @@ from functools import cached_property
 from typing import Any, cast
 
 from grace import specs, tasks
-from grace.config import Backbone, Run, Section, Source, Study, UserError, _hint, build, merge
+from grace.config import Backbone, Run, Source, Study
+from grace.section import Section, UserError, build, hint, merge
 
 # Sections that a run may change with `settings`.
 RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
@@ -26,13 +27,13 @@ class Plan:
         known = {"study", "seeds", "backbones", "available_backbones", "sources", "defaults", "studies"}
         for key in config:
             if key not in known:
-                raise UserError(f"config: {key}: unknown key{_hint(key, known)}.")
+                raise UserError(f"config: {key}: unknown key{hint(key, known)}.")
         for key in known - {"seeds", "backbones"}:
             if key not in config:
                 raise UserError(f"config: {key}: this key is missing.")
         self.name = str(config["study"])
         if self.name not in config["studies"]:
-            raise UserError(f"config: study: unknown study {self.name!r}{_hint(self.name, config['studies'])}.")
+            raise UserError(f"config: study: unknown study {self.name!r}{hint(self.name, config['studies'])}.")
         self.root = f"results/{self.name}"
 
         merged = self._merged(config, self.name)
@@ -48,14 +49,14 @@ class Plan:
         for name in self.study.backbones:
             if name not in config["available_backbones"]:
                 known_names = config["available_backbones"]
-                raise UserError(f"config: backbones: unknown backbone {name!r}{_hint(name, known_names)}.")
+                raise UserError(f"config: backbones: unknown backbone {name!r}{hint(name, known_names)}.")
             where = f"available_backbones.{name}"
             self.backbones[name] = build(Backbone, config["available_backbones"][name], where)
         self.sources: dict[str, Source] = {}
         for key in ("supervised", "unsupervised"):
             name = getattr(self.study.data, key)
             if name not in config["sources"]:
-                raise UserError(f"config: data.{key}: unknown source {name!r}{_hint(name, config['sources'])}.")
+                raise UserError(f"config: data.{key}: unknown source {name!r}{hint(name, config['sources'])}.")
             self.sources[name] = build(Source, config["sources"][name], f"sources.{name}")
         if self.sources[self.study.data.supervised].form == "texts":
             raise UserError(
@@ -107,9 +108,7 @@ class Plan:
         if run not in self._sections:
             for section in settings:
                 if section not in RUN_SECTIONS:
-                    raise UserError(
-                        f"config: runs.{run}.settings.{section}: unknown key{_hint(section, RUN_SECTIONS)}."
-                    )
+                    raise UserError(f"config: runs.{run}.settings.{section}: unknown key{hint(section, RUN_SECTIONS)}.")
             try:
                 self._sections[run] = build(Study, merge(self._raw, settings), "")
             except UserError as error:

@@ -6,7 +6,7 @@ import sys
 
 sys.path.insert(0, workflow.basedir)
 
-from grace.config import UserError
+from grace.section import UserError
 from grace.study import Plan
 
 try:

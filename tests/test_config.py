@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grace.config import UserError
+from grace.section import UserError
 from grace.study import Plan
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())

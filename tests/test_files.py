@@ -7,7 +7,7 @@ import os
 import pytest
 
 from grace import files
-from grace.config import UserError
+from grace.section import UserError
 
 
 def test_a_failing_writer_leaves_nothing(tmp_path):

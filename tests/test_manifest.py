@@ -6,8 +6,8 @@ import time
 import pytest
 
 from grace import manifest
-from grace.config import UserError
 from grace.files import sha256, write_json
+from grace.section import UserError
 from grace.specs import TasksSpec
 
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from grace.config import UserError
 from grace.data.prose import document, mask, words
 from grace.data.similarity import normal
+from grace.section import UserError
 
 # Folders that hold no documented library code.
 SKIPPED = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload", "node_modules"}

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 from tqdm import tqdm
 
 from grace import manifest, stage
-from grace.config import UserError
 from grace.data.triples import quantiles
 from grace.files import read_jsonl, write_json, write_jsonl
+from grace.section import UserError
 from grace.specs import LengthsSpec
 
 BATCH = 1024  # rows tokenised at a time

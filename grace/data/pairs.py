@@ -11,10 +11,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from grace import manifest, stage
-from grace.config import UserError
 from grace.data.rows import field, problem
 from grace.data.similarity import distinct, normal
 from grace.files import read_jsonl, write_json, write_jsonl
+from grace.section import UserError
 from grace.specs import PairsSpec
 
 BINS = (8, 16, 32, 64, 128, 256, 512, 1024)  # words

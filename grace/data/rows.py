@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grace.config import UserError
 from grace.files import read_jsonl
+from grace.section import UserError
 
 ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
 NEEDED = {"pairs": ("query", "positive"), "triples": ("query", "positive", "negatives"), "texts": ("text",)}

@@ -13,10 +13,11 @@ from typing import Any
 from tqdm import tqdm
 
 from grace import stage
-from grace.config import Source, UserError
+from grace.config import Source
 from grace.data import docstrings
 from grace.data.rows import clean, read
 from grace.files import write_jsonl
+from grace.section import UserError
 from grace.specs import SourceSpec
 
 SEED = 0  # of the sample that max_rows takes from docstrings

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, stage
-from grace.config import UserError
 from grace.data.similarity import Flags, Tfidf, near, nearest, normal
 from grace.files import read_jsonl, write_json, write_jsonl
+from grace.section import UserError
 from grace.specs import SplitSpec
 
 Rows = list[dict[str, Any]]

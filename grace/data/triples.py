@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, stage
-from grace.config import Mining, UserError
+from grace.config import Mining
 from grace.data.similarity import Tfidf, normal
 from grace.files import read_jsonl, write_json, write_jsonl
+from grace.section import UserError
 from grace.specs import TriplesSpec
 
 Row = dict[str, Any]

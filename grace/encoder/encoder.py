@@ -11,11 +11,12 @@ from safetensors import SafetensorError
 from tqdm import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grace.config import Pooling, Prompt, UserError, build
+from grace.config import Pooling, Prompt
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.files import read_json
 from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.section import UserError, build
 from grace.specs import EncodeSpec
 
 # Written beside the weights by training, so that a model is used as it was trained.

@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, specs, stage, tasks
-from grace.config import UserError
 from grace.evaluation.tasks import load
 from grace.files import write_json
+from grace.section import UserError
 
 PAIRS = 2000  # random pairs behind the geometry's mean cosine
 # Of mteb's loader only: the encoder makes its own batches and shows its own progress.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grace.config import UserError
+from grace.section import UserError
 
 log = logging.getLogger(__name__)
 

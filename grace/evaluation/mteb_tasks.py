@@ -21,7 +21,7 @@ from mteb.abstasks.abstask import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from grace import tasks
-from grace.config import UserError
+from grace.section import UserError
 
 SOURCE = "docstrings of the installed Python packages, object names masked"
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, specs, stage
-from grace.config import UserError
 from grace.files import read_jsonl, write_json
+from grace.section import UserError
 
 FIELDS = ("id", "query", "positive", "label", "sublabel")
 NEGATIVES = 20  # per query of the reranking task

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from grace.config import UserError
+from grace.section import UserError
 
 # Stands for the text while the chat template is rendered; the text itself never passes through the
 # template, so it cannot change the prompt's structure.

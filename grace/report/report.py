@@ -10,8 +10,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from grace import stage
-from grace.config import UserError
 from grace.files import writing
+from grace.section import UserError
 from grace.specs import PageSpec
 
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grace import manifest, specs
-from grace.config import UserError
 from grace.report import bootstrap
+from grace.section import UserError
 
 log = logging.getLogger(__name__)
 WELL_FORMED = "well_formed"  # the well-formed rate of rationales, beside the general tasks

@@ -27,9 +27,10 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
 
 from grace import manifest, stage
-from grace.config import Backbone, UserError
+from grace.config import Backbone
 from grace.files import read_jsonl
 from grace.method.prompt import PromptTemplate
+from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training.model_folder import save_model
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from grace import manifest, stage
-from grace.config import UserError
 from grace.files import write_json
+from grace.section import UserError
 from grace.specs import BackboneSpec
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]

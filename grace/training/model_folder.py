@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from grace.config import Section
 from grace.encoder.encoder import SETTINGS_FILE
 from grace.files import write_json
+from grace.section import Section
 
 
 def save_model(folder: Path, model: Any, tokenizer: Any, manifest: dict[str, Any], **settings: Section) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
 
 from grace import manifest, stage
-from grace.config import UserError
 from grace.files import read_jsonl, sha256
+from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training.model_folder import save_model
 
@@ -59,7 +59,8 @@ def load(backbone: Path, spec: TrainSpec) -> tuple[Any, Any]:
 def build_trainer(model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], folder: Path) -> Any:
     """The method's trainer; libraries are imported here because each costs seconds."""
     if spec.method == "grace":
-        from grace.training.trainer import GraceTrainer, grpo_config
+        from grace.training.arguments import grpo_config
+        from grace.training.trainer import GraceTrainer
 
         args = grpo_config(spec, str(folder), len(rows))
         return GraceTrainer(model, tokenizer, spec, rows, args, callbacks=[MarkComplete()])

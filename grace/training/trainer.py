@@ -22,76 +22,17 @@ from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 from trl.trainer.utils import RepeatSampler
 
-from grace.config import UserError
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.method.advantages import group_advantages, within_group_deviation
 from grace.method.prompt import PromptTemplate
 from grace.method.rewards import RewardBreakdown, compute_rewards
+from grace.section import UserError
 from grace.specs import TrainSpec
 
 log = logging.getLogger(__name__)
 
 TERMS = ("contrastive", "consistency", "hard", "truncated")  # one reward column each
-LOSS = {"sequence_sum": "dr_grpo", "token_mean": "dapo", "sequence_mean": "grpo"}  # ours -> TRL's
-
-
-def grpo_config(spec: TrainSpec, output_dir: str, rows: int) -> GRPOConfig:
-    """TRL's arguments for a GRACE run.
-
-    `sequence_sum` is eq. 19 up to a constant: TRL's `dr_grpo` divides the sum of token losses by
-    rollouts x max_new_tokens.
-
-    Raises:
-        UserError: when there are fewer rows than instances in a batch.
-    """
-    assert spec.grace is not None and spec.generation is not None and spec.reward is not None
-    g, r = spec.grace, spec.reward
-    if rows < g.instances:
-        raise UserError(f"config: grace.instances: {g.instances} instances do not fit the {rows} training rows.")
-    per_update = g.instances * g.rollouts // g.updates_per_generation
-    accumulate = per_update // (g.processes * g.rollouts_per_forward)
-    dapo = g.estimator == "dapo"
-    cuda = torch.cuda.is_available()
-    return GRPOConfig(
-        output_dir=output_dir,
-        per_device_train_batch_size=g.rollouts_per_forward,
-        gradient_accumulation_steps=accumulate,
-        steps_per_generation=accumulate * g.updates_per_generation,
-        num_generations=g.rollouts,
-        num_iterations=1,
-        num_train_epochs=g.epochs,
-        max_steps=g.max_steps or -1,
-        max_completion_length=spec.generation.max_new_tokens,
-        temperature=spec.generation.sampling_temperature,
-        learning_rate=g.learning_rate,
-        lr_scheduler_type="constant",
-        adam_beta1=g.adam_betas[0],
-        adam_beta2=g.adam_betas[1],
-        weight_decay=g.weight_decay,
-        max_grad_norm=g.max_grad_norm,
-        loss_type="dapo" if dapo else LOSS[g.loss],
-        epsilon=g.clip_range,
-        epsilon_high=0.28 if dapo else None,  # DAPO's clip-higher
-        scale_rewards="none",  # eq. 18; our estimators replace the advantages anyway
-        beta=0.0,  # no KL term, so no reference model either
-        reward_weights=[r.scale, r.scale * r.lambda1, r.scale * r.lambda2, 1.0],
-        bf16=g.precision == "bf16",
-        use_cpu=not cuda,
-        gradient_checkpointing=g.gradient_checkpointing,
-        use_vllm=g.engine == "vllm",
-        vllm_mode="colocate",
-        vllm_tensor_parallel_size=2 if g.processes % 2 == 0 else 1,  # paper 4.2
-        vllm_gpu_memory_utilization=0.5,  # paper 4.2
-        save_strategy="steps",
-        save_steps=g.save_steps,
-        save_total_limit=2,
-        logging_steps=1,
-        report_to=[],
-        seed=spec.seed,
-        dataloader_num_workers=0,
-        dataloader_pin_memory=cuda,
-    )
 
 
 class Embeddings(NamedTuple):
@@ -124,7 +65,7 @@ class GraceTrainer(GRPOTrainer):
         tokenizer: its tokenizer.
         spec: a `grace` run's settings.
         rows: training rows: supervised {id, query, positive, negatives}, unsupervised {id, text}.
-        args: from `grpo_config`.
+        args: from `arguments.grpo_config`.
 
     Raises:
         UserError: when rows disagree in their number of negatives.

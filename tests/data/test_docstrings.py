@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
-from grace.config import UserError
 from grace.data.docstrings import corpus, package_files, sublabel
 from grace.data.prose import document, mask, words
+from grace.section import UserError
 
 NUMPYDOC = '''
 def fit_curve(x, y, order=2):

@@ -5,8 +5,9 @@ import zipfile
 
 import pytest
 
-from grace.config import Source, UserError
+from grace.config import Source
 from grace.data.source import rows
+from grace.section import UserError
 from tests.data.commands import ROOT, one_sentence, run
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"

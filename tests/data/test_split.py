@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from grace.config import UserError
 from grace.data.split import assert_no_leakage, leaks, parts, split
+from grace.section import UserError
 from grace.specs import SplitSpec
 from tests.data.commands import one_sentence, read, run, write
 

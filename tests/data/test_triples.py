@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from grace.config import Mining, UserError
+from grace.config import Mining
 from grace.data.triples import TfidfEncoder, main, mine
+from grace.section import UserError
 from tests.data.commands import ROOT, call, one_sentence, read, run, write
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"

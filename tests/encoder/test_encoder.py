@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from grace import RationaleEncoder
-from grace.config import UserError
+from grace.section import UserError
 
 
 def encoder(folder, **more):

@@ -12,8 +12,8 @@ from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from grace import tasks as names
-from grace.config import UserError
 from grace.evaluation import evaluate, items, mteb_tasks, tasks
+from grace.section import UserError
 from tests.evaluation.fakes import Encoding, FakeEncoder, make_rows
 
 SHARED = Path(__file__).parents[3] / "shared/data"

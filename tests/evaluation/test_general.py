@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from grace.config import UserError
 from grace.evaluation import general, harness, tasks
+from grace.section import UserError
 from tests.evaluation.fakes import FakeEncoder, make_rows
 from tests.evaluation.tiny import tiny
 

@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from grace.config import UserError
 from grace.evaluation import tasks
 from grace.files import write_jsonl
+from grace.section import UserError
 from tests.evaluation.fakes import make_rows
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from grace.config import UserError
 from grace.method.prompt import PromptTemplate, is_well_formed, thought_of
+from grace.section import UserError
 
 INSTRUCTION = "Name the key words."
 

@@ -10,9 +10,9 @@ import pytest
 
 from grace import specs
 from grace import tasks as names
-from grace.config import UserError
 from grace.paper import numbers
 from grace.report import scores, tables
+from grace.section import UserError
 
 SIZE = 200
 DEMO = {name: category for category, name in names.DEMO.items()}

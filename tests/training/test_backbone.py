@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from grace.config import Backbone, UserError
+from grace.config import Backbone
 from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training import backbone
 from tests.training.settings import PROMPT

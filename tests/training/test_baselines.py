@@ -11,9 +11,9 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from grace import RationaleEncoder
-from grace.config import UserError
 from grace.encoder.encoder import load_model
 from grace.method.prompt import PromptTemplate
+from grace.section import UserError
 from grace.specs import EncodeSpec
 from grace.training.baselines import DirectEmbedding, contrastive_trainer
 from grace.training.train import load

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from grace.config import Backbone, UserError
+from grace.config import Backbone
+from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training import download
 from tests.training.settings import PROMPT

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from grace.config import RewardConfig, UserError
+from grace.config import RewardConfig
 from grace.method.rewards import compute_rewards
+from grace.section import UserError
+from grace.training.arguments import grpo_config
 from grace.training.train import load
-from grace.training.trainer import GraceTrainer, grpo_config
+from grace.training.trainer import GraceTrainer
 from tests.training.settings import grace_spec, rows
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,59 @@
+"""What a section of settings is, and how a wrong one becomes a sentence."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class UserError(Exception):
+    """A user's mistake. The message is one sentence: what, where, and what to do."""
+
+
+class Section(BaseModel):
+    """Base of all sections: unknown keys are refused, values are not coerced."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+def hint(name: str, known: Any) -> str:
+    near = get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(sorted(known)[:12])})"
+
+
+def merge(base: dict, over: dict) -> dict:
+    """`over` on top of `base`, dictionaries key by key, anything else replaced."""
+    out = dict(base)
+    for key, value in over.items():
+        out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
+    return out
+
+
+def build(kind: type[Section], values: Any, where: str) -> Any:
+    """Validate `values` as the section `kind`.
+
+    Raises:
+        UserError: one sentence that names the key (`where` + its path) and what is wrong with it.
+    """
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        path = ".".join(str(part) for part in (where, *first["loc"]) if part != "")
+        if first["type"] == "extra_forbidden":
+            *parents, key = first["loc"]
+            section: Any = kind
+            for part in parents:
+                annotation = section.model_fields[part].annotation if hasattr(section, "model_fields") else None
+                section = annotation if isinstance(annotation, type) else None
+            known = getattr(section, "model_fields", {})
+            raise UserError(f"config: {path}: unknown key{hint(str(key), known) if known else ''}.") from None
+        message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            raise UserError(f"config: {path}: this key is missing.") from None
+        if first["type"] == "value_error":  # our own messages start with the key
+            key, _, rest = message.partition(": ")
+            raise UserError(f"config: {path}.{key}: {rest}.") from None
+        raise UserError(f"config: {path}: {message} (it is {first['input']!r}).") from None
