@@ -37,6 +37,8 @@ from grace.training.model_folder import save_model
 log = logging.getLogger(__name__)
 
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# PAD also stands before every document in pretraining, so it is the bos token: a harness that
+# measures perplexity starts from it, and not from the END of a chat turn.
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
@@ -62,7 +64,7 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in ("<think>", "</think>")])
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
+        tokenizer_object=tokenizer, bos_token=PAD, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
         chat_template=TEMPLATE, padding_side="left",
     )  # fmt: skip
 
@@ -104,7 +106,7 @@ def build_model(config: Backbone, tokenizer: PreTrainedTokenizerFast) -> Qwen2Fo
             num_key_value_heads=config.kv_heads,
             max_position_embeddings=2048,
             tie_word_embeddings=True,
-            bos_token_id=None,
+            bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
             pad_token_id=tokenizer.pad_token_id,
         )
