@@ -13,9 +13,12 @@ class UserError(Exception):
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused, values are not coerced."""
+    """Base of all sections: unknown keys are refused.
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    A number may come as text: `snakemake --config` passes nested values on as strings.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def hint(name: str, known: Any) -> str:
