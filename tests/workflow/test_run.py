@@ -10,6 +10,7 @@ import subprocess
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 from safetensors.torch import load_file
 
@@ -39,7 +40,11 @@ def test_tables(smoke):
 
 def test_each_cell_traces_to_a_manifest(smoke):
     with open(smoke / "results/smoke/tables/table1.csv") as handle:
-        (cell,) = [c for c in csv.DictReader(handle) if c["run"] == "grace" and c["column"] == "Retrieval"]
+        (cell,) = [
+            c
+            for c in csv.DictReader(handle)
+            if (c["backbone"], c["run"], c["column"]) == ("tiny-smoke", "grace", "Retrieval")
+        ]
     result = json.loads((smoke / cell["source"].split(";")[0]).read_text())
     task = result["tasks"]["DocstringRetrieval"]
     assert float(cell["ours"]) == pytest.approx(100 * task["main_score"], abs=1e-3)
@@ -85,10 +90,8 @@ def start_training(copy):
     while not list(copy.glob("results/smoke/models/tiny-smoke/grace/seed0-checkpoints/*/checkpoint-1/complete")):
         assert process.poll() is None and time.time() < deadline, (copy / "out.txt").read_text()
         time.sleep(0.002)
-    found = subprocess.run(
-        ["pgrep", "-f", f"python -m grace.training.train .*--out {GRACE}"], capture_output=True, text=True
-    )
-    return process, [int(pid) for pid in found.stdout.split() if int(pid) != process.pid]
+    below = psutil.Process(process.pid).children(recursive=True)
+    return process, [child.pid for child in below if "grace.training.train" in child.cmdline()]
 
 
 def same_weights(smoke, copy):
