@@ -44,6 +44,7 @@ class Generation(Section):
     max_new_tokens: Positive
     sampling_temperature: Temperature  # rollouts of d+
     anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
+    batch_size: Positive  # texts per batch of the transformers engine; memory only
 
 
 class RewardConfig(Section):

@@ -150,7 +150,7 @@ class GraceTrainer(GRPOTrainer):
                 made = engine.generate(
                     model, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
                     temperatures=temperatures, max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
-                    batch_size=len(prompts),
+                    batch_size=self.generation.batch_size,
                 )  # fmt: skip
             token_ids, pooled, logprobs = made.token_ids, made.pooled, None
         else:

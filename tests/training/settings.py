@@ -25,7 +25,9 @@ def grace_spec(
         seed=seed,
         prompt=PROMPT,
         pooling=POOLING,
-        generation=Generation(max_new_tokens=12, sampling_temperature=1.0, anchor_sampling_temperature=0.5),
+        generation=Generation(
+            max_new_tokens=12, sampling_temperature=1.0, anchor_sampling_temperature=0.5, batch_size=20
+        ),
         reward=reward or RewardConfig(),
         grace=Grace(**{**GRACE, **changes}),
     )
