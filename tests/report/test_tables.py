@@ -72,7 +72,7 @@ def study(tmp_path):
             mteb.write_text(json.dumps(result(DEMO, rng, shift + 0.01 * seed, rationale=run != "base")))
             other.write_text(json.dumps(general(rng)))
             cells.append(specs.Cell(backbone="tiny", run=run, seed=seed, mteb=[str(mteb)], general=str(other)))
-    return specs.TablesSpec(study="demo", bootstrap=200, cells=cells)
+    return specs.TablesSpec(study="demo", bootstrap=200, tasks=list(DEMO), cells=cells)
 
 
 def table(name: str) -> tables.Table:
@@ -80,7 +80,7 @@ def table(name: str) -> tables.Table:
 
 
 def cells_of(spec, name="table1") -> dict:
-    built = tables.build(table(name), scores.load(spec.cells, spec.bootstrap), [])
+    built = tables.build(table(name), scores.load(spec.cells, spec.bootstrap), spec.tasks)
     return {(cell["backbone"], cell["run"], cell["column"]): cell for cell in built}
 
 
@@ -153,7 +153,7 @@ def test_a_paper_backbone_gets_the_printed_value_and_the_difference(study, tmp_p
         entry |= {"main_score": level[entry["category"]], "items": mean_items([level[entry["category"]]] * 5)}
     path.write_text(json.dumps(content))
     cell = specs.Cell(backbone="qwen2.5-3b", run="grace", seed=0, mteb=[str(path)], general=str(tmp_path / "none"))
-    cells = cells_of(specs.TablesSpec(study="paper", bootstrap=20, cells=[cell]))
+    cells = cells_of(specs.TablesSpec(study="paper", bootstrap=20, tasks=[], cells=[cell]))
     found = {
         column: cells["qwen2.5-3b", "grace", column] for column in (*names.CATEGORIES, "Avg (tasks)", "Avg (paper)")
     }
@@ -171,7 +171,9 @@ def test_a_part_of_a_category_is_not_compared_with_the_paper(study, tmp_path):
     path = tmp_path / "subset.json"
     path.write_text(json.dumps(result({"STS17": "STS"}, np.random.default_rng(0), 0.2)))
     cell = specs.Cell(backbone="qwen2.5-3b", run="grace", seed=0, mteb=[str(path)], general=str(tmp_path / "none"))
-    found = cells_of(specs.TablesSpec(study="paper", bootstrap=20, cells=[cell]))["qwen2.5-3b", "grace", "STS"]
+    found = cells_of(specs.TablesSpec(study="paper", bootstrap=20, tasks=[], cells=[cell]))[
+        "qwen2.5-3b", "grace", "STS"
+    ]
     assert found["ours"] is not None and found["paper"] == 74.65 and found["difference"] is None
 
 
