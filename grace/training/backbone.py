@@ -2,8 +2,7 @@
 
 Two stages with fixed step counts: language modelling on the training split, then supervised
 answers of the form `<think> four key words </think> five-word summary`. Muon for the matrices,
-AdamW for the rest, embeddings started from a PPMI-SVD of the corpus: at this budget that reaches
-less than half the perplexity of AdamW from noise (docs/measurements.md).
+AdamW for the rest, embeddings started from a PPMI-SVD of the corpus.
 """
 
 from __future__ import annotations
