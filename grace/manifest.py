@@ -1,4 +1,4 @@
-"""The record of how a result was made: settings, seeds, versions, hashes, hardware, seconds, energy."""
+"""The record of how a result was made: settings, seeds, versions, hashes, hardware, seconds."""
 
 from __future__ import annotations
 
