@@ -103,7 +103,7 @@ def _keep_memory() -> None:
     """Let glibc keep freed blocks up to 1 GB instead of giving each back to the kernel.
 
     Training on a CPU frees and takes the same large tensors at every step, and the page faults
-    cost as much as the arithmetic (docs/measurements.md). Elsewhere than on glibc nothing changes.
+    are a quarter of a training step (docs/measurements.md). Elsewhere than on glibc nothing changes.
     """
     import ctypes
 
