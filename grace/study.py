@@ -93,10 +93,6 @@ class Plan:
 
     # ---- runs ---------------------------------------------------------------------------
 
-    @property
-    def seeds(self) -> list[int]:
-        return self.study.seeds
-
     def run(self, name: str) -> Run:
         return self.study.runs[name]
 

@@ -88,12 +88,6 @@ def is_well_formed(rationale: str) -> bool:
     return bool(match["thought"].strip()) and bool(match["statement"].strip())
 
 
-def thought_of(rationale: str) -> str:
-    """The part between the think markers; empty when there is none."""
-    match = RATIONALE.fullmatch(rationale)
-    return match["thought"].strip() if match else ""
-
-
 def _ids(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 

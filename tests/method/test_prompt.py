@@ -2,7 +2,7 @@
 
 import pytest
 
-from grace.method.prompt import PromptTemplate, is_well_formed, thought_of
+from grace.method.prompt import PromptTemplate, is_well_formed
 from grace.section import UserError
 
 INSTRUCTION = "Name the key words."
@@ -81,7 +81,3 @@ def test_no_room(tiny):
 )
 def test_well_formed(rationale, good):
     assert is_well_formed(rationale) is good
-
-
-def test_thought():
-    assert thought_of("<think> a b </think> c") == "a b" and thought_of("c") == ""
