@@ -47,6 +47,15 @@ class Generation(Section):
     batch_size: Positive  # texts per batch of the transformers engine; memory only
 
 
+class Lora(Section):
+    """Low-rank adapters instead of all weights (peft); merged into the saved model."""
+
+    rank: Positive
+    alpha: Rate
+    dropout: Fraction
+    targets: str | list[str]  # module names, or "all-linear"
+
+
 class RewardConfig(Section):
     """Reward of a rollout (eqs. 13-17, 20-21, 28). The defaults are what the paper prints.
 
@@ -73,7 +82,9 @@ class Grace(Section):
     rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage
     updates_per_generation: Positive
     rollouts_per_forward: Positive  # per process; memory only, the result does not depend on it
-    processes: Positive
+    processes: Positive  # one per GPU
+    sharding: Literal["fsdp", "none"]  # of parameters and optimizer state, with more than one process
+    lora: Lora | None  # null: all weights
     epochs: Rate
     max_steps: Positive | None  # optimizer steps; overrides epochs
     learning_rate: Rate
@@ -85,6 +96,8 @@ class Grace(Section):
     precision: Literal["bf16", "fp32"]
     gradient_checkpointing: bool
     engine: Literal["transformers", "vllm"]
+    vllm_tensor_parallel: Positive
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)]  # share of a GPU's memory for vLLM's weights and cache
     save_steps: Positive
 
     @model_validator(mode="after")
@@ -100,6 +113,10 @@ class Grace(Section):
                 f"instances: {self.instances} instances x {self.rollouts} rollouts must be a multiple of "
                 f"updates_per_generation x processes x rollouts_per_forward = {per_update}"
             )
+        if self.engine == "vllm" and self.processes % self.vllm_tensor_parallel:
+            raise ValueError(
+                f"vllm_tensor_parallel: {self.vllm_tensor_parallel} must divide processes ({self.processes})"
+            )
         if self.save_steps % self.updates_per_generation:
             raise ValueError(
                 f"save_steps: {self.save_steps} must be a multiple of updates_per_generation "
@@ -111,7 +128,10 @@ class Grace(Section):
 class Contrastive(Section):
     """A baseline trained with a contrastive loss on direct embeddings (cl and simcse)."""
 
-    batch_size: Annotated[int, Field(ge=2)]
+    processes: Positive  # one per GPU
+    sharding: Literal["fsdp", "none"]
+    lora: Lora | None
+    batch_size: Annotated[int, Field(ge=2)]  # over all processes; each row's negatives come from all of it
     mini_batch_size: Positive  # gradient cache: texts per forward pass
     similarity_scale: Rate  # 1 / the InfoNCE temperature
     epochs: Rate
@@ -122,6 +142,14 @@ class Contrastive(Section):
     dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
     precision: Literal["bf16", "fp32"]
 
+    @model_validator(mode="after")
+    def _divisible(self) -> Contrastive:
+        if self.batch_size % self.processes or self.batch_size // self.processes < 2:
+            raise ValueError(
+                f"batch_size: {self.batch_size} must be a multiple of processes ({self.processes}), at least twice it"
+            )
+        return self
+
 
 class Source(Section):
     """Where training text comes from. `kind` decides which of the other keys are used."""
@@ -131,6 +159,8 @@ class Source(Section):
     path: str | None = None  # jsonl: a file, or the file to use instead of the download
     id: str | None = None  # gdrive: file id; hub: data set
     file: str | None = None  # hub: file in the data set
+    revision: str | None = None  # hub: commit, tag or branch
+    mirror: str | None = None  # gdrive, hub: an address to fetch the file from instead
     packages: list[str] = Field(default_factory=list)  # docstrings
 
     @model_validator(mode="after")
@@ -178,9 +208,12 @@ class Evaluation(Section):
     """MTEB."""
 
     groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
+    local: dict[str, str]  # task -> folder that holds its data set instead of the hub
+    engine: Literal["transformers", "vllm"]
     max_new_tokens: Positive
     sampling_temperature: Temperature
-    batch_size: Positive
+    batch_size: Positive  # memory only
+    store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
     direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
 
     @model_validator(mode="after")
@@ -193,6 +226,9 @@ class Evaluation(Section):
                 if name in seen:
                     raise ValueError(f"groups.{group}: task {name!r} is listed twice")
                 seen.add(name)
+        for name in self.local:
+            if name not in tasks.CATEGORY:
+                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
         return self
 
 
@@ -200,6 +236,7 @@ class General(Section):
     """General capability (table 5)."""
 
     tasks: list[str]
+    local: dict[str, str]  # task -> folder that holds its data set instead of the hub
     limit: Positive | None  # items per task; null: all
     rationales: Natural  # held-out texts on which the well-formed rate is measured
     batch_size: Positive
@@ -209,11 +246,18 @@ class General(Section):
         for name in self.tasks:
             if name not in tasks.GENERAL:
                 raise ValueError(f"tasks: unknown task {name!r}{hint(name, tasks.GENERAL)}")
+        for name in self.local:
+            if name not in tasks.GENERAL:
+                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.GENERAL)}")
         return self
 
 
 class Backbone(Section):
-    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder."""
+    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder.
+
+    The shape is what a trained one is built with; of the others it serves the plan's estimates
+    and the benchmarks alone, since their own config.json is what they are built with.
+    """
 
     kind: Literal["trained", "hub", "local"]
     id: str | None = None  # hub: repository
@@ -224,7 +268,9 @@ class Backbone(Section):
     width: Positive = 128
     heads: Positive = 4
     kv_heads: Positive = 2
+    head_width: Positive | None = None  # null: width / heads
     feed_forward: Positive = 384
+    architecture: Literal["qwen2", "qwen3", "llama"] = "qwen2"
     pretrain_steps: Positive = 400
     instruct_steps: Positive = 800
     seed: Natural = 0
@@ -271,6 +317,19 @@ class Resources(Section):
     gpu: Natural
 
 
+class Hardware(Section):
+    """What `plan` assumes of a GPU and of the rationales. Assumptions, not measurements."""
+
+    gpu: str
+    memory_gb: Rate
+    tflops: Rate  # dense, bf16
+    bandwidth_tb: Rate  # TB/s
+    compute_share: Fraction  # of tflops that a forward or training pass reaches
+    decode_share: Fraction  # of the bandwidth that decoding reaches
+    decode_batch: Positive  # texts decoded together
+    rationale_tokens: Rate  # mean length of a rationale, as a share of max_new_tokens
+
+
 class Study(Section):
     """One complete reproduction."""
 
@@ -290,4 +349,5 @@ class Study(Section):
     evaluation: Evaluation
     general: General
     bootstrap: Positive  # resamples behind each interval
+    hardware: Hardware
     resources: dict[str, Resources]

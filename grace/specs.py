@@ -25,6 +25,7 @@ from grace.section import Section
 
 class SourceSpec(Section):
     version: int = 1
+    name: str
     source: Source
     max_rows: int | None
 
@@ -89,6 +90,7 @@ class EncodeSpec(Section):
 
     prompt: Prompt
     pooling: Pooling
+    engine: Literal["transformers", "vllm"] = "transformers"
     rationales: bool
     direct_prompt: Literal["chat", "plain"]
     max_new_tokens: int
@@ -102,6 +104,8 @@ class EvaluateSpec(Section):
     run: str
     group: str
     tasks: list[str]
+    local: dict[str, str]
+    store: Literal["float32", "float16"]
     encode: EncodeSpec
 
 

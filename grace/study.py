@@ -24,7 +24,7 @@ class Plan:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        known = {"study", "seeds", "backbones", "available_backbones", "sources", "defaults", "studies"}
+        known = {"study", "seeds", "backbones", "available_backbones", "sources", "defaults", "presets", "studies", "preset"}
         for key in config:
             if key not in known:
                 raise UserError(f"config: {key}: unknown key{hint(key, known)}.")
@@ -36,6 +36,9 @@ class Plan:
             raise UserError(f"config: study: unknown study {self.name!r}{hint(self.name, config['studies'])}.")
         self.root = f"results/{self.name}"
 
+        self.preset = str(config["preset"])
+        if self.preset not in config["presets"]:
+            raise UserError(f"config: preset: unknown preset {self.preset!r}{hint(self.preset, config['presets'])}.")
         merged = self._merged(config, self.name)
         for key in ("seeds", "backbones"):
             if config.get(key) is not None:
@@ -83,7 +86,7 @@ class Plan:
             seen.append(at)
             chain.append(config["studies"][at] or {})
             at = chain[-1].get("extends")
-        merged = config["defaults"]
+        merged = merge(config["defaults"], config["presets"][config["preset"]] or {})
         for layer in reversed(chain):
             groups = layer.get("evaluation", {}).get("groups")
             merged = merge(merged, layer)
@@ -155,7 +158,7 @@ class Plan:
     # ---- specs --------------------------------------------------------------------------
 
     def spec_source(self, source: str) -> str:
-        return _json(specs.SourceSpec(source=self.sources[source], max_rows=self.study.data.max_rows))
+        return _json(specs.SourceSpec(name=source, source=self.sources[source], max_rows=self.study.data.max_rows))
 
     def spec_pairs(self, source: str) -> str:
         data = self.study.data
@@ -203,6 +206,7 @@ class Plan:
         return specs.EncodeSpec(
             prompt=at.prompt,
             pooling=at.pooling,
+            engine=at.evaluation.engine,
             rationales=self.study.runs[run].rationales,
             direct_prompt=at.evaluation.direct_prompt,
             max_new_tokens=at.evaluation.max_new_tokens,
@@ -212,8 +216,13 @@ class Plan:
         )
 
     def spec_evaluate(self, run: str, seed: int | str, group: str) -> str:
-        names = self.sections(run).evaluation.groups[group]
-        return _json(specs.EvaluateSpec(run=run, group=group, tasks=names, encode=self._encode(run, seed)))
+        at = self.sections(run).evaluation
+        names = at.groups[group]
+        local = {name: at.local[name] for name in names if name in at.local}
+        encode = self._encode(run, seed)
+        return _json(
+            specs.EvaluateSpec(run=run, group=group, tasks=names, local=local, store=at.store, encode=encode)
+        )
 
     def spec_general(self, run: str, seed: int | str) -> str:
         return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=self._encode(run, seed)))
