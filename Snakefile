@@ -2,6 +2,8 @@
 #
 #   snakemake --cores all                          the embedded demo, no GPU, no download
 #   snakemake --cores all --config study=paper     the paper
+#   snakemake table1                               one table and what it needs
+#   snakemake --until train                        the models only
 #   snakemake -n                                   what would be done
 from snakemake.utils import min_version
 
@@ -30,5 +32,5 @@ rule all:
 
 onsuccess:
     print(
-        f"\nTables: {ROOT}/tables/table1.md, table2.md, table5.md (and .csv)\nReport: {ROOT}/report.html\n"
+        f"\nTables: {ROOT}/tables/*.md (and .csv, .html)\nReport: {ROOT}/report.html\n"
     )

@@ -317,6 +317,17 @@ class Resources(Section):
     gpu: Natural
 
 
+class Table(Section):
+    """A table of the paper, ours beside what is printed; adding one is adding an entry."""
+
+    title: str
+    caption: str  # of the report
+    kind: Literal["mteb", "general"]
+    rows: dict[Name, str | None]  # our run -> the paper's row; null: a run that the paper does not have
+    quoted: bool = False  # the paper also quotes models of others here
+    rest: bool = False  # runs that no table names are listed too
+
+
 class Hardware(Section):
     """What `plan` assumes of a GPU and of the rationales. Assumptions, not measurements."""
 
@@ -349,5 +360,6 @@ class Study(Section):
     evaluation: Evaluation
     general: General
     bootstrap: Positive  # resamples behind each interval
+    tables: dict[Name, Table]
     hardware: Hardware
     resources: dict[str, Resources]

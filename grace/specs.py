@@ -19,6 +19,7 @@ from grace.config import (
     Prompt,
     RewardConfig,
     Source,
+    Table,
 )
 from grace.section import Section
 
@@ -117,20 +118,21 @@ class GeneralSpec(Section):
 
 
 class Cell(Section):
-    """Where the results of one model lie."""
+    """Where the results of one model lie that a table reads."""
 
     backbone: str
     run: str
     seed: int
-    mteb: list[str]
-    general: str
+    results: list[str]
 
 
 class TablesSpec(Section):
-    version: int = 1
+    version: int = 2
     study: str
     bootstrap: int
-    tasks: list[str]  # every task that a model is evaluated on
+    name: str
+    table: Table
+    tasks: list[str]  # every MTEB task that a model is evaluated on
     cells: list[Cell]
 
 

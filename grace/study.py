@@ -44,7 +44,8 @@ class Plan:
             if config.get(key) is not None:
                 value = config[key]
                 merged[key] = value if isinstance(value, list) else [value]
-        merged["runs"] = {name: run for name, run in merged.get("runs", {}).items() if run is not None}
+        for key in ("runs", "tables"):  # set to null, an entry is dropped
+            merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry is not None}
         self.study: Study = build(Study, merged, "")
         self._raw, self._config = merged, config
 
@@ -65,13 +66,18 @@ class Plan:
             raise UserError(
                 "config: data.supervised: a source of texts has no positives; name one of pairs or triples."
             )
+        missing = {rule for rule in RULES if rule not in self.study.resources}
+        if missing:
+            raise UserError(f"config: resources.{min(missing)}: this key is missing.")
         if "backbone" in self.study.runs:
             raise UserError("config: runs.backbone: this name is taken by the backbone's own folder; choose another.")
         for name in self.study.runs:
             self.sections(name)  # validates the run's own settings
-        missing = {rule for rule in RULES if rule not in self.study.resources}
-        if missing:
-            raise UserError(f"config: resources.{min(missing)}: this key is missing.")
+            if self.study.runs[name].trained and self.gpus(name) > self.study.resources["train"].gpu:
+                raise UserError(
+                    f"config: resources.train.gpu: {self.study.resources['train'].gpu} GPUs are too few for run "
+                    f"{name!r}, which trains with {self.gpus(name)} processes; raise it, or lower the processes."
+                )
 
     @staticmethod
     def _merged(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -101,7 +107,7 @@ class Plan:
 
     def sections(self, run: str) -> Study:
         """The study as this run sees it: its `settings` on top of the study's sections."""
-        settings = self.study.runs[run].settings
+        settings = {} if run == "backbone" else self.study.runs[run].settings
         if not settings:
             return self.study
         if run not in self._sections:
@@ -121,14 +127,20 @@ class Plan:
     # ---- paths --------------------------------------------------------------------------
 
     def model(self, backbone: str, run: str, seed: int | str) -> str:
-        """Folder of the model that a run is evaluated with: its own, or the backbone's."""
-        if self.study.runs[run].trained:
+        """Folder of the model that a run is evaluated with: its own, or the backbone's (also as run "backbone")."""
+        if run != "backbone" and self.study.runs[run].trained:
             return f"{self.root}/models/{backbone}/{run}/seed{seed}"
         return self.backbone_folder(backbone)
 
     def backbone_folder(self, backbone: str) -> str:
         entry = self.backbones[backbone]
         return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
+
+    def general_result(self, backbone: str, run: str, seed: int) -> str:
+        """Result file of the general tasks. Untrained runs are one model, so they share one."""
+        entry = self.study.runs[run]
+        owner = run if entry.trained or entry.settings else "backbone"
+        return f"{self.root}/general/{backbone}/{owner}/seed{seed}.json"
 
     def training_rows(self, data: str) -> str:
         """File of the rows that a backbone is trained on, before its length filter."""
@@ -147,6 +159,15 @@ class Plan:
 
     def trained_runs(self) -> list[str]:
         return [name for name, run in self.study.runs.items() if run.trained]
+
+    def gpus(self, run: str) -> int:
+        """GPUs of a training job: one per process, or none in a study without."""
+        return self._processes(run) if self.study.resources["train"].gpu else 0
+
+    def _processes(self, run: str) -> int:
+        at = self.sections(run)
+        sections: dict[str, Any] = {"grace": at.grace, "cl": at.cl, "simcse": at.simcse}
+        return sections[self.study.runs[run].method].processes
 
     def launcher(self, run: str) -> str:
         """The command that starts a training module: one process, or one per GPU."""
@@ -207,7 +228,7 @@ class Plan:
             prompt=at.prompt,
             pooling=at.pooling,
             engine=at.evaluation.engine,
-            rationales=self.study.runs[run].rationales,
+            rationales=run == "backbone" or self.study.runs[run].rationales,
             direct_prompt=at.evaluation.direct_prompt,
             max_new_tokens=at.evaluation.max_new_tokens,
             sampling_temperature=at.evaluation.sampling_temperature,
@@ -227,30 +248,42 @@ class Plan:
     def spec_general(self, run: str, seed: int | str) -> str:
         return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=self._encode(run, seed)))
 
-    def cells(self) -> list[specs.Cell]:
-        """Every model of the study with the result files that its tables read."""
+    def cells(self, table: str) -> list[specs.Cell]:
+        """The models of a table and the result files that it reads; `reasoning` is what the others are compared with."""
+        entry = self.study.tables[table]
+        runs = [run for run in self.study.runs if run in self._rows(table) or run == "reasoning"]
+
+        def results(backbone: str, run: str, seed: int) -> list[str]:
+            if entry.kind == "general":
+                return [self.general_result(backbone, run, seed)]
+            return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{name}.json" for name in self.study.evaluation.groups]
+
         return [
-            specs.Cell(
-                backbone=backbone,
-                run=run,
-                seed=seed,
-                mteb=[
-                    f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{group}.json"
-                    for group in self.study.evaluation.groups
-                ],
-                general=f"{self.root}/general/{backbone}/{run}/seed{seed}.json",
-            )
+            specs.Cell(backbone=backbone, run=run, seed=seed, results=results(backbone, run, seed))
             for backbone in self.study.backbones
-            for run in self.study.runs
+            for run in runs
             for seed in self.study.seeds
         ]
+
+    def _rows(self, table: str) -> dict[str, str | None]:
+        """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
+        entry = self.study.tables[table]
+        named = {run for one in self.study.tables.values() for run in one.rows}
+        rest = [run for run in self.study.runs if run not in named] if entry.rest else []
+        return {**entry.rows, **dict.fromkeys(rest)}
 
     def spec_page(self) -> str:
         return _json(specs.PageSpec(config=self._config))
 
-    def spec_tables(self) -> str:
+    def spec_tables(self, table: str) -> str:
         names = [name for group in self.study.evaluation.groups.values() for name in group]
-        return _json(specs.TablesSpec(study=self.name, bootstrap=self.study.bootstrap, tasks=names, cells=self.cells()))
+        entry = self.study.tables[table].model_copy(update={"rows": self._rows(table)})
+        return _json(
+            specs.TablesSpec(
+                study=self.name, bootstrap=self.study.bootstrap, name=table, table=entry, tasks=names,
+                cells=self.cells(table),
+            )
+        )  # fmt: skip
 
 
 RULES = (

@@ -37,6 +37,7 @@ wildcard_constraints:
     run=one_of(PLAN.study.runs),
     seed=r"\d+",
     group=one_of(PLAN.study.evaluation.groups),
+    table=one_of(PLAN.study.tables),
 
 
 def mem_mb(rule_name):
@@ -48,20 +49,10 @@ def runtime(rule_name):
     return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt
 
 
-def tables():
-    """Paths of the tables in all their forms."""
+def tables(*names):
+    """Paths of these tables, or of all, in all their forms."""
     return expand(
         f"{ROOT}/tables/{{table}}.{{form}}",
-        table=["table1", "table2", "table5"],
+        table=names or PLAN.study.tables,
         form=["csv", "md", "html"],
-    )
-
-
-def page(table):
-    """A table's page in the report."""
-    return report(
-        f"{ROOT}/tables/{table}.html",
-        caption=f"captions/{table}.rst",
-        category=f"Study: {PLAN.study.title}",
-        labels={"table": table.removeprefix("table"), "form": "table"},
     )

@@ -64,6 +64,8 @@ rule general:
         f"{ROOT}/logs/general/{{backbone}}/{{run}}/seed{{seed}}.log",
     benchmark:
         f"{ROOT}/benchmarks/general/{{backbone}}/{{run}}/seed{{seed}}.tsv"
+    wildcard_constraints:
+        run=one_of(["backbone", *PLAN.study.runs]),
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["general"].threads

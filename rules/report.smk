@@ -3,21 +3,23 @@
 
 rule tables:
     input:
-        [path for cell in PLAN.cells() for path in (*cell.mteb, cell.general)],
+        lambda wildcards: [
+            path for cell in PLAN.cells(wildcards.table) for path in cell.results
+        ],
     output:
-        page("table1"),
-        page("table2"),
-        page("table5"),
-        expand(
-            f"{ROOT}/tables/{{table}}.{{form}}",
-            table=["table1", "table2", "table5"],
-            form=["csv", "md"],
+        csv=f"{ROOT}/tables/{{table}}.csv",
+        md=f"{ROOT}/tables/{{table}}.md",
+        record=f"{ROOT}/tables/{{table}}.json",
+        html=report(
+            f"{ROOT}/tables/{{table}}.html",
+            caption="captions/table.rst",
+            category=f"Study: {PLAN.study.title}",
+            labels={"table": "{table}"},
         ),
-        f"{ROOT}/tables/tables.json",
     log:
-        f"{ROOT}/logs/tables.log",
+        f"{ROOT}/logs/tables/{{table}}.log",
     benchmark:
-        f"{ROOT}/benchmarks/tables.tsv"
+        f"{ROOT}/benchmarks/tables/{{table}}.tsv"
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["tables"].threads
@@ -26,16 +28,26 @@ rule tables:
         runtime=runtime("tables"),
         gpu=RESOURCES["tables"].gpu,
     params:
-        spec=PLAN.spec_tables(),
-        folder=lambda wildcards, output: os.path.dirname(output[0]),
+        spec=lambda wildcards: PLAN.spec_tables(wildcards.table),
+        caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
     shell:
-        "python -m grace.report.tables --spec {params.spec:q} --threads {threads} --folder {params.folder:q}"
-        " > {log:q} 2>&1"
+        "python -m grace.report.tables --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
+        " --md {output.md:q} --record {output.record:q} --html {output.html:q} > {log:q} 2>&1"
+
+
+# Each table by its name: snakemake table1
+for _table in PLAN.study.tables:
+
+    rule:
+        name:
+            _table
+        input:
+            tables(_table),
 
 
 rule report:
     input:
-        tables(),
+        [f"{ROOT}/tables/{name}.html" for name in PLAN.study.tables],
     output:
         f"{ROOT}/report.html",
     log:
@@ -54,4 +66,4 @@ rule report:
         snakefile=f"{workflow.basedir}/Snakefile",
     shell:
         "python -m grace.report.report --spec {params.spec:q} --threads {threads} --snakefile {params.snakefile:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --pages {input:q} --out {output:q} > {log:q} 2>&1"

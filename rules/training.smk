@@ -68,7 +68,7 @@ rule train:
     resources:
         mem_mb=mem_mb("train"),
         runtime=runtime("train"),
-        gpu=RESOURCES["train"].gpu,
+        gpu=lambda wildcards: PLAN.gpus(wildcards.run),
     params:
         spec=lambda wildcards: PLAN.spec_train(wildcards.run, wildcards.seed),
         backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),

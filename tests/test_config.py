@@ -25,7 +25,7 @@ def changed(path: str, value):
 @pytest.mark.parametrize("study", list(CONFIG["studies"]))
 def test_every_study_is_valid(study):
     plan = Plan({**CONFIG, "study": study})
-    assert plan.cells()
+    assert all(plan.cells(table) for table in plan.study.tables)
 
 
 @pytest.mark.parametrize(
@@ -100,4 +100,4 @@ def test_reward_defaults_are_the_configs():
 
 def test_command_line_narrows():
     plan = Plan({**CONFIG, "study": "paper", "backbones": "qwen2.5-1.5b", "seeds": [0, 1]})
-    assert {(cell.backbone, cell.seed) for cell in plan.cells()} == {("qwen2.5-1.5b", 0), ("qwen2.5-1.5b", 1)}
+    assert {(cell.backbone, cell.seed) for cell in plan.cells("table1")} == {("qwen2.5-1.5b", 0), ("qwen2.5-1.5b", 1)}

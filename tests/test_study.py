@@ -2,7 +2,10 @@
 
 import copy
 
-from grace.specs import EvaluateSpec, GeneralSpec, TrainSpec
+import pytest
+
+from grace.section import UserError
+from grace.specs import EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec
 from grace.study import Plan
 from tests.test_config import CONFIG
 
@@ -15,7 +18,7 @@ def all_specs(config):
         "split": plan.spec_split(),
         "triples": plan.spec_triples(),
         "backbone": plan.spec_backbone(plan.study.backbones[0]),
-        "tables": plan.spec_tables(),
+        **{table: plan.spec_tables(table) for table in plan.study.tables},
     }
     for run in plan.study.runs:
         if plan.run(run).trained:
@@ -43,7 +46,7 @@ def test_a_runs_setting():
 def test_a_section():
     assert touched(lambda c: c["studies"]["demo"]["cl"].update(max_steps=81)) == {"train cl"}
     assert touched(lambda c: c["studies"]["demo"]["data"]["mining"].update(negatives=2)) == {"triples"}
-    assert touched(lambda c: c["defaults"].update(bootstrap=500)) == {"tables"}
+    assert touched(lambda c: c["defaults"].update(bootstrap=500)) == {"table1", "table2", "table5"}
     grace = touched(lambda c: c["studies"]["demo"]["grace"].update(max_steps=81))
     assert grace == {
         f"train {run}" for run in ("grace", "grace-rollout", "grace-random", "grace-unsup", "grace-unsup-rollout")
@@ -61,3 +64,52 @@ def test_untrained_runs_use_the_backbones_folder():
     plan = Plan(CONFIG)
     assert plan.model("tiny", "reasoning", 2) == "results/demo/models/tiny/backbone/seed0"
     assert plan.model("tiny", "grace", 2) == "results/demo/models/tiny/grace/seed2"
+
+
+def test_untrained_runs_share_one_general_result():
+    plan = Plan(CONFIG)
+    shared = plan.general_result("tiny", "base", 1)
+    assert shared == plan.general_result("tiny", "reasoning", 1) == "results/demo/general/tiny/backbone/seed1.json"
+    assert plan.general_result("tiny", "cl", 1) == "results/demo/general/tiny/cl/seed1.json"
+    assert plan.model("tiny", "backbone", 1) == plan.model("tiny", "base", 1)
+
+
+def test_a_table_reads_its_runs_and_what_they_are_compared_with():
+    plan = Plan(CONFIG)
+    read = {table: {cell.run for cell in plan.cells(table)} for table in plan.study.tables}
+    assert read["table2"] == {"base", "reasoning", "simcse", "grace-unsup", "grace-unsup-rollout"}
+    assert all("/mteb/" in path for cell in plan.cells("table2") for path in cell.results)
+    assert all("/general/" in path for cell in plan.cells("table5") for path in cell.results)
+
+
+def test_a_run_that_no_table_names_is_listed_in_tables_of_the_rest():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["runs"] = {"mine": {"method": "grace", "data": "supervised"}}
+    plan = Plan(config)
+    assert TablesSpec.model_validate_json(plan.spec_tables("table1")).table.rows["mine"] is None
+    assert "mine" not in TablesSpec.model_validate_json(plan.spec_tables("table2")).table.rows
+
+
+def test_gpus_follow_the_processes():
+    config = copy.deepcopy(CONFIG)
+    config["study"] = "paper"
+    assert Plan(config).gpus("grace") == 4 and Plan(CONFIG).gpus("grace") == 0
+    config["defaults"]["resources"]["train"]["gpu"] = 2
+    with pytest.raises(UserError, match="resources.train.gpu: 2 GPUs are too few for run 'cl'"):
+        Plan(config)
+
+
+def test_presets():
+    config = copy.deepcopy(CONFIG)
+    config["study"] = "paper"
+    printed = Plan(config)
+    config["preset"] = "as_released"
+    released = Plan(config)
+    assert (printed.study.grace.updates_per_generation, released.study.grace.updates_per_generation) == (1, 4)
+    assert released.study.generation.anchor_sampling_temperature == 0.5
+    assert released.sections("grace").reward.negatives == "anchor"
+    assert released.sections("grace-unsup").reward.negatives == "rollout"
+    assert printed.sections("grace-unsup").reward.negatives == "anchor"
+    config["preset"] = "as_relaesed"
+    with pytest.raises(UserError, match="did you mean 'as_released'"):
+        Plan(config)

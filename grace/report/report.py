@@ -15,13 +15,13 @@ from grace.section import UserError
 from grace.specs import PageSpec
 
 
-@stage.entry(PageSpec, inputs=("snakefile",), outputs=("out",))
+@stage.entry(PageSpec, inputs=("snakefile", "pages*"), outputs=("out",))
 def main(spec: PageSpec, paths: SimpleNamespace) -> None:
     with tempfile.TemporaryDirectory() as folder, writing(paths.out) as out:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps(spec.config))
         page = out.with_suffix(".html")  # snakemake goes by the ending
-        command = [sys.executable, "-m", "snakemake", "tables", "--snakefile", str(paths.snakefile)]
+        command = [sys.executable, "-m", "snakemake", *map(str, paths.pages), "--snakefile", str(paths.snakefile)]
         command += ["--configfile", str(config), "--nolock", "--cores", "1", "--report", str(page)]
         done = subprocess.run(command, capture_output=True, text=True)
         print(done.stderr, file=sys.stderr)

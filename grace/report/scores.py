@@ -81,7 +81,7 @@ def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
     for cell in cells:
         one = Seed(cell.seed)
         models.setdefault((cell.backbone, cell.run), []).append(one)
-        for path in [*cell.mteb, cell.general]:
+        for path in cell.results:
             if not Path(path).exists():
                 one.missing.append(path)
                 continue

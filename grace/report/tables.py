@@ -1,7 +1,7 @@
-"""Rule `tables`: the paper's tables 1, 2 and 5, ours beside what the paper prints, as CSV and Markdown.
+"""Rule `tables`: a table of the paper, ours beside what the paper prints, as CSV, Markdown and HTML.
 
 The CSV is tidy: one row per cell, its source file named. A cell without result is empty there and "—" in
-the Markdown. Adding a table is adding an entry to TABLES.
+the Markdown. Adding a table is adding an entry to `tables` in config.yaml.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from grace import manifest, specs, stage, tasks
+from grace.config import Table
 from grace.files import write_json, writing
 from grace.paper import numbers
 from grace.report import markdown
@@ -38,61 +39,6 @@ FIELDS = [
     "seed_sd",
     "source",
 ]
-
-
-class Table(NamedTuple):
-    """One table: `rows` maps our run to the paper's row, None for a run that the paper does not have.
-
-    quoted: the paper also quotes models of others here. rest: runs that no table names are listed too.
-    """
-
-    name: str
-    title: str
-    kind: str  # mteb | general
-    rows: dict[str, str | None]
-    quoted: bool = False
-    rest: bool = False
-
-
-TABLES = (
-    Table(
-        "table1",
-        "Table 1. Supervised: MTEB by category",
-        "mteb",
-        {
-            "base": "base",
-            "reasoning": "reasoning",
-            "cl": "cl",
-            "grace": "grace",
-            "grace-rollout": None,
-            "grace-random": None,
-        },
-        rest=True,
-    ),
-    Table(
-        "table2",
-        "Table 2. Unsupervised: MTEB by category",
-        "mteb",
-        {"base": "base", "simcse": "simcse", "grace-unsup": "grace", "grace-unsup-rollout": None},
-        quoted=True,
-    ),
-    Table(
-        "table5",
-        "Table 5. General capability",
-        "general",
-        {
-            "base": "base",
-            "cl": "cl",
-            "grace": "grace_sup",
-            "grace-unsup": "grace_unsup",
-            "simcse": None,
-            "grace-rollout": None,
-            "grace-random": None,
-            "grace-unsup-rollout": None,
-        },
-        rest=True,
-    ),
-)
 
 
 class Column(NamedTuple):
@@ -140,36 +86,35 @@ def general_columns() -> list[Column]:
     ]
 
 
-def build(table: Table, models: Models, planned: list[str]) -> list[dict[str, Any]]:
+def build(name: str, table: Table, models: Models, planned: list[str]) -> list[dict[str, Any]]:
     """The cells of a table as dictionaries; a missing number is None.
 
     Their keys are FIELDS and `reference`: whether the row is one that only the paper has.
 
     Args:
+        name: the table's, as in the paper's printed numbers.
+        table: its entry in the configuration, `rows` with every run it shows.
         models: of `scores.load`.
         planned: the study's MTEB tasks; empty: those of the results.
     """
     columns = general_columns() if table.kind == "general" else mteb_columns(categories(models, planned))
     backbones = list(dict.fromkeys(backbone for backbone, _ in models))
-    named = {run for one in TABLES for run in one.rows}
     cells: list[dict[str, Any]] = []
     for backbone in backbones:
         runs = [run for run in table.rows if (backbone, run) in models or table.rows[run]]
-        if table.rest:
-            runs += [run for b, run in models if b == backbone and run not in named]
         for run in runs:
             seeds, other = models.get((backbone, run), []), models.get((backbone, REFERENCE), [])
             for column in columns:
-                printed = _printed(table.name, backbone, table.rows.get(run), column)
+                printed = _printed(name, backbone, table.rows[run], column)
                 cell = _cell(column, seeds, other if run != REFERENCE else [], printed)
-                place = {"table": table.name, "backbone": backbone, "run": run, "column": column.name}
+                place = {"table": name, "backbone": backbone, "run": run, "column": column.name}
                 cells.append({**place, **cell, "reference": False})
     # The paper's other rows follow for reference: other backbones, so there is nothing to subtract.
     for backbone in ["open"] * table.quoted + [b for b in numbers.BACKBONES if b not in backbones]:
-        for row in numbers.rows(table.name, backbone):
+        for row in numbers.rows(name, backbone):
             for column in columns:
-                if (value := _printed(table.name, backbone, row, column)) is not None:
-                    place = {"table": table.name, "backbone": backbone, "run": row, "column": column.name}
+                if (value := _printed(name, backbone, row, column)) is not None:
+                    place = {"table": name, "backbone": backbone, "run": row, "column": column.name}
                     cells.append({**dict.fromkeys(FIELDS), **place, "paper": value, "reference": True})
     return cells
 
@@ -203,23 +148,22 @@ def _cell(column: Column, seeds: list[Seed], other: list[Seed], printed: float |
     return {key: round(value, 4) if isinstance(value, float) else value for key, value in cell.items()}
 
 
-@stage.entry(specs.TablesSpec, outputs=("folder",))
+@stage.entry(specs.TablesSpec, outputs=("csv", "md", "html", "record"))
 def main(spec: specs.TablesSpec, paths: SimpleNamespace) -> None:
     models = load(spec.cells, spec.bootstrap)
     missing = sorted({path for seeds in models.values() for one in seeds for path in one.missing})
     about = markdown.About(spec.study, spec.bootstrap, [cell.seed for cell in spec.cells], missing)
-    for table in TABLES:
-        cells = build(table, models, spec.tasks)
-        frame = pd.DataFrame(cells, columns=FIELDS).astype({"seeds": "Int64"})
-        with writing(paths.folder / f"{table.name}.csv") as temporary:
-            frame.to_csv(temporary, index=False)
-        with writing(paths.folder / f"{table.name}.md") as temporary:
-            temporary.write_text(text := markdown.render(table.title, cells, about), encoding="utf-8")
-        with writing(paths.folder / f"{table.name}.html") as temporary:
-            temporary.write_text(markdown.page(table.title, text), encoding="utf-8")
-    read = [path for cell in spec.cells for path in [*cell.mteb, cell.general] if Path(path).exists()]
+    cells = build(spec.name, spec.table, models, spec.tasks)
+    text = markdown.render(spec.table.title, cells, about)
+    with writing(paths.csv) as temporary:
+        pd.DataFrame(cells, columns=FIELDS).astype({"seeds": "Int64"}).to_csv(temporary, index=False)
+    with writing(paths.md) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with writing(paths.html) as temporary:
+        temporary.write_text(markdown.page(spec.table.title, text), encoding="utf-8")
+    read = sorted({path for cell in spec.cells for path in cell.results if Path(path).exists()})
     record = manifest.make("tables", spec, list(read), paths.started)
-    write_json(paths.folder / "tables.json", {"manifest": record, "missing": missing})
+    write_json(paths.record, {"manifest": record, "missing": missing})
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,9 +12,11 @@ import pytest
 
 from grace import specs
 from grace import tasks as names
+from grace.config import Table
 from grace.paper import numbers
 from grace.report import scores, tables
 from grace.section import UserError
+from tests.test_config import CONFIG
 
 SIZE = 200
 DEMO = {name: category for category, name in names.DEMO.items()}
@@ -61,33 +65,57 @@ def general(rng) -> dict:
 RUNS = {"base": 0.1, "reasoning": 0.2, "cl": 0.4, "grace": 0.2, "my-ablation": 0.3}
 
 
+class Files(NamedTuple):
+    """The results of one model: of `evaluate` and of `general`."""
+
+    run: str
+    seed: int
+    mteb: Path
+    general: Path
+
+
 @pytest.fixture
-def study(tmp_path):
+def study(tmp_path) -> list[Files]:
     """Five runs x two seeds on the tiny backbone, written as the stages write them."""
-    cells = []
+    found = []
     for run, shift in RUNS.items():
         for seed in (0, 1):
             rng = np.random.default_rng([seed, len(run)])
             mteb, other = tmp_path / f"{run}-{seed}.json", tmp_path / f"{run}-{seed}-general.json"
             mteb.write_text(json.dumps(result(DEMO, rng, shift + 0.01 * seed, rationale=run != "base")))
             other.write_text(json.dumps(general(rng)))
-            cells.append(specs.Cell(backbone="tiny", run=run, seed=seed, mteb=[str(mteb)], general=str(other)))
-    return specs.TablesSpec(study="demo", bootstrap=200, tasks=list(DEMO), cells=cells)
+            found.append(Files(run, seed, mteb, other))
+    return found
 
 
-def table(name: str) -> tables.Table:
-    return next(one for one in tables.TABLES if one.name == name)
+def entry(name: str, *more: str) -> Table:
+    """The configuration's entry, with more runs that the paper does not have."""
+    table = Table(**CONFIG["defaults"]["tables"][name])
+    return table.model_copy(update={"rows": {**table.rows, **dict.fromkeys(more)}})
 
 
-def cells_of(spec, name="table1") -> dict:
-    built = tables.build(table(name), scores.load(spec.cells, spec.bootstrap), spec.tasks)
+def spec_of(files: list[Files], name: str = "table1", backbone: str = "tiny", tasks=tuple(DEMO)) -> specs.TablesSpec:
+    kind = entry(name).kind
+    cells = [
+        specs.Cell(backbone=backbone, run=one.run, seed=one.seed, results=[str(getattr(one, kind))]) for one in files
+    ]
+    table = entry(name, "my-ablation") if name == "table1" and backbone == "tiny" else entry(name)
+    return specs.TablesSpec(study="demo", bootstrap=200, name=name, table=table, tasks=list(tasks), cells=cells)
+
+
+def cells_of(files: list[Files], name: str = "table1", **settings) -> dict:
+    spec = spec_of(files, name, **settings)
+    built = tables.build(name, spec.table, scores.load(spec.cells, spec.bootstrap), spec.tasks)
     return {(cell["backbone"], cell["run"], cell["column"]): cell for cell in built}
 
 
-def raw(spec, run: str, seed: int) -> dict:
-    cell = next(cell for cell in spec.cells if (cell.run, cell.seed) == (run, seed))
-    with open(cell.mteb[0]) as handle:
-        return json.load(handle)
+def write(spec: specs.TablesSpec, folder: Path) -> None:
+    paths = [f"--{form}={folder / f'{spec.name}.{form}'}" for form in ("csv", "md", "html")]
+    tables.main(["--spec", spec.model_dump_json(), *paths, f"--record={folder / f'{spec.name}.json'}"])
+
+
+def raw(files: list[Files], run: str, seed: int) -> dict:
+    return json.loads(next(one.mteb for one in files if (one.run, one.seed) == (run, seed)).read_text())
 
 
 def test_a_cell_is_the_mean_over_seeds_in_percent(study):
@@ -129,7 +157,7 @@ def test_intervals_are_those_of_a_slow_loop_over_items_and_seeds(study):
     assert cell["delta_high"] - cell["delta_low"] < (cell["high"] - cell["low"]) / 3  # pairing narrows it
 
 
-def test_a_run_that_no_table_names_is_listed_and_a_paper_row_without_run_stays(study):
+def test_runs_come_in_the_tables_order_and_a_paper_row_without_run_stays(study):
     runs = list(dict.fromkeys(run for backbone, run, _ in cells_of(study) if backbone == "tiny"))
     assert runs == ["base", "reasoning", "cl", "grace", "my-ablation"]
     second = cells_of(study, "table2")
@@ -152,8 +180,7 @@ def test_a_paper_backbone_gets_the_printed_value_and_the_difference(study, tmp_p
     for entry in content["tasks"].values():
         entry |= {"main_score": level[entry["category"]], "items": mean_items([level[entry["category"]]] * 5)}
     path.write_text(json.dumps(content))
-    cell = specs.Cell(backbone="qwen2.5-3b", run="grace", seed=0, mteb=[str(path)], general=str(tmp_path / "none"))
-    cells = cells_of(specs.TablesSpec(study="paper", bootstrap=20, tasks=[], cells=[cell]))
+    cells = cells_of([Files("grace", 0, path, path)], backbone="qwen2.5-3b", tasks=())
     found = {
         column: cells["qwen2.5-3b", "grace", column] for column in (*names.CATEGORIES, "Avg (tasks)", "Avg (paper)")
     }
@@ -170,28 +197,23 @@ def test_a_paper_backbone_gets_the_printed_value_and_the_difference(study, tmp_p
 def test_a_part_of_a_category_is_not_compared_with_the_paper(study, tmp_path):
     path = tmp_path / "subset.json"
     path.write_text(json.dumps(result({"STS17": "STS"}, np.random.default_rng(0), 0.2)))
-    cell = specs.Cell(backbone="qwen2.5-3b", run="grace", seed=0, mteb=[str(path)], general=str(tmp_path / "none"))
-    found = cells_of(specs.TablesSpec(study="paper", bootstrap=20, tasks=[], cells=[cell]))[
-        "qwen2.5-3b", "grace", "STS"
-    ]
+    found = cells_of([Files("grace", 0, path, path)], backbone="qwen2.5-3b", tasks=())["qwen2.5-3b", "grace", "STS"]
     assert found["ours"] is not None and found["paper"] == 74.65 and found["difference"] is None
 
 
 def test_a_missing_result_is_a_missing_cell(study, tmp_path):
-    for cell in study.cells:
-        if cell.run == "grace" or (cell.run, cell.seed) == ("cl", 1):
-            (tmp_path / cell.mteb[0]).unlink()
+    for one in study:
+        if one.run == "grace" or (one.run, one.seed) == ("cl", 1):
+            one.mteb.unlink()
     cells = cells_of(study)
     assert cells["tiny", "grace", "Retrieval"]["ours"] is None
     assert cells["tiny", "cl", "Retrieval"]["seeds"] == 1 and cells["tiny", "cl", "Retrieval"]["seed_sd"] is None
 
 
 def test_an_undefined_score_is_a_missing_cell(study):
-    path = study.cells[4].mteb[0]
-    content = raw(study, study.cells[4].run, study.cells[4].seed)
+    content = raw(study, "cl", 0)
     content["tasks"]["DocstringSTS"] |= {"main_score": None, "items": None}
-    with open(path, "w") as handle:
-        json.dump(content, handle)
+    study[4].mteb.write_text(json.dumps(content))
     assert cells_of(study)["tiny", "cl", "STS"]["seeds"] == 1
 
 
@@ -208,7 +230,7 @@ def test_a_broken_file_is_named_with_what_to_do(study, tmp_path, damage, says):
     path = tmp_path / "cl-0.json"
     path.write_text(damage(path.read_text()))
     with pytest.raises(UserError, match=f"cl-0.json: .*{says}.*delete it"):
-        scores.load(study.cells, 10)
+        scores.load(spec_of(study).cells, 10)
 
 
 def test_results_of_different_task_data_are_refused(study, tmp_path):
@@ -217,13 +239,12 @@ def test_results_of_different_task_data_are_refused(study, tmp_path):
     content["tasks"]["DocstringSTS"]["items"]["parts"][0]["values"].pop()
     path.write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"DocstringSTS.*other items"):
-        scores.load(study.cells, 10)
+        scores.load(spec_of(study).cells, 10)
 
 
 def test_general_columns(study):
     cells = cells_of(study, "table5")
-    with open(study.cells[0].general) as handle:
-        one = json.load(handle)["tasks"]["docstring_perplexity"]["score"]
+    one = json.loads(study[0].general.read_text())["tasks"]["docstring_perplexity"]["score"]
     assert cells["tiny", "base", "Perplexity"]["ours"] == pytest.approx(one, rel=0.3)
     assert cells["tiny", "base", "Perplexity"]["ours"] < 100  # not in percent
     assert cells["tiny", "base", "Well-formed"]["ours"] == 90.0
@@ -232,10 +253,10 @@ def test_general_columns(study):
 
 
 def test_the_stage_writes_csv_and_markdown(study, tmp_path):
-    for cell in study.cells:
-        if cell.run == "grace":
-            (tmp_path / cell.mteb[0]).unlink()
-    tables.main(["--spec", study.model_dump_json(), "--folder", str(tmp_path / "tables")])
+    for one in study:
+        if one.run == "grace":
+            one.mteb.unlink()
+    write(spec_of(study), tmp_path / "tables")
     frame = pd.read_csv(tmp_path / "tables/table1.csv")
     assert list(frame.columns) == tables.FIELDS
     row = frame.query("run == 'grace' and backbone == 'tiny' and column == 'STS'").iloc[0]
@@ -250,11 +271,12 @@ def test_the_stage_writes_csv_and_markdown(study, tmp_path):
     assert "**" in line["cl"] and "↑" in line["cl"] and "**" not in line["reasoning"]
     assert "not comparable" in text and "grace-0.json" in text and "study `demo`" in text.lower()
     assert numbers.BACKBONES["qwen3-4b"] in text and "56.64" in text
-    assert json.loads((tmp_path / "tables/tables.json").read_text())["manifest"]["stage"] == "tables"
+    assert json.loads((tmp_path / "tables/table1.json").read_text())["manifest"]["stage"] == "tables"
 
 
 def test_the_stage_repeats_byte_for_byte(study, tmp_path):
-    for name in ("a", "b"):
-        tables.main(["--spec", study.model_dump_json(), "--folder", str(tmp_path / name)])
+    for name in ("table1", "table2", "table5"):
+        for folder in ("a", "b"):
+            write(spec_of(study, name), tmp_path / folder)
     for kind in ("table1.csv", "table2.md", "table5.csv"):
         assert (tmp_path / "a" / kind).read_bytes() == (tmp_path / "b" / kind).read_bytes()
