@@ -50,7 +50,8 @@ rule evaluate:
             wildcards.backbone, wildcards.run, wildcards.seed
         ),
     shell:
-        "python -m grace.evaluation.evaluate --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
+        " --spec {params.spec:q} --threads {threads}"
         " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -79,5 +80,6 @@ rule general:
             wildcards.backbone, wildcards.run, wildcards.seed
         ),
     shell:
-        "python -m grace.evaluation.general --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.general"
+        " --spec {params.spec:q} --threads {threads}"
         " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"

@@ -24,7 +24,8 @@ rule backbone:
     params:
         spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
     shell:
-        "python -m grace.training.backbone --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} -- python -m grace.training.backbone"
+        " --spec {params.spec:q} --threads {threads}"
         " --train {input.train:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
 
 
@@ -74,5 +75,6 @@ rule train:
         backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
         launch=lambda wildcards: PLAN.launcher(wildcards.run),
     shell:
-        "{params.launch} -m grace.training.train --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} -- {params.launch} -m grace.training.train"
+        " --spec {params.spec:q} --threads {threads}"
         " --backbone {params.backbone:q} --rows {input.rows:q} --out {output:q} > {log:q} 2>&1"

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"config", "section", "tasks", "specs", "files", "study", "method"}
+GROUND = {"config", "section", "tasks", "specs", "files", "study", "gpus", "method"}
 MIDDLE = {"manifest", "stage", "encoder", "paper"}
 STAGES = {"data", "training", "evaluation", "report"}
 # Heavy libraries have one home each.
-HOMES = {"trl": {"training"}, "mteb": {"evaluation"}, "lm_eval": {"evaluation"}, "snakemake": set(), "vllm": set()}
+HOMES = {"trl": {"training"}, "mteb": {"evaluation"}, "lm_eval": {"evaluation"}, "snakemake": set(), "vllm": {"encoder"}}
 FILES = sorted((ROOT / "grace").rglob("*.py"))
 
 
@@ -54,7 +54,7 @@ def test_every_rule_has_its_module_and_test():
 
     for rules in (ROOT / "rules").glob("*.smk"):
         for rule, module in re.findall(
-            r"^rule (\w+):.*?-m (grace\.[\w.]+)", rules.read_text(), re.DOTALL | re.MULTILINE
+            r"^rule (\w+):.*?-m (grace\.\w+\.\w+)", rules.read_text(), re.DOTALL | re.MULTILINE
         ):
             path = ROOT / (module.replace(".", "/") + ".py")
             assert path.exists() and path.stem == rule and path.parent.name == rules.stem

@@ -73,19 +73,27 @@ def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
         stands in `missing`.
 
     Raises:
-        UserError: naming a file that is cut off, has no manifest or lacks a field, or two files whose items
-            differ in number.
+        UserError: naming a file that is cut off, has no manifest or lacks a field, or two files of one model that
+            were made with different weights or settings, or whose items differ in number.
     """
     models: Models = {}
     raw: dict[str, list[tuple[Seed, dict[str, Any], str]]] = {}
     for cell in cells:
         one = Seed(cell.seed)
         models.setdefault((cell.backbone, cell.run), []).append(one)
+        made: dict[str | None, str] = {}  # hash of weights and settings -> the first file with it
         for path in cell.results:
             if not Path(path).exists():
                 one.missing.append(path)
                 continue
-            for name, entry in _entries(one, path, manifest.read_result(path)):
+            result = manifest.read_result(path)
+            made.setdefault(result["manifest"].get("revision"), path)
+            if len(made) > 1:
+                raise UserError(
+                    f"{path}: made with other weights or settings than {next(iter(made.values()))}; delete the older "
+                    "of the two and run snakemake again."
+                )
+            for name, entry in _entries(one, path, result):
                 raw.setdefault(name, []).append((one, entry, path))
     for name, entries in raw.items():
         log.info("resampling %s of %d models", name, len(entries))

@@ -242,6 +242,19 @@ def test_results_of_different_task_data_are_refused(study, tmp_path):
         scores.load(spec_of(study).cells, 10)
 
 
+def test_results_of_other_weights_are_refused(study, tmp_path):
+    """Two groups of one model, of which one was made before the model was trained again."""
+    spec = spec_of(study)
+    old = tmp_path / "cl-0-old.json"
+    content = json.loads((tmp_path / "cl-0.json").read_text())
+    content["manifest"]["revision"] = "0ld"
+    content["tasks"] = {}
+    old.write_text(json.dumps(content))
+    spec.cells[4].results.append(str(old))
+    with pytest.raises(UserError, match=r"cl-0-old.json: made with other weights.*cl-0.json"):
+        scores.load(spec.cells, 10)
+
+
 def test_general_columns(study):
     cells = cells_of(study, "table5")
     one = json.loads(study[0].general.read_text())["tasks"]["docstring_perplexity"]["score"]
