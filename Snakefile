@@ -31,6 +31,5 @@ rule all:
 
 
 onsuccess:
-    print(
-        f"\nTables: {ROOT}/tables/*.md (and .csv, .html)\nReport: {ROOT}/report.html\n"
-    )
+    made = [f"{ROOT}/plan.md", *tables(form="md"), f"{ROOT}/report.html"]
+    print("\n" + "\n".join(path for path in made if os.path.exists(path)) + "\n")

@@ -18,6 +18,7 @@ Positive = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Rate = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Share = Annotated[float, Field(gt=0, le=1)]
 Temperature = Annotated[float, Field(ge=0)]
 # A name becomes a folder and a wildcard, so it holds no slash and no leading dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
@@ -52,8 +53,14 @@ class Lora(Section):
 
     rank: Positive
     alpha: Rate
-    dropout: Fraction
+    dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: str | list[str]  # module names, or "all-linear"
+
+    @model_validator(mode="after")
+    def _head(self) -> Lora:
+        if "lm_head" in self.targets:
+            raise ValueError("targets: lm_head cannot have an adapter; the log-probabilities are read from its weights")
+        return self
 
 
 class RewardConfig(Section):
@@ -102,10 +109,12 @@ class Grace(Section):
 
     @model_validator(mode="after")
     def _divisible(self) -> Grace:
-        if self.rollouts_per_forward % self.rollouts:
+        if self.lora and self.frozen:
+            raise ValueError("frozen: with lora the backbone is not trained at all; leave this list empty")
+        if self.instances % self.processes:
             raise ValueError(
-                f"rollouts_per_forward: {self.rollouts_per_forward} must be a multiple of rollouts "
-                f"(K = {self.rollouts}), or a group would be split between processes"
+                f"instances: {self.instances} must be a multiple of processes ({self.processes}), "
+                "or a group would be split between processes"
             )
         per_update = self.updates_per_generation * self.processes * self.rollouts_per_forward
         if (self.instances * self.rollouts) % per_update:
@@ -141,6 +150,7 @@ class Contrastive(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
     precision: Literal["bf16", "fp32"]
+    save_steps: Positive = 100
 
     @model_validator(mode="after")
     def _divisible(self) -> Contrastive:
@@ -329,16 +339,18 @@ class Table(Section):
 
 
 class Hardware(Section):
-    """What `plan` assumes of a GPU and of the rationales. Assumptions, not measurements."""
+    """What `plan` assumes of the GPUs and of the texts. Assumptions, not measurements."""
 
     gpu: str
-    memory_gb: Rate
+    gpus: Positive  # at hand; they decide the wall time, not the GPU-hours
+    memory_gb: Rate  # of one GPU, 10^9 bytes
     tflops: Rate  # dense, bf16
     bandwidth_tb: Rate  # TB/s
-    compute_share: Fraction  # of tflops that a forward or training pass reaches
-    decode_share: Fraction  # of the bandwidth that decoding reaches
-    decode_batch: Positive  # texts decoded together
-    rationale_tokens: Rate  # mean length of a rationale, as a share of max_new_tokens
+    compute_share: Share  # of tflops that a forward or training pass reaches
+    decode_share: Share  # of the bandwidth that decoding reaches
+    decode_batch: Positive  # texts that vLLM decodes together, where its memory holds them
+    rationale_tokens: Positive  # mean length of a rationale, cut at max_new_tokens
+    characters_per_token: Rate
 
 
 class Study(Section):

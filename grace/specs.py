@@ -19,6 +19,7 @@ from grace.config import (
     Prompt,
     RewardConfig,
     Source,
+    Study,
     Table,
 )
 from grace.section import Section
@@ -141,3 +142,16 @@ class PageSpec(Section):
 
     version: int = 1
     config: dict[str, Any]
+
+
+class PlanSpec(Section):
+    """The whole study, with the models whose results its tables read."""
+
+    version: int = 1
+    name: str
+    study: Study
+    backbones: dict[str, Backbone]
+    sources: dict[str, Source]
+    evaluated: list[str]  # runs with MTEB results
+    general: list[str]  # runs with general results; "backbone": the untrained runs together
+    own_tasks: bool  # whether the rule `tasks` makes data

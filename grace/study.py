@@ -170,11 +170,11 @@ class Plan:
         return sections[self.study.runs[run].method].processes
 
     def launcher(self, run: str) -> str:
-        """The command that starts a training module: one process, or one per GPU."""
-        at = self.sections(run).grace
-        if self.study.runs[run].method != "grace" or at.processes == 1:
-            return "python"
-        return f"torchrun --standalone --nproc_per_node {at.processes}"
+        """The command that starts a training module: one process, or one per GPU (`accelerate launch`)."""
+        at = self.sections(run)
+        method = self.study.runs[run].method
+        section = {"grace": at.grace, "cl": at.cl, "simcse": at.simcse}[method]
+        return "python" if section.processes == 1 else "python -m grace.training.launch"
 
     # ---- specs --------------------------------------------------------------------------
 
@@ -282,6 +282,20 @@ class Plan:
             specs.TablesSpec(
                 study=self.name, bootstrap=self.study.bootstrap, name=table, table=entry, tasks=names,
                 cells=self.cells(table),
+            )
+        )  # fmt: skip
+
+    def spec_plan(self) -> str:
+        found: dict[str, set[str]] = {"mteb": set(), "general": set()}
+        for name, entry in self.study.tables.items():
+            for path in (path for cell in self.cells(name) for path in cell.results):
+                found[entry.kind].add(path.removeprefix(f"{self.root}/{entry.kind}/").split("/")[1])
+        names = ["backbone", *self.study.runs]
+        return _json(
+            specs.PlanSpec(
+                name=self.name, study=self.study, backbones=self.backbones, sources=self.sources,
+                evaluated=[run for run in names if run in found["mteb"]],
+                general=[run for run in names if run in found["general"]], own_tasks=bool(self.task_data()),
             )
         )  # fmt: skip
 

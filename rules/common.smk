@@ -49,10 +49,10 @@ def runtime(rule_name):
     return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt
 
 
-def tables(*names):
-    """Paths of these tables, or of all, in all their forms."""
+def tables(*names, form=("csv", "md", "html")):
+    """Paths of these tables, or of all."""
     return expand(
         f"{ROOT}/tables/{{table}}.{{form}}",
         table=names or PLAN.study.tables,
-        form=["csv", "md", "html"],
+        form=form,
     )

@@ -67,3 +67,25 @@ rule report:
     shell:
         "python -m grace.report.report --spec {params.spec:q} --threads {threads} --snakefile {params.snakefile:q}"
         " --pages {input:q} --out {output:q} > {log:q} 2>&1"
+
+
+# What the study will take, before it is started: snakemake plan
+rule plan:
+    output:
+        md=f"{ROOT}/plan.md",
+        json=f"{ROOT}/plan.json",
+    log:
+        f"{ROOT}/logs/plan.log",
+    benchmark:
+        f"{ROOT}/benchmarks/plan.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("tables"),
+        runtime=runtime("tables"),
+        gpu=0,
+    params:
+        spec=PLAN.spec_plan(),
+    shell:
+        "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"

@@ -1,0 +1,65 @@
+"""A study small enough to work out by hand, and the specs of the configured ones."""
+
+import copy
+from pathlib import Path
+
+import yaml
+
+from grace.specs import PlanSpec
+from grace.study import Plan
+
+ROOT = Path(__file__).parents[2]
+CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+
+# A backbone for arithmetic by hand, d = 2 heads x 4 = 8. Its layer: q 64, k 32, v 32, o 64, three of 128, two norms
+# 16, biases 16, together 608; with the last norm 616; embeddings 100 x 8 = 800; together 1,416.
+SMALL = {
+    "kind": "hub", "id": "x/y", "layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "head_width": 4,
+    "feed_forward": 16, "vocab_size": 100,
+}  # fmt: skip
+# 5e11 operations and 5e8 bytes a second.
+HARDWARE = {
+    "gpus": 2, "memory_gb": 1, "tflops": 1, "bandwidth_tb": 0.001, "compute_share": 0.5, "decode_share": 0.5,
+    "rationale_tokens": 50, "characters_per_token": 5,
+}  # fmt: skip
+# An instruction of 35 characters: 7 tokens, and 15 of the template. A query of 60 characters then has 34 tokens, a
+# passage of 500 has 122; of 1,000 rows 1 % are held out.
+HAND = {
+    "title": "By hand",
+    "backbones": ["small"],
+    "prompt": {"instruction": "i" * 35},
+    "generation": {"max_new_tokens": 60},
+    "grace": {
+        "instances": 10, "rollouts": 2, "rollouts_per_forward": 2, "processes": 1, "engine": "transformers",
+        "gradient_checkpointing": False,
+    },
+    "cl": {"batch_size": 10, "mini_batch_size": 10, "processes": 1},
+    "simcse": {"batch_size": 10, "mini_batch_size": 5, "processes": 1},
+    "evaluation": {"engine": "transformers", "max_new_tokens": 60, "groups": {"sts": ["BIOSSES"]}},
+    "general": {"tasks": ["humaneval"], "rationales": 0},
+    "hardware": HARDWARE,
+    "resources": {"train": {"gpu": 1}},
+}  # fmt: skip
+KEPT = {"e5": 1000, "wiki1m": 1000}
+
+
+def spec(study: str = "paper", **over) -> PlanSpec:
+    config = copy.deepcopy(CONFIG)
+    config["study"] = study
+    config["available_backbones"]["small"] = SMALL
+    config["studies"]["hand"] = copy.deepcopy(HAND)
+    for section, values in over.items():
+        if isinstance(values, dict):
+            config["studies"][study].setdefault(section, {})
+            config["studies"][study][section] = {**config["studies"][study][section], **values}
+        else:
+            config[section] = values
+    return PlanSpec.model_validate_json(Plan(config).spec_plan())
+
+
+def job(made, run, backbone="small"):
+    return next(one for one in made.trainings if (one.backbone, one.run) == (backbone, run))
+
+
+def rule(made, name):
+    return next(one for one in made.rules if one.name == name)

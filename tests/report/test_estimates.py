@@ -1,0 +1,133 @@
+"""Every estimate of a small study against numbers worked out by hand (tests/report/hand.py)."""
+
+import pytest
+
+from grace.report.plan import plan
+from tests.report.hand import HAND, HARDWARE, KEPT, job, rule, spec
+
+
+def test_grace_by_hand():
+    one = job(plan(spec("hand"), KEPT), "grace")
+    # 20 rollouts of passages, 10 queries and 10 negatives (78 tokens on average); 990 rows, twice, 10 at a time
+    assert (one.texts, one.repeats, one.updates, one.gpus) == (40, 198, 198, 1)
+    assert one.work.read == (20 * 122 + 10 * 34 + 10 * 122) * 198
+    assert one.work.written == 40 * 50 * 198
+    parts = {
+        # 20 (2 x 616 x 122 + 16 x 122^2) + 1,600 x 20, and the same with 78
+        "prefill": (7_800_960 + 3_900_800) / 5e11,
+        # twice 60 steps of 2,832 bytes; 1,000 tokens x 16 bytes x contexts of 147 and 103
+        "decode": (2 * 169_920 + 2_352_000 + 1_648_000) / 5e8,
+        # 3 x (20 (2 x 616 x 172 + 16 x 172^2) + 1,600 x 1,000)
+        "update": 3 * 15_304_960 / 5e11,
+    }
+    assert one.parts == pytest.approx(parts)
+    assert one.work.seconds == pytest.approx(198 * sum(parts.values())) and one.wall == one.work.seconds
+    # The cache of 40 texts of 1,084 tokens is more than the activations of 2, 2,168 x 256 bytes; and a bfloat16 copy
+    assert one.memory == {"state": 16 * 1416, "working": 16 * 40 * 1084 + 2 * 1416, "vLLM": 0}
+
+
+def test_unsupervised_grace_has_one_anchor_and_no_negative():
+    one = job(plan(spec("hand"), KEPT), "grace-unsup")
+    assert one.texts == 30 and one.work.written == 30 * 50 * 198
+    assert one.work.read == pytest.approx(30 * (22 + 106 / 5) * 198)
+
+
+def test_grace_with_vllm_by_hand():
+    grace = {"engine": "vllm", "processes": 2, "vllm_tensor_parallel": 2, "gradient_checkpointing": True}
+    made = plan(spec("hand", grace=grace, resources={"train": {"gpu": 2}}), KEPT)
+    one = job(made, "grace")
+    assert one.parts["pooling"] == pytest.approx((13_704_960 + 8_396_800) / 5e11)
+    assert one.parts["update"] == pytest.approx(4 * 15_304_960 / 5e11)
+    # One engine on two GPUs holds all 20: as long as the longest rationale, 60 steps, as with transformers
+    assert one.parts["decode"] == pytest.approx((2 * 169_920 + 2_352_000 + 1_648_000) / 5e8)
+    assert one.gpus == 2 and one.wall == one.work.seconds / 2
+    # Checkpointed activations: 2 x 1,084 tokens x 2 bytes x 8, and twice 2,168 x 256
+    assert one.memory == {"state": 16 * 1416 / 2, "working": 2168 * (16 + 512), "vLLM": 0.5e9} and one.room
+    # Two engines read the weights twice
+    apart = job(
+        plan(spec("hand", grace={**grace, "vllm_tensor_parallel": 1}, resources={"train": {"gpu": 2}}), KEPT), "grace"
+    )
+    assert apart.parts["decode"] - one.parts["decode"] == pytest.approx(2 * 169_920 / 5e8)
+
+
+def test_several_updates_of_a_generation_need_the_old_log_probabilities():
+    one, two = (plan(spec("hand", grace={**HAND["grace"], "updates_per_generation": n}), KEPT) for n in (1, 2))
+    one, two = job(one, "grace"), job(two, "grace")
+    assert two.parts == {**one.parts, "old log-probabilities": pytest.approx(15_304_960 / 5e11)}
+    assert (two.repeats, two.updates) == (198, 396)
+    few = job(plan(spec("hand", grace={**HAND["grace"], "updates_per_generation": 2, "max_steps": 10}), KEPT), "grace")
+    assert (few.repeats, few.updates) == (5, 10)
+
+
+def test_contrastive_by_hand():
+    made = plan(spec("hand"), KEPT)
+    cl, simcse = job(made, "cl"), job(made, "simcse")
+    # 10 (2 x 616 x 34 + 16 x 34^2) and twice 10 (2 x 616 x 122 + 16 x 122^2); 990 rows, once
+    assert cl.parts == pytest.approx({"forward and backward": 3 * (603_840 + 2 * 3_884_480) / 5e11})
+    assert (cl.texts, cl.updates, cl.work.written) == (30, 99, 0)
+    # 43.2 tokens, twice; mini batches of 5 need the gradient cache, a fourth pass
+    # 10 rows of three texts wait for the loss: 30 x 1,024 tokens x 256 bytes; with the cache 5 of one
+    assert cl.memory["working"] == 30 * 1024 * 256 + 2 * 1416 and simcse.memory["working"] == 5 * 1024 * 256 + 2 * 1416
+    assert simcse.parts["forward and backward"] == pytest.approx(4 * 2 * 10 * (2 * 616 * 43.2 + 16 * 43.2**2) / 5e11)
+
+
+def test_lora_saves_a_pass_and_most_of_the_memory():
+    lora = {"rank": 2, "alpha": 4, "dropout": 0, "targets": "all-linear"}
+    full, low = (job(plan(spec("hand", grace={**HAND["grace"], "lora": x}), KEPT), "grace") for x in (None, lora))
+    assert low.parts["update"] / full.parts["update"] == pytest.approx(2 / 3)
+    assert low.memory["state"] == 4 * 1416 + 16 * 256
+
+
+def test_evaluation_by_hand():
+    made = plan(spec("hand"), KEPT)
+    reasons, direct = (made.evaluations["small", run, "sts"] for run in ("reasoning", "base"))
+    # BIOSSES: 92 distinct first texts of 154.67 characters, 97 second ones of 158.46
+    first, second = 22 + 154.67 / 5, 22 + 158.46 / 5
+    assert reasons.read == direct.read == pytest.approx(92 * first + 97 * second)
+    assert (reasons.written, direct.written) == (189 * 50, 0)
+    prefill = [n * (2 * 616 * length + 16 * length**2) for n, length in ((92, first), (97, second))]
+    assert direct.seconds == pytest.approx(sum(prefill) / 5e11)
+    # Two batches of 64 for each: 120 steps of 2,832 bytes
+    cache = 92 * 50 * (first + 25) * 16 + 97 * 50 * (second + 25) * 16
+    written = (sum(prefill) + 1600 * 189) / 5e11 + (2 * 120 * 2832 + cache) / 5e8
+    assert reasons.seconds == pytest.approx(written)
+
+
+def test_general_by_hand():
+    made = plan(spec("hand"), KEPT)
+    # humaneval: 164 problems of 200 tokens, answers of 250, in 6 batches of 32; 8 models
+    prefill = (164 * (2 * 616 * 200 + 16 * 200**2) + 1600 * 164) / 5e11
+    decode = (6 * 250 * 2832 + 164 * 250 * 325 * 16) / 5e8
+    assert rule(made, "general").gpu_hours == pytest.approx(8 * (prefill + decode) / 3600)
+    few = plan(spec("hand", general={"limit": 32, "tasks": ["humaneval"], "rationales": 0}), KEPT)
+    assert rule(few, "general").work.written == 8 * 32 * 250
+
+
+def test_disk_by_hand():
+    disk = plan(spec("hand"), KEPT).disk
+    # Rows of a query, a passage and a negative, and 80 bytes around them; texts of 106 characters
+    assert disk["raw text"] == disk["pairs"] == 1000 * (60 + 2 * 500 + 80) + 1000 * (106 + 80)
+    assert disk["rows"] == 990 * 1140 + 990 * 186 and disk["triples"] == 990 * 1140
+    assert disk["backbones"] == 2 * 1416 and disk["models"] == 7 * 4 * 1416
+    # Nine runs of 189 vectors of 8 halves; six of them with rationales of 50 tokens
+    assert disk["store"] == 9 * 189 * 16 + 6 * 189 * 200
+    assert plan(spec("hand"), KEPT).checkpoints == 2 * 12 * 1416
+
+
+def test_totals_add_up_over_seeds():
+    one, three = plan(spec("hand"), KEPT), plan(spec("hand", seeds=[0, 1, 2]), KEPT)
+    assert one.gpu_hours == pytest.approx(sum(r.work.seconds for r in one.rules) / 3600)
+    # base is one model that samples nothing: its texts are in the store after the first seed
+    base = one.evaluations["small", "base", "sts"].seconds / 3600
+    assert three.gpu_hours == pytest.approx(3 * one.gpu_hours - 2 * base)
+    assert three.disk["models"] == 3 * one.disk["models"] and three.disk["raw text"] == one.disk["raw text"]
+
+
+def test_wall_time_is_never_shorter_than_a_training_and_its_evaluation():
+    made = plan(spec("hand"), KEPT)
+    longest = max(
+        job(made, run).wall + made.evaluations["small", run, "sts"].seconds for run in ("grace", "grace-unsup")
+    )
+    assert made.chain == pytest.approx(longest)
+    crowd = plan(spec("hand", hardware={**HARDWARE, "gpus": 1000}), KEPT)
+    assert crowd.wall_hours == pytest.approx(longest / 3600) and crowd.gpu_hours == made.gpu_hours
