@@ -112,7 +112,7 @@ class EvaluateSpec(Section):
 
 
 class GeneralSpec(Section):
-    version: int = 1
+    version: int = 2
     run: str
     general: General
     encode: EncodeSpec

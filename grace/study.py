@@ -154,6 +154,10 @@ class Plan:
         demo = {name for names in tasks.DEMO.values() for name in names.split()} | set(tasks.DEMO_GENERAL)
         return [f"{self.root}/data/tasks.json"] if demo & set(wanted) else []
 
+    def held_out(self) -> list[str]:
+        """Texts on which rationales are looked at, where no demo task brings its own."""
+        return [] if self.task_data() else [f"{self.root}/data/split/{self.study.data.supervised}/test.jsonl"]
+
     def backbones_of(self, *kinds: str) -> list[str]:
         return [name for name, backbone in self.backbones.items() if backbone.kind in kinds]
 

@@ -59,6 +59,7 @@ rule general:
     input:
         model=lambda wildcards: f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json",
         data=PLAN.task_data(),
+        texts=PLAN.held_out(),
     output:
         f"{ROOT}/general/{{backbone}}/{{run}}/seed{{seed}}.json",
     log:
@@ -82,4 +83,4 @@ rule general:
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.general"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"

@@ -12,7 +12,7 @@ import numpy as np
 from grace import manifest, specs, stage
 from grace.evaluation import harness
 from grace.evaluation.tasks import load
-from grace.files import write_json
+from grace.files import read_jsonl, write_json
 
 
 def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:
@@ -39,26 +39,40 @@ def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:
     }
 
 
-@stage.entry(specs.GeneralSpec, inputs=("model", "data*"), outputs=("out",))
-def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
-    harness.check(spec.general.tasks)
-    from grace.encoder.encoder import RationaleEncoder
+def held_out(data: dict[str, Any] | None, paths: list[Path], count: int) -> list[str]:
+    """Up to `count` held-out texts: those of the demo's task data, else a draw from the rows of --texts.
 
-    encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
+    The draw is the same for every run, so that their rates can be compared text by text.
+
+    Raises:
+        UserError: naming file and row, for a row without `positive`.
+    """
+    if data is not None:
+        return data["rationale"][:count]
+    texts = [row["positive"] for path in paths for row in read_jsonl(path, need=("positive",))]
+    return [texts[i] for i in np.random.default_rng(0).permutation(len(texts))[:count].tolist()]
+
+
+@stage.entry(specs.GeneralSpec, inputs=("model", "data*", "texts*"), outputs=("out",))
+def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
     data = load(paths.data)
+    texts = held_out(data, paths.texts, spec.general.rationales)
     with tempfile.TemporaryDirectory() as folder:
+        loaded = harness.load(spec.general.tasks, data, spec.general.local, Path(folder))
+        from grace.encoder.encoder import RationaleEncoder
+
+        encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
         found = harness.run(
             encoder.model,
             encoder.tokenizer,
-            spec.general.tasks,
-            data,
-            Path(folder),
+            loaded,
             limit=spec.general.limit,
             batch_size=spec.general.batch_size,
-            seed=spec.encode.seed,
+            threads=paths.threads,
         )
-    said = rationale(encoder, data["rationale"][: spec.general.rationales]) if data else None
-    record = manifest.make("general", spec, [paths.model, *paths.data], paths.started)
+    said = rationale(encoder, texts)
+    inputs = [paths.model, *paths.data, *([] if data else paths.texts)]
+    record = manifest.make("general", spec, inputs, paths.started)
     write_json(paths.out, {"manifest": record, "tasks": found, "rationale": said})
 
 

@@ -11,110 +11,174 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from grace.evaluation import general_tasks
+from grace.evaluation.general_tasks import FEVER_LABELS, FEWSHOT_SEED, HUB
+from grace.evaluation.sandbox import Sandbox
+from grace.method.prompt import DATE
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
 
 
-class Hub(NamedTuple):
-    """How a task of table 5 is run: lm-eval's task, its metric and filter, and whether as a chat."""
-
-    task: str
-    metric: str
-    filter: str
-    chat: bool
-
-
-# The paper prints neither prompts nor numbers of examples; these are lm-eval's own settings. Strict
-# matching of GSM8K would count an answer without "####" as wrong, which chat models rarely write.
-HUB = {
-    "gsm8k": Hub("gsm8k", "exact_match", "flexible-extract", True),
-    "mmlu": Hub("mmlu", "acc", "none", True),
-    "triviaqa": Hub("triviaqa", "exact_match", "remove_whitespace", True),
-    "bbh": Hub("bbh", "exact_match", "get-answer", True),
-}
-UNAVAILABLE = {
-    "fever": "lm-eval has no FEVER task and ours is not written yet",
-    "humaneval": "it runs code that a model wrote, and the sandbox for that is not written yet",
-}
 PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
 
 
-def check(names: list[str]) -> None:
-    """Raises: UserError for a task that cannot be run, before anything long starts."""
-    for name in names:
-        if name in UNAVAILABLE:
-            raise UserError(
-                f"config: general.tasks: {name!r} is not available, {UNAVAILABLE[name]}; take it out of the list."
-            )
-        if name not in HUB and name not in (PERPLEXITY, CHOICE):
-            raise UserError(f"config: general.tasks: unknown task {name!r}.")
+class Loaded(NamedTuple):
+    """Tasks that are ready to run: per name lm-eval's task objects, and HumanEval's sandbox where it is asked for."""
+
+    tasks: dict[str, list[Any]]
+    sandbox: Sandbox | None
 
 
-def run(
-    model: Any, tokenizer: Any, names: list[str], data: dict[str, Any] | None, folder: Path, **settings: Any
-) -> dict[str, Any]:
-    """Run the tasks `names`.
+def load(names: list[str], data: dict[str, Any] | None, local: dict[str, str], folder: Path) -> Loaded:
+    """The tasks `names` with their data, so that whatever is missing stops a job before its model is loaded.
 
     Args:
-        model, tokenizer: of transformers, a causal LM.
         names: of HUB, `docstring_perplexity` (of `data["perplexity"]`, one text after the other) and
             `docstring_choice` (of `data["choice"]`: the description under which the query is likeliest; what is
             scored is the same query each time, so that the descriptions' lengths do not matter).
+        data: the parsed task-data file, for the last two.
+        local: task -> folder of its data set as JSON lines, instead of the hub.
         folder: for temporary files.
-        settings: `limit` (items per task, or None), `batch_size`, `seed`.
+
+    Raises:
+        UserError: for a task that is unknown, whose data is missing or wrong, or that has no sandbox here.
+    """
+    for name in names:
+        if name not in HUB and name not in (PERPLEXITY, CHOICE):
+            raise UserError(f"config: general.tasks: unknown task {name!r}.")
+        if name not in HUB and data is None:
+            raise UserError(f"task {name!r} needs --data with the file that the rule `tasks` makes.")
+    sandbox = Sandbox() if "humaneval" in names else None
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here: a model in memory
+    found = {}
+    for name in names:
+        log.info("general task %s: loading its data", name)
+        found[name] = general_tasks.load(name, local.get(name)) if name in HUB else _own(name, data or {}, folder)
+    return Loaded(found, sandbox)
+
+
+def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str, Any]:
+    """Run tasks on a model.
+
+    Args:
+        model, tokenizer: of transformers, a causal LM.
+        settings: `limit` (items per task, of MMLU and BBH per subject, or None), `batch_size`, `threads`
+            (sandboxes at a time).
 
     Returns:
         {task: {"score", "metric", "items", ...}}; scores are 0 to 1, but perplexity is per token of the model's
-        own tokenizer. Items as in `grace.evaluation.items`; of perplexity log-likelihoods (nats) and tokens.
+        own tokenizer. Items as in `grace.evaluation.items`; of perplexity log-likelihoods (nats) and tokens. Beside
+        them FEVER has how often each label was chosen and the accuracy between two labels, HumanEval why its samples
+        failed, and any task with prompts that did not fit the model's context `cut_prompts`, their number.
 
     Raises:
-        UserError: for a task that is not available, or whose data is missing.
+        UserError: when HumanEval's sandbox stops working.
     """
-    check(names)
-    from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
 
-    own = [name for name in names if name not in HUB]
-    if own and data is None:
-        raise UserError(f"task {own[0]!r} needs --data with the file that the rule `tasks` makes.")
-    for name in own:
-        _write_task(name, data or {}, folder)
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here: a model in memory
-    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=settings["batch_size"])
-    manager = TaskManager(include_path=str(folder), include_defaults=len(own) < len(names))
+    # Llama's chat template prints today's date otherwise, and scores would change overnight.
+    lm = HFLM(
+        pretrained=model,
+        tokenizer=tokenizer,
+        batch_size=settings["batch_size"],
+        chat_template_args={"date_string": DATE},
+    )
     found = {}
-    for name in names:
+    for name, tasks in loaded.tasks.items():
         log.info("general task %s", name)
-        hub = HUB.get(name)
-        seed = settings.get("seed", 0)
-        try:
-            result: Any = simple_evaluate(
-                model=lm,
-                tasks=[hub.task if hub else name],
-                task_manager=manager,
-                limit=settings.get("limit"),
-                apply_chat_template=bool(hub and hub.chat),
-                bootstrap_iters=0,  # our own paired bootstrap makes the intervals
-                log_samples=True,
-                random_seed=seed,
-                numpy_random_seed=seed,
-                torch_random_seed=seed,
-            )
-        except (OSError, ConnectionError) as error:
-            if hub is None:
-                raise
-            reason = str(error).strip().split("\n")[0]
-            raise UserError(f"task {name!r}: its data cannot be loaded from the hub ({reason}).") from None
-        found[name] = _perplexity(lm, result) if name == PERPLEXITY else _accuracy(result, name)
+        result = evaluate(lm, name, tasks, settings.get("limit"))
+        if name == PERPLEXITY:
+            found[name] = _perplexity(lm, result)
+        else:
+            found[name] = score(name, result, loaded.sandbox, settings["threads"])
+        if name in HUB and (cut := _cut(lm, result)):
+            log.warning("%s: %d prompts do not fit the model's %d tokens and lose examples", name, cut, lm.max_length)
+            found[name]["cut_prompts"] = cut
         log.info("%s: %s %.4f", name, found[name]["metric"], found[name]["score"])
     return found
 
 
-def _write_task(name: str, data: dict[str, Any], folder: Path) -> None:
-    """A local lm-eval task: its items and its YAML."""
-    import yaml
+def evaluate(lm: Any, name: str, tasks: list[Any], limit: int | None) -> Any:
+    """lm-eval's result for a task's objects, with every sample in it."""
+    from lm_eval import evaluate as run_tasks
+
+    for task in tasks:
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+    # Not simple_evaluate, which adds ten seconds of listing the machine's packages to every task.
+    return run_tasks(
+        lm,
+        {"tasks": {task.config.task: task for task in tasks}},
+        limit=limit,
+        apply_chat_template=name in HUB,  # the paper's backbones are chat models; the demo's tasks are plain text
+        fewshot_as_multiturn=name in HUB,
+        bootstrap_iters=0,  # our own paired bootstrap makes the intervals
+        log_samples=True,
+    )
+
+
+def _cut(lm: Any, result: Any) -> int:
+    """Prompts too long for the model. lm-eval drops their beginning, and says so only in its log."""
+    cut = set()
+    for member, samples in result["samples"].items():
+        for sample in samples:
+            prompt, rest = sample["arguments"][0][:2]
+            room = lm.max_length - (rest["max_gen_toks"] if isinstance(rest, dict) else len(lm.tok_encode(rest)))
+            if len(prompt.encode()) > room and len(lm.tok_encode(prompt)) > room:  # a token has at least one byte
+                cut.add((member, sample["doc_id"]))
+    return len(cut)
+
+
+def score(name: str, result: Any, sandbox: Sandbox | None = None, threads: int = 1) -> dict[str, Any]:
+    """A task's score: the mean over all its items, which weighs the subjects of MMLU and BBH by their size."""
+    metric, filter_name = (HUB[name].metric, HUB[name].filter) if name in HUB else ("acc", "none")
+    samples = [
+        sample
+        for member in sorted(result["samples"])
+        for sample in sorted(result["samples"][member], key=lambda sample: sample["doc_id"])
+        if sample["filter"] == filter_name or name == "humaneval"
+    ]
+    more = {}
+    if name == "humaneval":
+        assert sandbox is not None
+        verdicts = sandbox.run_all([_program(sample) for sample in samples], threads)
+        values = [float(verdict.passed) for verdict in verdicts]
+        reasons = [verdict.reason for verdict in verdicts if not verdict.passed]
+        more["failures"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    else:
+        values = [float(sample[metric]) for sample in samples]
+    if name == "fever":
+        more = _labels(samples)
+    return {
+        "score": float(np.mean(values)),
+        "metric": f"{metric},{filter_name}",
+        **more,
+        "items": {"statistic": "mean", "parts": [{"values": values}]},
+    }
+
+
+def _program(sample: dict[str, Any]) -> str:
+    """HumanEval's program: the function's head, what the model wrote up to the end of the code block, the tests."""
+    doc, said = sample["doc"], sample["resps"][0][0]
+    return f"{doc['prompt']}{said.split('```')[0]}\n{doc['test']}\ncheck({doc['entry_point']})"
+
+
+def _labels(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """FEVER's prior bias, seen: the share of each label among the answers, and SUPPORTS against REFUTES alone."""
+    likelihoods = np.array([[resp[0][0] for resp in sample["resps"]] for sample in samples], dtype=float)
+    gold = np.array([int(sample["target"]) for sample in samples])
+    chosen = likelihoods.argmax(axis=1)
+    decided = gold < 2
+    two_way = likelihoods[decided, :2].argmax(axis=1) == gold[decided]
+    return {
+        "chosen": {label: float(np.mean(chosen == i)) for i, label in enumerate(FEVER_LABELS)},
+        "two_way_accuracy": float(np.mean(two_way)) if decided.any() else None,
+    }
+
+
+def _own(name: str, data: dict[str, Any], folder: Path) -> list[Any]:
+    """One of the demo's tasks, as lm-eval's task object."""
+    from lm_eval.tasks import TaskManager
 
     if name == PERPLEXITY:
         rows = [{"text": text} for text in data["perplexity"]]
@@ -145,7 +209,7 @@ def _write_task(name: str, data: dict[str, Any], folder: Path) -> None:
         "num_fewshot": 0,
         "metadata": {"version": 1.0},
     }
-    (folder / f"{name}.yaml").write_text(yaml.safe_dump({**common, **form}), encoding="utf-8")
+    return list(TaskManager(include_defaults=False).load([{**common, **form}])["tasks"].values())
 
 
 def _perplexity(lm: Any, result: Any) -> dict[str, Any]:
@@ -159,22 +223,6 @@ def _perplexity(lm: Any, result: Any) -> dict[str, Any]:
         "word_perplexity": _finite(scores["word_perplexity,none"]),
         "byte_perplexity": _finite(scores["byte_perplexity,none"]),
         "items": {"statistic": "perplexity", "parts": [{"values": values, "gold": tokens}]},
-    }
-
-
-def _accuracy(result: Any, name: str) -> dict[str, Any]:
-    task, metric, filter_name, _ = HUB.get(name, Hub(name, "acc", "none", False))
-    values = [
-        float(sample[metric])
-        for member in sorted(result["samples"])
-        for sample in sorted(result["samples"][member], key=lambda sample: sample["doc_id"])
-        if sample.get("filter", "none") == filter_name
-    ]
-    total = result["results"].get(task) or result["groups"][task]
-    return {
-        "score": float(total[f"{metric},{filter_name}"]),
-        "metric": f"{metric},{filter_name}",
-        "items": {"statistic": "mean", "parts": [{"values": values}]},
     }
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-import re
-from pathlib import Path
 
 import pytest
 import torch
 
+from grace import specs
+from grace.config import General, Pooling, Prompt
+from grace.encoder.encoder import DEFAULT_PROMPT
 from grace.evaluation import general, harness, tasks
+from grace.files import read_json
 from grace.section import UserError
 from tests.evaluation.fakes import FakeEncoder, make_rows
 from tests.evaluation.tiny import tiny
@@ -23,7 +26,8 @@ def ran(tmp_path_factory):
     model, tokenizer = tiny(data["perplexity"])
     names = [harness.PERPLEXITY, harness.CHOICE]
     folder = tmp_path_factory.mktemp("lm-eval")
-    return harness.run(model, tokenizer, names, data, folder, limit=LIMIT, batch_size=8), data, model, tokenizer
+    loaded = harness.load(names, data, {}, folder)
+    return harness.run(model, tokenizer, loaded, limit=LIMIT, batch_size=8, threads=1), data, model, tokenizer
 
 
 def likelihood(model, prefix: list[int], target: list[int]) -> float:
@@ -63,36 +67,11 @@ def test_choice_takes_the_description_under_which_the_query_is_likeliest(ran):
     assert 0 < sum(right) < len(right)
 
 
-@pytest.mark.parametrize("name", ["fever", "humaneval"])
-def test_tasks_that_are_not_there_yet_stop_before_the_model_is_loaded(name):
-    with pytest.raises(UserError, match=f"{name}.*not available"):
-        harness.check(["gsm8k", name])
-
-
 def test_unknown_task_and_missing_data_are_named(tmp_path):
     with pytest.raises(UserError, match="no_such_task"):
-        harness.check(["no_such_task"])
+        harness.load(["no_such_task"], None, {}, tmp_path)
     with pytest.raises(UserError, match="--data"):
-        harness.run(None, None, [harness.CHOICE], None, tmp_path, batch_size=1)
-
-
-@pytest.mark.parametrize(
-    ("name", "path"),
-    [
-        ("gsm8k", "gsm8k/gsm8k.yaml"),
-        ("mmlu", "mmlu/default/_mmlu.yaml"),
-        ("triviaqa", "triviaqa/default.yaml"),
-        ("bbh", "bbh/cot_fewshot/_bbh.yaml"),
-    ],
-)
-def test_settings_of_the_hub_tasks_are_lm_evals(name, path):
-    """Read from lm-eval's own YAML: nothing is downloaded."""
-    import lm_eval
-
-    text = (Path(lm_eval.__file__).parent / "tasks" / path).read_text()
-    hub = harness.HUB[name]
-    assert re.search(rf"^(task|group): {hub.task}$", text, re.MULTILINE)
-    assert f"metric: {hub.metric}" in text and (hub.filter == "none" or hub.filter in text)
+        harness.load([harness.CHOICE], None, {}, tmp_path)
 
 
 def test_rationale_figures():
@@ -115,3 +94,66 @@ def test_rationale_figures():
 )
 def test_keyword_fidelity(said, share):
     assert harness.keyword_fidelity("ALPHA beta gamma", said) == (None if share is None else pytest.approx(share))
+
+
+# ---- the command -----------------------------------------------------------------------------
+
+
+def spec(names: list[str], local: dict[str, str], rationales: int) -> str:
+    return specs.GeneralSpec(
+        run="base",
+        general=General(tasks=names, local=local, limit=4, rationales=rationales, batch_size=4),
+        encode=specs.EncodeSpec(
+            prompt=Prompt(instruction=DEFAULT_PROMPT.instruction, max_prompt_tokens=600),
+            pooling=Pooling(method="mean", layer="last", normalize=True),
+            rationales=False,
+            direct_prompt="chat",
+            max_new_tokens=8,
+            sampling_temperature=1.0,
+            batch_size=4,
+            seed=0,
+        ),
+    ).model_dump_json()
+
+
+def claims(folder):
+    labels = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
+    rows = [{"claim": f"Water number {i} is wet.", "label": labels[i % 3]} for i in range(6)]
+    (folder / "validation.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {"fever": str(folder)}
+
+
+def test_held_out_texts_give_the_rationale_figures_where_there_is_no_task_data(tiny_folder, tmp_path):
+    texts = tmp_path / "test.jsonl"
+    texts.write_text("".join(json.dumps({"query": "q", "positive": f"A text, number {i}."}) + "\n" for i in range(9)))
+    command = ["--model", str(tiny_folder), "--threads", "1", "--spec", spec(["fever"], claims(tmp_path), 5)]
+    general.main([*command, "--data", "--texts", str(texts), "--out", str(tmp_path / "with.json")])
+    found = read_json(tmp_path / "with.json")
+    assert found["rationale"]["texts"] == 5 and len(found["rationale"]["items"]["parts"][0]["values"]) == 5
+    assert str(texts) in found["manifest"]["inputs"]
+    assert len(found["tasks"]["fever"]["items"]["parts"][0]["values"]) == 4
+    general.main([*command, "--out", str(tmp_path / "without.json")])
+    without = read_json(tmp_path / "without.json")
+    assert without["rationale"] is None and without["tasks"] == found["tasks"]
+
+
+def test_held_out_texts_are_the_same_draw_for_every_run(tmp_path):
+    path = tmp_path / "test.jsonl"
+    path.write_text("".join(json.dumps({"positive": f"text {i}"}) + "\n" for i in range(50)))
+    drawn = general.held_out(None, [path], 10)
+    assert drawn == general.held_out(None, [path], 10) and len(set(drawn)) == 10
+    assert drawn != [f"text {i}" for i in range(10)]  # not the head, which may be of one source
+    assert general.held_out({"rationale": ["a", "b", "c"]}, [path], 2) == ["a", "b"]
+    assert general.held_out(None, [], 10) == []
+    path.write_text('{"query": "no positive"}\n')
+    with pytest.raises(UserError, match=r"test.jsonl, row 1: the field 'positive'"):
+        general.held_out(None, [path], 10)
+
+
+def test_what_is_missing_stops_the_job_before_its_model_is_loaded(tmp_path, capsys):
+    (tmp_path / "model").mkdir()  # no model at all: had it been looked at, the sentence would be another
+    command = ["--model", str(tmp_path / "model"), "--spec", spec(["fever"], {"fever": str(tmp_path / "gone")}, 0)]
+    with pytest.raises(SystemExit) as stopped:
+        general.main([*command, "--out", str(tmp_path / "out.json")])
+    assert "general.local.fever" in str(stopped.value) and "gone is not a folder" in str(stopped.value)
+    assert not (tmp_path / "out.json").exists()

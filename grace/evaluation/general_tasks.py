@@ -1,0 +1,214 @@
+"""The tasks of table 5: which lm-eval task each is, with which settings, and on whose data.
+
+The prompts, stop sequences and answer patterns are lm-eval's own (FEVER's are in lm_tasks/); everything that decides
+a score beside them is written down in HUB. docs/general.md says why.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from grace.files import read_jsonl
+from grace.section import UserError, hint
+
+OWN_FOLDER = Path(__file__).parent / "lm_tasks"
+
+
+class Hub(NamedTuple):
+    """How a task is run.
+
+    Attributes:
+        folder: below lm-eval's tasks; "" for one of ours.
+        task: lm-eval's name of the task or group.
+        metric, filter: which of its figures is the score.
+        shots: worked examples before the question.
+        generation: what is changed in lm-eval's generation settings.
+    """
+
+    folder: str
+    task: str
+    metric: str
+    filter: str
+    shots: int
+    generation: dict[str, Any] = {}  # noqa: RUF012  # never written to
+
+
+HUB = {
+    "gsm8k": Hub("gsm8k", "gsm8k", "exact_match", "flexible-extract", 5, {"max_gen_toks": 512}),
+    "mmlu": Hub("mmlu/generative", "mmlu_generative", "exact_match", "get_response", 5, {"max_gen_toks": 16}),
+    "triviaqa": Hub("triviaqa", "triviaqa", "exact_match", "remove_whitespace", 5, {"max_gen_toks": 32}),
+    "fever": Hub("", "grace_fever", "acc", "none", 0),
+    "bbh": Hub("bbh/cot_fewshot", "bbh", "exact_match", "get-answer", 3, {"max_gen_toks": 1024}),
+    "humaneval": Hub("humaneval", "humaneval_instruct", "pass@1", "sandbox", 0, {"max_gen_toks": 1024}),
+}
+# Greedy. The penalty is named because a checkpoint's generation_config.json is obeyed otherwise, and those of the
+# Qwen2.5 models hold one of 1.05 to 1.1, which changes greedy answers.
+GREEDY = {"do_sample": False, "temperature": 0.0, "repetition_penalty": 1.0}
+FEWSHOT_SEED = 1234  # lm-eval's own; the same examples for every model and every seed of a run
+
+
+class Local(NamedTuple):
+    """A data set as JSON lines: `<split>.jsonl` per split, the fields used, and the field that names a subtask."""
+
+    fields: tuple[str, ...]
+    test: str
+    examples: str = ""
+    subtask: str = ""
+
+
+LOCAL = {
+    "gsm8k": Local(("question", "answer"), "test", "train"),
+    "mmlu": Local(("question", "choices", "answer"), "test", "dev", "subject"),
+    "triviaqa": Local(("question", "answer"), "validation", "train"),
+    "fever": Local(("claim", "label"), "validation"),
+    "bbh": Local(("input", "target"), "test", subtask="task"),
+    "humaneval": Local(("task_id", "prompt", "test", "entry_point"), "test"),
+}
+FEVER_LABELS = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
+
+Rows = dict[str, dict[str, list[dict[str, Any]]]]  # subtask -> split -> rows
+
+
+def load(name: str, folder: str | None = None) -> list[Any]:
+    """lm-eval's task objects of a task, one per subtask, with their data loaded.
+
+    Args:
+        name: of HUB.
+        folder: that holds the data set as JSON lines; None for the hub.
+
+    Raises:
+        UserError: naming the task when the hub cannot be reached, or the file or row that is wrong.
+    """
+    from lm_eval.tasks import TaskManager
+
+    configs = [_settled(name, config) for config in _configs(HUB[name])]
+    if folder is not None:
+        rows = read_local(name, Path(folder))
+        for config in configs:
+            subtask = config["dataset_name"] if LOCAL[name].subtask else ""
+            if subtask not in rows:
+                raise UserError(
+                    f"config: general.local.{name}: {folder} has no rows whose {LOCAL[name].subtask} is {subtask!r}; "
+                    f"the task consists of {len(configs)} of these."
+                )
+            config["custom_dataset"] = _data_set(rows[subtask])
+    try:
+        # An index of these configurations alone: that of all of lm-eval's tasks takes 8 seconds.
+        return list(TaskManager(include_defaults=False).load(configs)["tasks"].values())
+    except UserError:
+        raise
+    except Exception as error:
+        if folder is not None:
+            raise
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"task {name!r}: its data cannot be loaded from the hub ({type(error).__name__}: {reason}); try again with "
+            f"a connection, or name a folder that holds it in general.local.{name} (docs/general.md)."
+        ) from None
+
+
+def _configs(hub: Hub) -> list[dict[str, Any]]:
+    """The YAML of a task, or of every task in a group, as dictionaries."""
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    folder = Path(lm_eval.__file__).parent / "tasks" / hub.folder if hub.folder else OWN_FOLDER
+    index = TaskManager(include_path=str(folder), include_defaults=False).task_index
+
+    def leaves(member: Any) -> list[dict[str, Any]]:
+        if isinstance(member, str):
+            entry = index[member]
+            if entry.yaml_path is None:  # a tag: the tasks that carry it
+                return [leaf for tagged in sorted(entry.tags) for leaf in leaves(tagged)]
+            # Functions stay unresolved: HumanEval's would fetch code from the hub when imported.
+            return leaves(load_yaml(entry.yaml_path, resolve_func=False))
+        if isinstance(member["task"], list):
+            return [leaf for child in member["task"] for leaf in leaves(child)]
+        return [member]
+
+    return leaves(hub.task)
+
+
+def _settled(name: str, config: dict[str, Any]) -> dict[str, Any]:
+    """A task's configuration with our settings in it."""
+    hub = HUB[name]
+    config = {key: value for key, value in config.items() if key not in ("tag", "group")}
+    config["num_fewshot"] = hub.shots
+    if config["output_type"] == "generate_until":
+        config["generation_kwargs"] = {**config["generation_kwargs"], **GREEDY, **hub.generation}
+    if name == "humaneval":  # lm-eval only writes the programs; nothing runs outside the sandbox
+        config = {key: value for key, value in config.items() if key != "filter_list"}
+        config |= {"unsafe_code": False, "metric_list": [{"metric": "bypass"}], "process_results": _unjudged}
+    return config
+
+
+def _unjudged(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
+    return {"bypass": 0}
+
+
+def _data_set(splits: dict[str, list[dict[str, Any]]]) -> Any:
+    """The function that lm-eval calls for a task's data."""
+    from datasets import Dataset, DatasetDict
+
+    found = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
+    return lambda **_: found
+
+
+def read_local(name: str, folder: Path) -> Rows:
+    """A task's data set from `<folder>/<split>.jsonl`.
+
+    Returns:
+        subtask ("" without subtasks) -> split -> rows of the fields that the task uses.
+
+    Raises:
+        UserError: naming the folder, the file, or the row and its field.
+    """
+    local = LOCAL[name]
+    if not folder.is_dir():
+        raise UserError(f"config: general.local.{name}: {folder} is not a folder; put the data set there.")
+    out: Rows = {}
+    for split in filter(None, (local.examples, local.test)):
+        path = folder / f"{split}.jsonl"
+        if not path.exists():
+            raise UserError(
+                f"config: general.local.{name}: {path} is missing; {name} needs {split}.jsonl with the fields "
+                f"{', '.join((*local.fields, local.subtask)).rstrip(', ')} (docs/general.md)."
+            )
+        for number, row in enumerate(read_jsonl(path), 1):
+            for field in filter(None, (*local.fields, local.subtask)):
+                if row.get(field) in (None, ""):
+                    raise UserError(f"{path}, row {number}: the field {field!r} is missing or empty.")
+            where = out.setdefault(row[local.subtask] if local.subtask else "", {})
+            where.setdefault(split, []).append(_checked(name, row, f"{path}, row {number}"))
+    if not out:
+        raise UserError(f"config: general.local.{name}: {folder} holds no rows.")
+    for subtask, splits in out.items():
+        for split, least in ((local.test, 1), (local.examples, HUB[name].shots)):
+            if split and len(splits.get(split, [])) < least:
+                of, got = f" of {subtask!r}" if subtask else "", len(splits.get(split, []))
+                raise UserError(
+                    f"config: general.local.{name}: {folder / split}.jsonl holds {got} rows{of}, "
+                    f"but {name} needs {least}."
+                )
+    return out
+
+
+def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
+    """The fields of a row that the task uses, in the hub's form."""
+    row = {field: row[field] for field in LOCAL[name].fields}
+    if name == "mmlu":
+        letters = "ABCD"
+        if isinstance(row["answer"], str) and row["answer"] in tuple(letters):
+            row["answer"] = letters.index(row["answer"])
+        if row["answer"] not in range(4) or not isinstance(row["choices"], list) or len(row["choices"]) != 4:
+            raise UserError(f"{where}: needs four 'choices' and an 'answer' of A to D or 0 to 3.")
+    if name == "triviaqa":
+        answer = row["answer"]
+        if not isinstance(answer, dict) or not answer.get("aliases"):
+            raise UserError(f"{where}: the field 'answer' needs a list 'aliases' of the answers that count.")
+        row["answer"] = {"aliases": list(answer["aliases"])}
+    if name == "fever" and row["label"] not in FEVER_LABELS:
+        raise UserError(f"{where}: unknown label {row['label']!r}{hint(str(row['label']), FEVER_LABELS)}.")
+    return row

@@ -1,0 +1,411 @@
+"""lm-eval's real tasks on real data: settings, answers that must score 1 and 0, scores computed again by hand."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import string
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.model import LM
+
+from grace.evaluation import general_tasks, harness
+from grace.evaluation.general_tasks import GREEDY, HUB
+from grace.section import UserError
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
+needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
+LABELS = general_tasks.FEVER_LABELS
+
+
+def rows(path: str) -> list[dict[str, Any]]:
+    with open(DATA / path, encoding="utf-8") as lines:
+        return [json.loads(line) for line in lines]
+
+
+def write(path: Path, values: list[dict[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(value) + "\n" for value in values), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The data sets in the form that general.local reads; nq_open in the shape of TriviaQA."""
+    if not DATA.exists():
+        pytest.skip("../shared/data is not here")
+    base = tmp_path_factory.mktemp("local")
+    write(base / "gsm8k" / "train.jsonl", rows("gsm8k/train_head200.jsonl"))
+    write(base / "gsm8k" / "test.jsonl", rows("gsm8k/test.jsonl")[:40])
+    questions = [
+        {"question": row["question"], "answer": {"aliases": row["answers"]}} for row in rows("nq_open/validation.jsonl")
+    ]
+    write(base / "triviaqa" / "validation.jsonl", questions[:60])
+    write(base / "triviaqa" / "train.jsonl", questions[60:160])
+    return {
+        "gsm8k": str(base / "gsm8k"),
+        "triviaqa": str(base / "triviaqa"),
+        "mmlu": str(DATA / "mmlu"),
+        "bbh": str(DATA / "bbh"),
+        "humaneval": str(DATA / "humaneval"),
+        "fever": str(DATA / "fever_dev_claims"),
+    }
+
+
+class Scripted(LM):
+    """A model that answers what `answer(doc)` says; of choices the one that it says is the likeliest."""
+
+    tokenizer_name = "scripted"
+
+    def __init__(self, answer: Any) -> None:
+        super().__init__()
+        self.answer, self.asked = answer, []
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in chat_history)
+
+    def generate_until(self, requests: list[Any], **_: Any) -> list[str]:
+        self.asked += requests
+        return [self.answer(request.doc) for request in requests]
+
+    def loglikelihood(self, requests: list[Any], **_: Any) -> list[tuple[float, bool]]:
+        self.asked += requests
+        return [(0.0 if self.answer(request.doc) == request.args[1].strip() else -5.0, False) for request in requests]
+
+    def loglikelihood_rolling(self, requests: list[Any], **_: Any) -> list[float]:
+        raise NotImplementedError
+
+
+@cache
+def solutions() -> dict[str, str]:
+    return {row["task_id"]: row["canonical_solution"] for row in rows("humaneval/test.jsonl")}
+
+
+RIGHT: dict[str, Any] = {
+    "gsm8k": lambda doc: doc["answer"],
+    "mmlu": lambda doc: "ABCD"[doc["answer"]],
+    "triviaqa": lambda doc: doc["answer"]["aliases"][-1].upper(),
+    "fever": lambda doc: ("True", "False", "Unknown")[LABELS.index(doc["label"])],
+    "bbh": lambda doc: f"Let us see. So the answer is {doc['target']}.",
+    "humaneval": lambda doc: solutions()[doc["task_id"]] + "```\nThis is a comment in prose.",
+}
+WRONG: dict[str, Any] = {
+    "gsm8k": lambda doc: f"#### {doc['answer'].split()[-1]}1",
+    "mmlu": lambda doc: "ABCD"[doc["answer"] - 1],
+    "triviaqa": lambda doc: "none of " + doc["answer"]["aliases"][0],
+    "fever": lambda doc: ("False", "Unknown", "True")[LABELS.index(doc["label"])],
+    "bbh": lambda doc: f"The answer is not {doc['target']}.",
+    "humaneval": lambda doc: "    return NotImplemented",
+}
+
+
+LIMITS = {"gsm8k": 40, "mmlu": 2, "triviaqa": 60, "fever": 90, "bbh": 2, "humaneval": 12}
+ITEMS = {"mmlu": 2 * 57, "bbh": 2 * 27}
+
+
+@needs_data
+@pytest.mark.parametrize(
+    "name", [name if name != "humaneval" else pytest.param(name, marks=needs_bubblewrap) for name in HUB]
+)
+def test_right_answers_score_1_and_wrong_ones_0(name, folders, tmp_path):
+    loaded = harness.load([name], None, folders, tmp_path)
+    found = []
+    for answer in (RIGHT[name], WRONG[name]):
+        lm = Scripted(answer)
+        result = harness.evaluate(lm, name, loaded.tasks[name], LIMITS[name])
+        found.append(harness.score(name, result, loaded.sandbox, 2))
+    right, wrong = found
+    values = right["items"]["parts"][0]["values"]
+    assert right["score"] == 1.0 and set(values) == {1.0} and len(values) == ITEMS.get(name, LIMITS[name])
+    assert wrong["score"] == 0.0 and set(wrong["items"]["parts"][0]["values"]) == {0.0}
+    assert right["metric"] == f"{HUB[name].metric},{HUB[name].filter}"
+    # As a chat, with as many worked examples as are written down.
+    for request in lm.asked[:20]:
+        assert request.args[0].count("<user>") == HUB[name].shots + 1
+        assert request.args[0].count("<assistant>") == HUB[name].shots + (name == "humaneval")
+        if name != "fever":
+            settings = request.args[1]
+            assert {key: settings[key] for key in GREEDY} == GREEDY
+            assert settings["max_gen_toks"] == HUB[name].generation["max_gen_toks"]
+
+
+@needs_data
+def test_the_whole_data_sets_are_there(folders):
+    sizes = {"mmlu": (57, 14042), "bbh": (27, 6511), "humaneval": (1, 164), "fever": (1, 9999)}
+    for name, (tasks, items) in sizes.items():
+        found = general_tasks.load(name, folders[name])
+        assert (len(found), sum(len(task.eval_docs) for task in found)) == (tasks, items)
+
+
+# ---- scores computed again ------------------------------------------------------------------
+
+
+@needs_data
+def test_gsm8k_against_an_own_reading_of_the_answers(folders, tmp_path):
+    """Answers in the forms that models write; ours: the last number, without commas, signs of money and full stops."""
+
+    def say(doc: dict[str, Any]) -> str:
+        gold = doc["answer"].split("####")[1].strip()
+        kind = len(doc["question"]) % 6
+        return (
+            f"The answer is {gold}.",
+            f"It is **{int(gold.replace(',', '')):,}** in all",
+            f"${gold} and nothing else",
+            f"{gold} minus 3, so 77",
+            "I do not know",
+            f"First 12, then -{gold}",
+        )[kind]
+
+    loaded = harness.load(["gsm8k"], None, folders, tmp_path)
+    result = harness.evaluate(Scripted(say), "gsm8k", loaded.tasks["gsm8k"], None)
+    by_hand = []
+    for row in rows("gsm8k/test.jsonl")[:40]:
+        numbers = re.findall(r"-?\d[\d,]*(?:\.\d+)?", say(row).replace("$", ""))
+        gold = row["answer"].split("####")[1].strip()
+        by_hand.append(float(bool(numbers) and numbers[-1].replace(",", "") == gold.replace(",", "")))
+    found = harness.score("gsm8k", result)
+    assert found["items"]["parts"][0]["values"] == by_hand
+    assert found["score"] == pytest.approx(sum(by_hand) / 40) and 0.2 < found["score"] < 0.8
+
+
+@needs_data
+def test_triviaqa_against_an_own_comparison(folders, tmp_path):
+    def say(doc: dict[str, Any]) -> str:
+        alias = doc["answer"]["aliases"][0]
+        return (f" {alias.upper()}!", f"the {alias}", alias, "Paris")[len(doc["question"]) % 4]
+
+    def bare(text: str) -> str:
+        return text.strip().lower().translate(str.maketrans("", "", string.punctuation))
+
+    loaded = harness.load(["triviaqa"], None, folders, tmp_path)
+    result = harness.evaluate(Scripted(say), "triviaqa", loaded.tasks["triviaqa"], None)
+    docs = [
+        {"question": row["question"], "answer": {"aliases": row["answers"]}}
+        for row in rows("nq_open/validation.jsonl")[:60]
+    ]
+    by_hand = [float(bare(say(doc)) in map(bare, doc["answer"]["aliases"])) for doc in docs]
+    found = harness.score("triviaqa", result)
+    assert found["items"]["parts"][0]["values"] == by_hand and 0.2 < found["score"] < 0.9
+
+
+def roomy(tiny: tuple[Any, Any]) -> tuple[Any, Any]:
+    """The tiny model with room for five examples, and a repetition penalty that must not be obeyed."""
+    model, tokenizer = tiny
+    model.config.max_position_embeddings = 1 << 15
+    model.generation_config.repetition_penalty = 5.0
+    model.generation_config.temperature, model.generation_config.top_k = 0.7, 20
+    model.generation_config.eos_token_id = tokenizer.eos_token_id  # else one token in ten ends an answer
+    return model, tokenizer
+
+
+@needs_data
+@torch.no_grad()
+def test_fever_against_a_plain_forward_pass(tiny, folders, tmp_path):
+    model, tokenizer = roomy(tiny)
+    loaded = harness.load(["fever"], None, folders, tmp_path)
+    found = harness.run(model, tokenizer, loaded, limit=45, batch_size=8, threads=1)["fever"]
+    right, chosen, two_way = [], [], []
+    for row in rows("fever_dev_claims/validation.jsonl")[:45]:
+        text = (
+            f"Judge this claim by what you know about the world.\n\nClaim: {row['claim']}\n\nReply with one word: True "
+            "if the facts support the claim, False if they contradict it, Unknown if they do not settle it."
+        )
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
+        )
+        prefix = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        scores = []
+        for word in ("True", "False", "Unknown"):
+            whole = tokenizer(prompt + word, add_special_tokens=False)["input_ids"]
+            assert whole[: len(prefix)] == prefix
+            logs = model(torch.tensor([whole])).logits[0].double().log_softmax(-1)
+            scores.append(sum(logs[i - 1, whole[i]].item() for i in range(len(prefix), len(whole))))
+        gold = LABELS.index(row["label"])
+        chosen.append(max(range(3), key=scores.__getitem__))
+        right.append(float(chosen[-1] == gold))
+        if gold < 2:
+            two_way.append((scores[0] < scores[1]) == bool(gold))
+    assert found["items"]["parts"][0]["values"] == right
+    assert found["score"] == pytest.approx(sum(right) / 45)
+    assert found["chosen"] == {label: pytest.approx(chosen.count(i) / 45) for i, label in enumerate(LABELS)}
+    assert found["two_way_accuracy"] == pytest.approx(sum(two_way) / len(two_way))
+
+
+@needs_data
+@torch.no_grad()
+def test_mmlu_answers_are_those_of_a_plain_greedy_loop(tiny, folders, tmp_path):
+    """Five examples as turns, the answer token by token by argmax: no batch, no padding, no cache, no penalty."""
+    model, tokenizer = roomy(tiny)
+    loaded = harness.load(["mmlu"], None, folders, tmp_path)
+    subject = next(task for task in loaded.tasks["mmlu"] if task.config.dataset_name == "abstract_algebra")
+    from lm_eval.models.huggingface import HFLM
+
+    lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+    result = harness.evaluate(lm, "mmlu", [subject], 6)
+    samples = result["samples"]["mmlu_abstract_algebra_generative"]
+
+    def question(row: dict[str, Any]) -> str:
+        choices = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", row["choices"], strict=True))
+        return f"{row['question'].strip()}\n{choices}\nAnswer:"
+
+    def turns(row: dict[str, Any], answer: bool) -> list[dict[str, str]]:
+        asked = [{"role": "user", "content": question(row)}]
+        return [*asked, {"role": "assistant", "content": row["answer"]}] if answer else asked
+
+    answers = []
+    shown = [row for row in rows("mmlu/dev.jsonl") if row["subject"] == "abstract_algebra"]
+    asked = [row for row in rows("mmlu/test.jsonl") if row["subject"] == "abstract_algebra"][:6]
+    for row, sample in zip(asked, sorted(samples, key=lambda sample: sample["doc_id"]), strict=True):
+        topic = "The following are multiple choice questions (with answers) about abstract algebra.\n\n"
+        history = [{"role": "system", "content": topic}]
+        history += [turn for example in shown for turn in turns(example, True)] + turns(row, False)
+        prompt = tokenizer.apply_chat_template(history, tokenize=False, add_generation_prompt=True)
+        assert sample["arguments"][0][0] == prompt
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        written: list[int] = []
+        while len(written) < 16 and "\n" not in tokenizer.decode(written):
+            written.append(int(model(torch.tensor([ids + written])).logits[0, -1].argmax()))
+            if written[-1] == tokenizer.eos_token_id:
+                break
+        said = tokenizer.decode(written, skip_special_tokens=True).split("\n")[0]
+        assert sample["resps"][0][0] == said
+        answers.append(said)
+        assert sample["exact_match"] == float(said.strip().upper().rstrip(".") == row["answer"])
+    assert len(set(answers)) > 1, answers
+
+
+@needs_data
+def test_prompts_that_lose_their_examples_are_counted(tiny, folders, tmp_path):
+    model, tokenizer = roomy(tiny)
+    loaded = harness.load(["triviaqa"], None, folders, tmp_path)
+    whole = harness.run(model, tokenizer, loaded, limit=4, batch_size=4, threads=1)["triviaqa"]
+    model.config.max_position_embeddings = 120
+    cut = harness.run(model, tokenizer, loaded, limit=4, batch_size=4, threads=1)["triviaqa"]
+    assert "cut_prompts" not in whole and cut["cut_prompts"] == 4
+
+
+@needs_data
+@needs_bubblewrap
+def test_humaneval_with_a_model_and_with_code_that_misbehaves(tiny, folders, tmp_path):
+    model, tokenizer = roomy(tiny)
+    loaded = harness.load(["humaneval"], None, folders, tmp_path)
+    found = harness.run(model, tokenizer, loaded, limit=2, batch_size=2, threads=2)["humaneval"]
+    assert found["score"] == 0.0 and sum(found["failures"].values()) == 2 and found["metric"] == "pass@1,sandbox"
+
+    secret = tmp_path / "secret"
+    secret.write_text("a secret")
+
+    def say(doc: dict[str, Any]) -> str:
+        number = int(doc["task_id"].split("/")[1])
+        attempts = (
+            solutions()[doc["task_id"]],
+            f"    return open({str(secret)!r}).read()\n",
+            "    import os\n    while True: os.fork()\n",
+            f"    open({str(tmp_path / 'escaped')!r}, 'w')\n",
+            solutions()[doc["task_id"]],
+            "    import os\n    os._exit(0)\n",
+        )
+        return attempts[number]
+
+    result = harness.evaluate(Scripted(say), "humaneval", loaded.tasks["humaneval"], 6)
+    found = harness.score("humaneval", result, loaded.sandbox, 2)
+    assert found["items"]["parts"][0]["values"] == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    assert found["failures"] == {"BlockingIOError": 1, "FileNotFoundError": 2, "ended without a verdict": 1}
+    assert not (tmp_path / "escaped").exists()
+
+
+# ---- settings, and what is wrong with data --------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HUB)
+def test_settings_are_written_down_in_full(name):
+    configs = [general_tasks._settled(name, config) for config in general_tasks._configs(HUB[name])]
+    text = (Path(__file__).parents[2] / "docs" / "general.md").read_text()
+    table = [line for line in text.split("\n") if line.startswith("| ")][:8]
+    column = [line.split("|")[2 + list(HUB).index(name)] for line in table]
+    assert column[0].strip() == name and column[2].split()[0].rstrip(",") == str(HUB[name].shots)
+    if "max_gen_toks" in HUB[name].generation:
+        assert column[6].strip().replace(",", "") == str(HUB[name].generation["max_gen_toks"])
+    for config in configs:
+        assert config["num_fewshot"] == HUB[name].shots
+        assert config.get("unsafe_code", False) is False
+        metrics = {entry["metric"] for entry in config["metric_list"]}
+        assert metrics == ({"bypass"} if name == "humaneval" else {HUB[name].metric})
+        if name not in ("fever", "humaneval"):
+            assert HUB[name].filter in {entry["name"] for entry in config["filter_list"]}
+
+
+def test_unreachable_hub_is_one_sentence(monkeypatch, tmp_path):
+    import datasets
+
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\nand more lines")
+
+    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    with pytest.raises(
+        UserError, match=r"task 'gsm8k': its data cannot be loaded.*Couldn't reach.*general.local.gsm8k"
+    ):
+        harness.load(["gsm8k"], None, {}, tmp_path)
+
+
+GSM8K = {"question": "How many?", "answer": "#### 3"}
+MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "B"}
+
+
+@pytest.mark.parametrize(
+    ("name", "files", "message"),
+    [
+        ("gsm8k", None, "is not a folder"),
+        (
+            "gsm8k",
+            {"test": [GSM8K]},
+            r"train.jsonl is missing; gsm8k needs train.jsonl with the fields question, answer ",
+        ),
+        ("gsm8k", {"train": [GSM8K] * 3, "test": [GSM8K]}, r"train.jsonl holds 3 rows, but gsm8k needs 5"),
+        ("gsm8k", {"train": [GSM8K] * 5, "test": [GSM8K, {"question": "?"}]}, r"test.jsonl, row 2: the field 'answer'"),
+        ("gsm8k", {"train": [], "test": []}, "holds no rows"),
+        ("mmlu", {"dev": [MMLU] * 5, "test": [{**MMLU, "answer": "E"}]}, "row 1: needs four 'choices' and an 'answer'"),
+        ("mmlu", {"dev": [MMLU] * 5, "test": [{**MMLU, "answer": 0}]}, "no rows whose subject is 'abstract_algebra'"),
+        ("mmlu", {"dev": [MMLU] * 4, "test": [MMLU]}, "dev.jsonl holds 4 rows of 'anatomy', but mmlu needs 5"),
+        (
+            "bbh",
+            {"test": [{"task": "web_of_lies", "input": "x", "target": "Yes"}]},
+            "no rows whose task is 'boolean_exp",
+        ),
+        (
+            "triviaqa",
+            {"train": [{"question": "?", "answer": "Paris"}]},
+            "row 1: the field 'answer' needs a list 'aliases'",
+        ),
+        (
+            "fever",
+            {"validation": [{"claim": "x", "label": "SUPPORT"}]},
+            "unknown label 'SUPPORT'.*did you mean 'SUPPORTS'",
+        ),
+        (
+            "humaneval",
+            {"test": [{"task_id": "HumanEval/0", "prompt": "def f():"}]},
+            "row 1: the field 'test' is missing",
+        ),
+    ],
+)
+def test_what_is_wrong_with_local_data_is_named(name, files, message, tmp_path):
+    folder = tmp_path / name
+    for split, values in (files or {}).items():
+        write(folder / f"{split}.jsonl", values)
+    if name == "triviaqa":
+        write(folder / "validation.jsonl", [{"question": "?", "answer": "Paris"}])
+    with pytest.raises(UserError, match=message) as caught:
+        general_tasks.load(name, str(folder))
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_humaneval_needs_its_sandbox_before_any_data(monkeypatch, tmp_path):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(UserError, match="bubblewrap"):
+        harness.load(["gsm8k", "humaneval"], None, {}, tmp_path)
