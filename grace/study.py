@@ -44,8 +44,8 @@ class Plan:
             if config.get(key) is not None:
                 value = config[key]
                 merged[key] = value if isinstance(value, list) else [value]
-        for key in ("runs", "tables"):  # set to null, an entry is dropped
-            merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry is not None}
+        for key in ("runs", "tables"):  # set to null, an entry is dropped; from the command line it comes as text
+            merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry not in (None, "null")}
         self.study: Study = build(Study, merged, "")
         self._raw, self._config = merged, config
 
@@ -163,6 +163,11 @@ class Plan:
 
     def trained_runs(self) -> list[str]:
         return [name for name, run in self.study.runs.items() if run.trained]
+
+    def vllm(self) -> bool:
+        """Whether a run of the study is trained or evaluated with vLLM."""
+        every = [self.sections(run) for run in self.study.runs]
+        return any("vllm" in (at.grace.engine, at.evaluation.engine) for at in every)
 
     def gpus(self, run: str) -> int:
         """GPUs of a training job: one per process, or none in a study without."""

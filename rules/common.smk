@@ -16,6 +16,10 @@ except UserError as error:
 
 ROOT = PLAN.root
 RESOURCES = PLAN.study.resources
+SOURCES_LOCK = (
+    f"{workflow.basedir}/sources.lock"  # size and sha256 of what was downloaded
+)
+STORE = f"{ROOT}/store"  # rationales and embeddings, by content
 
 # A conda environment holds the packages but not the project.
 shell.prefix(
@@ -23,6 +27,19 @@ shell.prefix(
     + shlex.quote(workflow.basedir)
     + "${{PYTHONPATH:+:$PYTHONPATH}}; "  # braces doubled: the prefix is formatted too
 )
+
+
+onstart:
+    # A group adds up the GPUs of its jobs, and each of them then sees all.
+    for name in workflow.group_settings.overwrite_groups:
+        if name in RESOURCES and RESOURCES[name].gpu:
+            sys.exit(
+                f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out."
+            )
+
+
+# Jobs on GPUs share an environment, with vLLM where it is an engine of the study.
+GPU_ENV = f"../envs/{'vllm' if PLAN.vllm() else 'grace'}.yaml"
 
 
 def one_of(names):

@@ -18,7 +18,8 @@ rule source:
     params:
         spec=lambda wildcards: PLAN.spec_source(wildcards.source),
     shell:
-        "python -m grace.data.source --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+        "python -m grace.data.source --spec {params.spec:q} --threads {threads} --lock {SOURCES_LOCK:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule pairs:

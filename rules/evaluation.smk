@@ -36,7 +36,7 @@ rule evaluate:
     benchmark:
         f"{ROOT}/benchmarks/evaluate/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.tsv"
     conda:
-        "../envs/grace.yaml"
+        GPU_ENV
     threads: RESOURCES["evaluate"].threads
     resources:
         mem_mb=mem_mb("evaluate"),
@@ -52,7 +52,7 @@ rule evaluate:
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --store {STORE:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule general:
@@ -69,7 +69,7 @@ rule general:
     wildcard_constraints:
         run=one_of(["backbone", *PLAN.study.runs]),
     conda:
-        "../envs/grace.yaml"
+        GPU_ENV
     threads: RESOURCES["general"].threads
     resources:
         mem_mb=mem_mb("general"),

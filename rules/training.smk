@@ -64,7 +64,7 @@ rule train:
     wildcard_constraints:
         run=one_of(PLAN.trained_runs()),
     conda:
-        "../envs/grace.yaml"
+        GPU_ENV
     threads: RESOURCES["train"].threads
     resources:
         mem_mb=mem_mb("train"),

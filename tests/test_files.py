@@ -71,3 +71,11 @@ def test_half_a_json_file(tmp_path):
     (tmp_path / "a.json").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="not whole"):
         files.read_json(tmp_path / "a.json")
+
+
+def test_rows_by_number(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"a": "\u00e4"}\n\n{"a": 2}\n{"a": 3}', encoding="utf-8")
+    rows = files.JsonLines(path)
+    assert len(rows) == 3 and [rows[2], rows[0], rows[1]] == [{"a": 3}, {"a": "\u00e4"}, {"a": 2}]
+    assert list(rows) == list(files.read_jsonl(path))

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from array import array
+from collections import Counter, deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
+import numpy as np
 from tqdm import tqdm
 
 from grace import manifest, stage
-from grace.data.triples import quantiles
+from grace.data.summary import histogram, quantiles
 from grace.files import read_jsonl, write_json, write_jsonl
 from grace.section import UserError
 from grace.specs import LengthsSpec
 
 BATCH = 1024  # rows tokenised at a time
+BINS = (64, 128, 256, 512, 768, 1024, 2048, 4096)  # tokens
+Rows = list[dict[str, Any]]
 
 
 class Prompt(Protocol):
@@ -29,39 +35,84 @@ class Limit:
     Args:
         too_long: `drop` leaves out a supervised row whose positive's prompt, or an unsupervised one whose text's
             prompt, is over `limit`; `truncate` keeps it, as encoders cut the text on the right.
+        threads: processes that tokenise.
     """
 
-    def __init__(self, prompt: Prompt, limit: int, too_long: Literal["drop", "truncate"]) -> None:
-        self.prompt, self.limit, self.too_long = prompt, limit, too_long
+    def __init__(self, prompt: Prompt, limit: int, too_long: Literal["drop", "truncate"], threads: int = 1) -> None:
+        self.prompt, self.limit, self.too_long, self.threads = prompt, limit, too_long, threads
         self.read = self.kept = 0
-        self.tokens: dict[str, list[int]] = {}
+        self.kept_per_source: Counter[str] = Counter()
+        self.tokens: dict[str, array] = {}
 
     def __call__(
         self, rows: Iterator[dict[str, Any]], decides: Literal["positive", "text"]
     ) -> Iterator[dict[str, Any]]:
-        while batch := list(islice(rows, BATCH)):
-            for name in ("query", "positive", "text"):
-                if name in batch[0]:
-                    self.tokens.setdefault(name, []).extend(self.prompt.count([row[name] for row in batch]))
-            if "negatives" in batch[0]:
-                negatives = [text for row in batch for text in row["negatives"]]
-                self.tokens.setdefault("negatives", []).extend(self.prompt.count(negatives))
-            for row, length in zip(batch, self.tokens[decides][self.read :], strict=True):
+        for batch, counts in self._counted(rows):
+            for name, values in counts.items():
+                self.tokens.setdefault(name, array("q")).extend(values)
+            self.read += len(batch)
+            for row, length in zip(batch, counts[decides], strict=True):
                 if length <= self.limit or self.too_long == "truncate":
                     self.kept += 1
+                    if "source" in row:
+                        self.kept_per_source[row["source"]] += 1
                     yield row
-            self.read += len(batch)
+
+    def _counted(self, rows: Iterator[dict[str, Any]]) -> Iterator[tuple[Rows, dict[str, list[int]]]]:
+        """Batches with their counts, in order; twice as many batches as processes are under way at a time."""
+        batches = iter(lambda: list(islice(rows, BATCH)), [])
+        if self.threads <= 1:
+            for batch in batches:
+                yield batch, count(self.prompt, batch)
+            return
+        # Forked, as far as the system forks, before anything here is tokenised: a tokenizer's own threads do not
+        # survive a fork, and they would wait for the Python objects that its results become.
+        with ProcessPoolExecutor(self.threads, initializer=_keep, initargs=(self.prompt,)) as pool:
+            pending: deque[tuple[Rows, Future]] = deque()
+            for batch in batches:
+                pending.append((batch, pool.submit(_count, batch)))
+                if len(pending) > 2 * self.threads:
+                    done, future = pending.popleft()
+                    yield done, future.result()
+            for done, future in pending:
+                yield done, future.result()
 
     def report(self) -> dict[str, Any]:
+        per_source = {"kept_per_source": dict(sorted(self.kept_per_source.items()))} if self.kept_per_source else {}
         return {
             "read": self.read,
             "kept": self.kept,
             "dropped": {"too long": self.read - self.kept},
+            **per_source,
             "prompt_tokens": {
-                name: {**quantiles(values), "over_limit": sum(value > self.limit for value in values)}
+                name: {
+                    **quantiles(values),
+                    "over_limit": int((np.asarray(values) > self.limit).sum()),
+                    "histogram": histogram(values, BINS),
+                }
                 for name, values in self.tokens.items()
             },
         }
+
+
+def count(prompt: Prompt, batch: Rows) -> dict[str, list[int]]:
+    """Prompt tokens of each text of a batch, by field; `negatives` one after the other."""
+    names = [name for name in ("query", "positive", "text") if name in batch[0]]
+    found: dict[str, list[int]] = {name: prompt.count([row[name] for row in batch]) for name in names}
+    if "negatives" in batch[0]:
+        found["negatives"] = prompt.count([text for row in batch for text in row["negatives"]])
+    return found
+
+
+_of_process: list[Prompt] = []  # the prompt of a worker process, sent once
+
+
+def _keep(prompt: Prompt) -> None:
+    _of_process[:] = [prompt]
+
+
+def _count(batch: Rows) -> dict[str, list[int]]:
+    return count(_of_process[0], batch)
 
 
 def as_text(row: dict[str, Any]) -> dict[str, Any]:
@@ -82,7 +133,7 @@ def main(spec: LengthsSpec, paths: SimpleNamespace) -> None:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(f"{paths.tokenizer}: holds no tokenizer that can be read ({reason}).") from None
     prompt = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
-    limit = Limit(prompt, spec.prompt.max_prompt_tokens, spec.too_long)
+    limit = Limit(prompt, spec.prompt.max_prompt_tokens, spec.too_long, paths.threads)
     rows: Iterator[dict[str, Any]] = iter(tqdm(read_jsonl(paths.rows), "lengths", mininterval=1))
     supervised = spec.data == "supervised"
     fitting = limit(rows, "positive") if supervised else limit(map(as_text, rows), "text")

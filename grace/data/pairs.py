@@ -6,13 +6,14 @@ import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain, pairwise
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any
 
 from grace import manifest, stage
-from grace.data.rows import field, problem
+from grace.data.rows import NEEDED, field, problem
 from grace.data.similarity import distinct, normal
+from grace.data.summary import bin_names
 from grace.files import read_jsonl, write_json, write_jsonl
 from grace.section import UserError
 from grace.specs import PairsSpec
@@ -22,8 +23,10 @@ BINS = (8, 16, 32, 64, 128, 256, 512, 1024)  # words
 
 def normalise(row: dict[str, Any], form: str) -> dict[str, Any] | str:
     """The row with the fields of its form, texts stripped; or the reason why it is dropped."""
-    if problem(row, form):
+    if any(field(row, name) is None for name in NEEDED[form]):
         return "missing field"
+    if problem(row, form):
+        return "field is not text"
     if form == "texts":
         text = field(row, "text").strip()
         kept = {"id": row.get("id"), "text": text, **_labels(row)}
@@ -109,8 +112,7 @@ class Card:
             yield row
 
     def summary(self) -> dict[str, Any]:
-        edges = ["0", *map(str, BINS)]
-        names = [f"{low}-{int(high) - 1}" for low, high in pairwise(edges)] + [f"{edges[-1]}-"]
+        names = bin_names(BINS)
         return {
             "kept": self.kept,
             **{f"kept_per_{name}": dict(sorted(counter.items())) for name, counter in self.groups.items() if counter},

@@ -34,12 +34,12 @@ class Tfidf:
         return sparse.csr_matrix(self.vectorizer.transform(texts))
 
 
-def nearest(a: sparse.csr_matrix, b: sparse.csr_matrix, label: str = "cosines") -> np.ndarray:
+def nearest(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
     """Largest cosine of each row of `a` with any row of `b`: every pair is computed. Shape (rows of a,)."""
     best = np.zeros(a.shape[0], dtype=np.float32)
     if b.shape[0]:
         transposed = b.T.tocsc()
-        for start in tqdm(range(0, a.shape[0], CHUNK), label, mininterval=1, disable=a.shape[0] <= CHUNK):
+        for start in range(0, a.shape[0], CHUNK):
             best[start : start + CHUNK] = (a[start : start + CHUNK] @ transposed).max(axis=1).toarray().ravel()
     return best
 
@@ -82,17 +82,6 @@ class Index:
         cosine = np.asarray(rows[left].multiply(other[right]).sum(axis=1)).ravel()
         over = cosine > self.threshold
         return left[over], (right if among is None else among[right])[over]
-
-
-def near(texts: list[str], corpus: list[str], threshold: float, tfidf: Tfidf, label: str = "compare") -> Flags:
-    """Whether each text has a tf-idf cosine over `threshold` with a text of `corpus`."""
-    found = np.zeros(len(texts), dtype=bool)
-    index = Index(tfidf(corpus), threshold)
-    vectors = tfidf(texts)
-    for start in tqdm(range(0, len(texts), CHUNK), label, mininterval=1, disable=len(texts) <= CHUNK):
-        rows, _ = index.pairs(vectors[start : start + CHUNK])
-        found[start + rows] = True
-    return found
 
 
 def distinct(texts: list[str], threshold: float) -> Flags:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,12 +57,15 @@ class RationaleEncoder:
     Args:
         model, tokenizer: a causal LM of transformers and its tokenizer, with a chat template.
         spec: prompt, pooling and generation settings (`grace.specs.EncodeSpec`).
+        vllm: a `grace.encoder.engines.vllm.VllmEngine` that writes the rationales in the model's place.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec) -> None:
+    def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec, vllm: Any = None) -> None:
         self.model, self.tokenizer, self.spec = model.eval(), tokenizer, spec
         self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
+        # What writes rationales: bound to its model, called with prompts and `generate_batches`'s other arguments.
+        self.write = vllm.generate_batches if vllm else partial(engine.generate_batches, self.model)
 
     @classmethod
     def from_pretrained(
@@ -105,8 +111,28 @@ class RationaleEncoder:
 
     @classmethod
     def from_spec(cls, path: str | Path, spec: EncodeSpec, device: str | None = None) -> RationaleEncoder:
-        """The same with every setting given."""
+        """The same with every setting given; `spec.engine` says what writes rationales.
+
+        Raises:
+            UserError: when there is no usable model at `path`, or vLLM is asked for and cannot be used.
+        """
+        if spec.engine == "vllm" and spec.rationales:
+            from grace.encoder.engines.vllm import VllmEngine
+
+            tokenizer = load_tokenizer(path)  # fails at once where vLLM takes a minute to
+            vllm = VllmEngine(path, spec)
+            return cls(vllm.model, tokenizer, spec, vllm)
         return cls(*load_model(path, device), spec)
+
+    @property
+    def width(self) -> int:
+        """d, the length of an embedding."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
+    def dtype(self) -> str:
+        """The precision that the model computes in, such as float32."""
+        return str(self.model.dtype).removeprefix("torch.")
 
     def encode(self, texts: list[str], rationales: bool | None = None, progress: bool = False) -> Encoding:
         """Embed texts.
@@ -126,26 +152,35 @@ class RationaleEncoder:
         Raises:
             TypeError: when a text is no string. Whatever the model raises is passed on.
         """
+        embeddings = np.zeros((len(texts), self.width), dtype=np.float32)
+        written: list[Any] | None = [None] * len(texts) if self._reasons(rationales) else None
+        with tqdm(total=len(texts), disable=not progress, desc="encode", unit="text", mininterval=5) as bar:
+            for rows, made in self.encode_batches(texts, rationales):
+                embeddings[rows] = made.embeddings
+                if written is not None:
+                    for row, rationale in zip(rows, made.rationales or [], strict=True):
+                        written[row] = rationale
+                bar.update(len(rows))
+        return Encoding(embeddings, written)
+
+    def encode_batches(self, texts: list[str], rationales: bool | None = None) -> Iterator[tuple[list[int], Encoding]]:
+        """The same batch by batch: yields (indices of n texts, their `Encoding`) in the order batches finish."""
         if isinstance(texts, str):
             raise TypeError("encode takes a list of texts; wrap the one text in a list")
         texts = list(texts)
         for i, text in enumerate(texts):
             if not isinstance(text, str):
                 raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
-        if rationales is None:
-            rationales = self.spec.rationales
-        if not texts:
-            width = self.model.config.get_text_config().hidden_size
-            return Encoding(np.zeros((0, width), dtype=np.float32), [] if rationales else None)
-        with tqdm(total=len(texts), disable=not progress, desc="encode", unit="text", mininterval=5) as bar:
-            pooled, written = (self._reason if rationales else self._direct)(texts, bar.update)
-        if self.spec.pooling.normalize:
-            pooled = torch.nn.functional.normalize(pooled, dim=-1)
-        return Encoding(pooled.numpy(), written)
+        for rows, pooled, written in (self._reason if self._reasons(rationales) else self._direct)(texts):
+            if self.spec.pooling.normalize:
+                pooled = torch.nn.functional.normalize(pooled, dim=-1)
+            yield rows, Encoding(pooled.numpy(), written)
 
-    def _reason(self, texts: list[str], on_batch: Any) -> tuple[torch.Tensor, list[Rationale]]:
-        made = engine.generate(
-            self.model,
+    def _reasons(self, rationales: bool | None) -> bool:
+        return self.spec.rationales if rationales is None else rationales
+
+    def _reason(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
+        batches = self.write(
             self.template.ids(texts),
             pool_from=len(self.template.prefix),
             pooling=self.spec.pooling,
@@ -154,24 +189,25 @@ class RationaleEncoder:
             max_new_tokens=self.spec.max_new_tokens,
             ends=self.ends,
             batch_size=self.spec.batch_size,
-            on_batch=on_batch,
         )
-        bare = [ids if cut else ids[:-1] for ids, cut in zip(made.token_ids, made.truncated.tolist(), strict=True)]
-        decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        written = [
-            Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
-            for text, ids, cut in zip(decoded, made.token_ids, made.truncated.tolist(), strict=True)
-        ]
-        return made.pooled, written
+        for made in batches:
+            cuts = [bool(cut) for cut in made.truncated]
+            bare = [ids if cut else ids[:-1] for ids, cut in zip(made.token_ids, cuts, strict=True)]
+            decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            written = [
+                Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
+                for text, ids, cut in zip(decoded, made.token_ids, cuts, strict=True)
+            ]
+            yield made.rows, made.pooled, written
 
     @torch.no_grad()
-    def _direct(self, texts: list[str], on_batch: Any) -> tuple[torch.Tensor, None]:
+    def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
         sequences, pool_from = direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
-        made = engine.embed(
-            self.model, sequences, pool_from=pool_from, pooling=self.spec.pooling,
-            batch_size=self.spec.batch_size, on_batch=on_batch,
-        )  # fmt: skip
-        return made.cpu(), None
+        batches = engine.embed_batches(
+            self.model, sequences, pool_from=pool_from, pooling=self.spec.pooling, batch_size=self.spec.batch_size
+        )
+        for rows, pooled in batches:
+            yield rows, pooled.cpu(), None
 
 
 def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]) -> tuple[list[list[int]], int]:
@@ -193,13 +229,25 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
     Raises:
         UserError: one sentence, when `path` is neither a model folder nor a reachable repository.
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer = load_tokenizer(path)
+    with _one_sentence(path):
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
+    return model.to(device), tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Any:
+    """Raises: UserError as `load_model`."""
     if Path(path).exists() and not (Path(path) / "config.json").exists():
         raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    with _one_sentence(path):
+        return AutoTokenizer.from_pretrained(path)
+
+
+@contextmanager
+def _one_sentence(path: str | Path) -> Iterator[None]:
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
+        yield
     except (OSError, ValueError, SafetensorError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{path}: no causal language model can be loaded from here ({reason}).") from None
-    return model.to(device), tokenizer

@@ -6,6 +6,7 @@ pipeline: their scores are not comparable with any MTEB score.
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import mteb
@@ -21,6 +22,8 @@ from mteb.abstasks.abstask import AbsTask
 from mteb.abstasks.task_metadata import TaskMetadata
 
 from grace import tasks
+from grace.evaluation import local_data, scale
+from grace.evaluation.items import leaves
 from grace.section import UserError
 
 SOURCE = "docstrings of the installed Python packages, object names masked"
@@ -188,15 +191,18 @@ OWN: dict[str, Any] = {
 }
 
 
-def get_tasks(names: list[str], data: dict[str, Any] | None = None) -> list[AbsTask]:
-    """The task objects called `names`, in that order.
+def get_tasks(
+    names: list[str], data: dict[str, Any] | None = None, local: dict[str, str] | None = None
+) -> list[AbsTask]:
+    """The task objects called `names`, in that order, ready for large data (`scale.fit`).
 
     Args:
         names: names of `grace.tasks.CATEGORY`.
         data: the parsed task-data file (`grace.evaluation.tasks.build`), needed by the demo's tasks.
+        local: task -> folder that holds its data instead of the hub (`local_data`).
 
     Raises:
-        UserError: for an unknown name, or a demo task without data.
+        UserError: for an unknown name, a demo task without data, or a folder without the task's data.
     """
     # Filtering the benchmark's own list is what keeps its splits and subsets (MSMARCO on dev).
     wanted = [name for name in names if name not in OWN]
@@ -207,5 +213,17 @@ def get_tasks(names: list[str], data: dict[str, Any] | None = None) -> list[AbsT
             raise UserError(f"task {name!r} is neither in MTEB(eng, v1) nor one of the demo's own.")
         if name in OWN and data is None:
             raise UserError(f"task {name!r} needs --data with the file that the rule `tasks` makes.")
-        found.append(OWN[name](data) if name in OWN else hub[name])
+        found.append(OWN[name](data) if name in OWN else _own(hub[name]))
+        if name in (local or {}):
+            local_data.use(found[-1], (local or {})[name])
+        for leaf in leaves(found[-1]):
+            scale.fit(leaf)
     return found
+
+
+def _own(task: AbsTask) -> AbsTask:
+    """A copy: the benchmark's objects are the same for every caller, and remember what is set on them."""
+    task = copy(task)
+    if members := getattr(task.metadata, "tasks", None):
+        task.metadata = task.metadata.model_copy(update={"tasks": [copy(member) for member in members]})
+    return task

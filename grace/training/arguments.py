@@ -14,8 +14,9 @@ LOSS = {"sequence_sum": "dr_grpo", "token_mean": "dapo", "sequence_mean": "grpo"
 def grpo_config(spec: TrainSpec, output_dir: str, rows: int) -> GRPOConfig:
     """TRL's arguments for a GRACE run.
 
-    `sequence_sum` is eq. 19 up to a constant: TRL's `dr_grpo` divides the sum of token losses by
-    rollouts x max_new_tokens.
+    A rank's share of a generation is whole groups (`instances` is a multiple of `processes`), so how many rollouts
+    go through the model together is free. `sequence_sum` is eq. 19 up to a constant: TRL's `dr_grpo` divides the
+    sum of token losses by rollouts x max_new_tokens.
 
     Raises:
         UserError: when there are fewer rows than instances in a batch.
@@ -56,8 +57,10 @@ def grpo_config(spec: TrainSpec, output_dir: str, rows: int) -> GRPOConfig:
         gradient_checkpointing=g.gradient_checkpointing,
         use_vllm=g.engine == "vllm",
         vllm_mode="colocate",
-        vllm_tensor_parallel_size=2 if g.processes % 2 == 0 else 1,  # paper 4.2
-        vllm_gpu_memory_utilization=0.5,  # paper 4.2
+        vllm_tensor_parallel_size=g.vllm_tensor_parallel,
+        vllm_gpu_memory_utilization=g.vllm_memory,
+        vllm_max_model_length=spec.prompt.max_prompt_tokens + spec.generation.max_new_tokens,
+        vllm_importance_sampling_correction=False,  # eq. 19 has no ratio, and the released code corrects nothing
         save_strategy="steps",
         save_steps=g.save_steps,
         save_total_limit=2,

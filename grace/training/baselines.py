@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ from grace.encoder.engines import transformers as engine
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import TrainSpec
+from grace.training import sharding
+
+WEIGHTS = "trained.pt"  # in a checkpoint: the weights that are trained, which is all that differs from the backbone
 
 
 class DirectEmbedding(InputModule):
@@ -50,13 +54,35 @@ class DirectEmbedding(InputModule):
         self.model.save_pretrained(output_path)
 
 
+class ContrastiveTrainer(SentenceTransformerTrainer):
+    """With checkpoints that hold the trained weights, whatever the module they are in."""
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        state = self.model.state_dict() if state_dict is None else state_dict
+        trained = {name for name, p in self.model.named_parameters() if p.requires_grad}
+        torch.save({name: value for name, value in state.items() if name in trained}, folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, checkpoint_path: str, model: Any = None) -> None:
+        if self.is_fsdp_enabled:  # its weights are read by name and sharded again
+            from accelerate.utils import load_fsdp_model
+
+            load_fsdp_model(self.accelerator.state.fsdp_plugin, self.accelerator, self.model, checkpoint_path)
+            return
+        state = torch.load(Path(checkpoint_path) / WEIGHTS, map_location="cpu", weights_only=True)
+        unknown = self.model.load_state_dict(state, strict=False).unexpected_keys
+        assert not unknown, unknown
+
+
 def contrastive_trainer(
-    model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], output_dir: str
-) -> SentenceTransformerTrainer:
+    model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], output_dir: str, **kwargs: Any
+) -> ContrastiveTrainer:
     """A trainer of InfoNCE over direct embeddings.
 
     cl: (query, positive, negatives) with in-batch negatives. simcse: each text is its own positive,
-    seen through another dropout mask.
+    seen through another dropout mask. Of several processes each embeds its share of a batch, and every
+    row's negatives still come from all of it.
 
     Raises:
         UserError: when there are fewer rows than a batch, or SimCSE's two views do not differ.
@@ -70,15 +96,19 @@ def contrastive_trainer(
     student = SentenceTransformer(modules=[module], device="cuda" if torch.cuda.is_available() else "cpu")
     if spec.method == "simcse":
         _assert_views_differ(student, rows[0]["text"])
-    cached = c.mini_batch_size < c.batch_size
+    head = model.get_output_embeddings()
+    if head.weight is not model.get_input_embeddings().weight:
+        head.weight.requires_grad_(False)  # no part of an embedding; DDP waits for the gradient of all that train
+    share = c.batch_size // c.processes
+    common: dict[str, Any] = {"scale": c.similarity_scale, "gather_across_devices": c.processes > 1}
     loss = (
-        CachedMultipleNegativesRankingLoss(student, scale=c.similarity_scale, mini_batch_size=c.mini_batch_size)
-        if cached
-        else MultipleNegativesRankingLoss(student, scale=c.similarity_scale)
+        CachedMultipleNegativesRankingLoss(student, mini_batch_size=c.mini_batch_size, **common)
+        if c.mini_batch_size < share
+        else MultipleNegativesRankingLoss(student, **common)
     )
     args = SentenceTransformerTrainingArguments(
         output_dir=output_dir,
-        per_device_train_batch_size=c.batch_size,
+        per_device_train_batch_size=share,
         num_train_epochs=c.epochs,
         max_steps=c.max_steps or -1,
         learning_rate=c.learning_rate,
@@ -86,14 +116,17 @@ def contrastive_trainer(
         weight_decay=c.weight_decay,
         bf16=c.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=c.save_steps,
+        save_total_limit=2,
         logging_steps=5,
         report_to=[],
         seed=spec.seed,
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-    return SentenceTransformerTrainer(model=student, args=args, train_dataset=_columns(rows, spec.method), loss=loss)
+    sharding.configure(args, model)
+    return ContrastiveTrainer(model=student, args=args, train_dataset=_columns(rows, spec.method), loss=loss, **kwargs)
 
 
 def _columns(rows: list[dict[str, Any]], method: str) -> Dataset:

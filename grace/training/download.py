@@ -31,7 +31,12 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
 def _from_hub(name: str, revision: str | None, folder: Path) -> None:
     """Download what a model folder needs; finished files are kept, so a second try goes on."""
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HTTPError,  # of the HTTP library that the hub's client uses, which lets its errors through
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     by_hand = f"or fetch {name} by hand and set its entry in available_backbones to {{kind: local, path: FOLDER}}"
     try:
@@ -42,7 +47,7 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         ) from None
     except RepositoryNotFoundError:
         raise UserError(f"{name}: the hub knows no such model; correct its id in available_backbones.") from None
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.") from None
 

@@ -6,101 +6,131 @@ import json
 import logging
 import os
 import shutil
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback, set_seed
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from grace import manifest, stage
-from grace.files import read_jsonl, sha256
+from grace.files import read_json, read_jsonl, sha256
 from grace.section import UserError
 from grace.specs import TrainSpec
+from grace.training import hardware, lora, sharding
+from grace.training.checkpoints import MarkComplete, checkpoint_folder, last_checkpoint
 from grace.training.model_folder import save_model
+from grace.training.preflight import Preflight, out_of_memory, too_large
 
 log = logging.getLogger(__name__)
 
-COMPLETE = "complete"  # written into a checkpoint once all its files are there
-
-
-class MarkComplete(TrainerCallback):
-    """Marks each checkpoint when it is whole; a kill while it is written leaves it unmarked."""
-
-    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint in `folder`; the others are removed."""
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rsplit("-", 1)[1]))
-    for path in found:
-        if not (path / COMPLETE).exists():
-            shutil.rmtree(path)
-    whole = [path for path in found if (path / COMPLETE).exists()]
-    return str(whole[-1]) if whole else None
-
-
-def checkpoint_folder(out: Path, spec: TrainSpec, rows_hash: str, backbone_hash: str) -> Path:
-    """Beside the model folder, keyed by all that decides the weights: other settings never resume these."""
-    import hashlib
-
-    key = hashlib.sha256(f"{spec.model_dump_json()}{rows_hash}{backbone_hash}".encode()).hexdigest()[:12]
-    return out.parent.with_name(f"{out.parent.name}-checkpoints") / key
-
 
 def load(backbone: Path, spec: TrainSpec) -> tuple[Any, Any]:
-    """The backbone in float32 (master weights; `precision` decides the arithmetic) and its tokenizer."""
+    """The backbone in float32 (master weights; `precision` decides the arithmetic), with adapters if the run
+    trains those, and its tokenizer."""
+    name, at = hardware.section(spec)
     dropout = spec.contrastive.dropout if spec.contrastive else 0.0
     model = AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", attention_dropout=dropout)
+    if at.lora:
+        model = lora.add(model, at.lora, name)
     return model, AutoTokenizer.from_pretrained(backbone, padding_side="left")
 
 
 def build_trainer(model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], folder: Path) -> Any:
-    """The method's trainer; libraries are imported here because each costs seconds."""
+    """The method's trainer, with its preflight; libraries are imported here because each costs seconds."""
+    preflight = Preflight(spec)
+    callbacks = [MarkComplete(), preflight]
     if spec.method == "grace":
         from grace.training.arguments import grpo_config
         from grace.training.trainer import GraceTrainer
 
         args = grpo_config(spec, str(folder), len(rows))
-        return GraceTrainer(model, tokenizer, spec, rows, args, callbacks=[MarkComplete()])
-    from grace.training.baselines import contrastive_trainer
+        trainer: Any = GraceTrainer(model, tokenizer, spec, rows, args, callbacks=callbacks)
+    else:
+        from grace.training.baselines import contrastive_trainer
 
-    return contrastive_trainer(model, tokenizer, spec, rows, str(folder))
+        trainer = contrastive_trainer(model, tokenizer, spec, rows, str(folder), callbacks=callbacks)
+    preflight.trainer = trainer
+    trainer.preflight = preflight
+    return trainer
 
 
-@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out",))
-def main(spec: TrainSpec, paths: SimpleNamespace) -> None:
+def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
+    """Train and save. Of several processes, each runs this; the first saves."""
+    hardware.check(spec)
+    name, at = hardware.section(spec)
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    if processes != at.processes:
+        raise UserError(
+            f"config: {name}.processes: {at.processes} are configured but {processes} were started; "
+            "start the workflow's command, or correct the key."
+        )
+    if processes > 1:
+        torch.set_num_threads(max(1, paths.threads // processes))
     fields = ("query", "positive") if spec.data == "supervised" else ("text",)
     rows = list(read_jsonl(paths.rows, need=fields))
     if not rows:
         raise UserError(f"{paths.rows}: no rows to train on.")
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    if spec.grace and processes != spec.grace.processes:
-        raise UserError(
-            f"config: grace.processes: {spec.grace.processes} are configured but {processes} were started; "
-            "start the workflow's command, or correct the key."
-        )
-    backbone_hash = manifest.weights_hash(paths.backbone)
-    checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), backbone_hash)
+    checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
     set_seed(spec.seed)
     model, tokenizer = load(paths.backbone, spec)
     trainer = build_trainer(model, tokenizer, spec, rows, checkpoints)
-    resume = last_checkpoint(checkpoints) if checkpoints.exists() else None
+    resume = last_checkpoint(checkpoints)
     if resume:
         log.info("resuming from %s", resume)
-    trainer.train(resume_from_checkpoint=resume)
+    try:
+        trainer.train(resume_from_checkpoint=resume)
+    finally:  # an error's sentence starts a line of its own
+        for callback in trainer.callback_handler.callbacks:
+            if bar := getattr(callback, "training_bar", None):
+                bar.close()
+    state = sharding.full_state(trainer, model)
     if not trainer.is_world_process_zero():
         return
+    if state is not None:
+        model, _ = load(paths.backbone, spec)
+        model.load_state_dict(state)
+    model = lora.merged(model)
     model.config.attention_dropout = 0.0  # a trained model is an inference model
     history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
     record = manifest.make(
-        "train", spec, [paths.backbone, paths.rows], paths.started,
+        "train", spec, [paths.backbone, paths.rows], paths.started, backbone=_origin(paths.backbone),
         resumed_from=Path(resume).name if resume else None, steps=trainer.state.global_step, rows=len(rows),
-        history=json.loads(json.dumps(history).replace("NaN", "null")),
+        preflight=trainer.preflight.record, history=json.loads(json.dumps(history).replace("NaN", "null")),
     )  # fmt: skip
     save_model(paths.out.parent, model, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
     shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _origin(backbone: Path) -> dict[str, Any] | None:
+    """What a backbone's own manifest says it is: its entry in available_backbones; None without a manifest."""
+    path = backbone / "manifest.json"
+    return read_json(path).get("settings", {}).get("backbone") if path.exists() else None
+
+
+@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out",))
+def main(spec: TrainSpec, paths: SimpleNamespace) -> None:
+    try:
+        try:
+            run(spec, paths)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if out_of_memory(error):
+                raise too_large(spec, str(error)) from None
+            if "inline_container" in str(error):  # how torch.save words any failure to write
+                raise UserError(
+                    f"{paths.out.parent}: a checkpoint could not be written, the disk is full or a limit is reached; "
+                    "free space and rerun, the last whole checkpoint is kept."
+                ) from None
+            raise
+    except UserError as error:
+        if "TORCHELASTIC_ERROR_FILE" not in os.environ:
+            raise
+        # One of several processes: `launch` says it once for all of them.
+        from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+        get_error_handler().record_exception(error)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -20,15 +21,17 @@ from datasets import Dataset
 from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
-from trl.trainer.utils import RepeatSampler
 
+from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
+from grace.encoder.engines.vllm import per_request
 from grace.encoder.sampling import text_key
 from grace.method.advantages import group_advantages, within_group_deviation
 from grace.method.prompt import PromptTemplate
 from grace.method.rewards import RewardBreakdown, compute_rewards
-from grace.section import UserError
 from grace.specs import TrainSpec
+from grace.training import sharding
+from grace.training.batches import GroupSampler, training_set
 
 log = logging.getLogger(__name__)
 
@@ -42,19 +45,6 @@ class Embeddings(NamedTuple):
     positives: Tensor
     negatives: Tensor | None
     greedy: Tensor | None
-
-
-class GroupSampler(RepeatSampler):
-    """TRL's sampler with an order that follows from (seed, epoch), not from how often it was asked."""
-
-    def __init__(self, *args: Any, trainer: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.trainer = trainer
-
-    def __iter__(self) -> Iterator[int]:
-        epoch = int((self.trainer.state.epoch or 0.0) + 1e-6)
-        self.generator.manual_seed((self.seed or 0) * 1_000_003 + epoch)
-        return super().__iter__()
 
 
 class GraceTrainer(GRPOTrainer):
@@ -81,8 +71,10 @@ class GraceTrainer(GRPOTrainer):
         self.ends = engine.end_tokens(model, tokenizer)
         self.grpo = args
         self.silent: set[str] = set()  # terms already reported as teaching nothing
-        for name, parameter in model.named_parameters():
-            parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
+        if self.algorithm.frozen:  # never with adapters, which freeze all else themselves
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
+        sharding.configure(args, model)
         super().__init__(
             model=model,
             reward_funcs=[_named(name) for name in TERMS],
@@ -91,6 +83,7 @@ class GraceTrainer(GRPOTrainer):
             processing_class=tokenizer,
             **kwargs,
         )
+        self.shell = sharding.hollow(model) if self.is_fsdp_enabled else None
 
     # ---- data ---------------------------------------------------------------------------
 
@@ -140,13 +133,7 @@ class GraceTrainer(GRPOTrainer):
         keys += [0] * len(greedy)
 
         if self.algorithm.engine == "transformers":
-            with (
-                unwrap_model_for_generation(
-                    self.model_wrapped, self.accelerator, gather_deepspeed3_params=self.grpo.ds3_gather_for_generation
-                ) as model,
-                self._dist.summon_full_params(self.model_wrapped, recurse=False),
-                torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=bool(self.args.bf16)),
-            ):
+            with self.policy() as model:
                 made = engine.generate(
                     model, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
                     temperatures=temperatures, max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
@@ -154,37 +141,60 @@ class GraceTrainer(GRPOTrainer):
                 )  # fmt: skip
             token_ids, pooled, logprobs = made.token_ids, made.pooled, None
         else:
-            token_ids, logprobs = self._write_with_vllm(prompt_ids, prompts[len(prompt_ids) :], temperatures)
+            token_ids, logprobs = self._write_with_vllm(prompts, len(prompt_ids), temperatures, keys)
             pooled = self.embed(prompts, token_ids)
         self.embeddings = self._split(pooled.to(self.accelerator.device), len(instances), per_row)
         return token_ids[: len(prompt_ids)], logprobs
 
-    def _write_with_vllm(
-        self, rollouts: list[list[int]], others: list[list[int]], temperatures: list[float]
-    ) -> tuple[list[list[int]], Any]:
-        """TRL's own vLLM generation for d+, then again for the other texts at their temperature."""
-        written, logprobs = super()._generate_single_turn(rollouts, None, {}, self.num_generations)
-        held = self.vllm_generation.temperature
-        for temperature in sorted(set(temperatures[len(rollouts) :])):
-            at = [i for i, t in enumerate(temperatures[len(rollouts) :]) if t == temperature]
-            try:
-                self.vllm_generation.temperature = temperature
-                more, _ = super()._generate_single_turn([others[i] for i in at], None, {}, 1)
-            finally:
-                self.vllm_generation.temperature = held
-            written = written + [[]] * (len(rollouts) + len(others) - len(written))
-            for i, ids in zip(at, more, strict=True):
-                written[len(rollouts) + i] = ids
-        return written, logprobs
+    @contextmanager
+    def policy(self) -> Iterator[Any]:
+        """The policy as one plain model that writes and embeds: whole on this rank, dropout off."""
+        device, bf16 = self.accelerator.device, bool(self.args.bf16)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            if self.shell is not None:
+                kind = torch.bfloat16 if bf16 else torch.float32
+                with sharding.filled(self.shell, self.model, kind, device) as whole:
+                    sharded, self.model = self.model, whole
+                    try:
+                        yield whole
+                    finally:
+                        self.model = sharded
+                return
+            with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as model:
+                training = model.training
+                try:
+                    yield model.eval()
+                finally:
+                    model.train(training)
 
-    @torch.no_grad()
+    def _write_with_vllm(
+        self, prompts: list[list[int]], rollouts: int, temperatures: list[float], keys: list[int]
+    ) -> tuple[list[list[int]], Any]:
+        """Rationales of all `prompts` in one call of TRL's vLLM generation, which takes the policy's weights first.
+
+        TRL has one temperature and one random stream for all; `per_request` gives each prompt its own, so rollouts
+        of a group differ and a resumed run, or one spread over other ranks, samples the same.
+
+        Returns:
+            Token ids of every prompt; log-probabilities of the first `rollouts`, those that are trained on.
+        """
+        vllm = self.vllm_generation
+        if vllm.tensor_parallel_size > 1:  # the ranks that share an engine hand it all their prompts, in this order
+            gathered: list[Any] = [None] * vllm.tensor_parallel_size
+            torch.distributed.all_gather_object(gathered, (temperatures, keys), group=vllm.tp_group)
+            temperatures = [value for mine, _ in gathered for value in mine]
+            keys = [value for _, mine in gathered for value in mine]
+        with per_request(vllm.llm, temperatures, keys, self.ends):
+            written, logprobs = super()._generate_single_turn(prompts, None, {}, 1)
+        return written, logprobs[:rollouts]
+
     def embed(self, prompts: list[list[int]], token_ids: list[list[int]]) -> Tensor:
         """[N, d] embeddings of rationales that were written elsewhere, equal to the fused ones."""
-        model = self.accelerator.unwrap_model(self.model)
-        return engine.embed(
-            model, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
-            pool_from=len(self.template.prefix), pooling=self.spec.pooling, batch_size=self.args.train_batch_size,
-        )  # fmt: skip
+        with self.policy() as model:
+            return packed.embed(
+                model, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
+                pool_from=len(self.template.prefix), pooling=self.spec.pooling,
+            )  # fmt: skip
 
     def _split(self, pooled: Tensor, instances: int, per_row: int) -> Embeddings:
         k, width = self.k, pooled.shape[1]
@@ -260,28 +270,6 @@ class GraceTrainer(GRPOTrainer):
             if deviation < 1e-7 and name not in self.silent and self.accelerator.is_main_process:
                 self.silent.add(name)
                 log.warning("the %s term is the same for all rollouts of a group: it teaches nothing", name)
-
-
-def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
-    """Rows as TRL wants them: `prompt` is d+ itself, the other texts ride along.
-
-    Unsupervised, the anchor is the text itself and there are no negatives (eqs. 20-21).
-    """
-    if data == "unsupervised":
-        return Dataset.from_list(
-            [{"id": r["id"], "prompt": r["text"], "query": r["text"], "negatives": []} for r in rows]
-        )
-    counts = {len(row.get("negatives") or []) for row in rows}
-    if len(counts) > 1:
-        raise UserError(
-            f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number."
-        )
-    return Dataset.from_list(
-        [
-            {"id": r["id"], "prompt": r["positive"], "query": r["query"], "negatives": r.get("negatives") or []}
-            for r in rows
-        ]
-    )
 
 
 def _named(name: str) -> Any:

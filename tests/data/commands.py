@@ -56,3 +56,25 @@ def write(path, rows):
 
 def read(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+class Alive(dict):
+    """A row that is counted as long as something holds it."""
+
+    now = most = 0
+
+    def __init__(self, *arguments, **more):
+        super().__init__(*arguments, **more)
+        Alive.now += 1
+        Alive.most = max(Alive.most, Alive.now)
+
+    def __del__(self):
+        Alive.now -= 1
+
+
+def most_alive(stream, rows):
+    """Largest number of rows held at a time while `stream(iterator of rows)` is read to its end."""
+    Alive.now = Alive.most = 0
+    for _ in stream(Alive(row) for row in rows):
+        pass
+    return Alive.most

@@ -5,7 +5,7 @@ import pytest
 
 from grace.data.lengths import Limit, as_text, main
 from grace.method.prompt import PromptTemplate
-from tests.data.commands import call, one_sentence, read, run, write
+from tests.data.commands import call, most_alive, one_sentence, read, run, write
 
 INSTRUCTION = "Think about it."
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
@@ -45,7 +45,7 @@ def stage(tokenizer, tmp_path, rows, data="supervised", too_long="drop", room=10
 ROWS = [
     {"id": "0", "query": "q" * 30, "positive": "p" * 10, "negatives": ["n" * 40]},
     {"id": "1", "query": "q", "positive": "p" * 11, "negatives": ["n"]},
-    {"id": "2", "query": "q", "positive": "p", "negatives": ["n"], "label": "x"},
+    {"id": "2", "query": "q", "positive": "p", "negatives": ["n"], "label": "x", "source": "nq"},
 ]
 
 
@@ -55,7 +55,10 @@ def test_the_positive_decides(tokenizer, tmp_path):
     assert read(out) == [ROWS[0], ROWS[2]]  # one token a character, so 10 fit and 11 do not
     found = json.loads(report.read_text())
     assert (found["read"], found["kept"], found["dropped"]) == (3, 2, {"too long": 1})
+    assert found["kept_per_source"] == {"nq": 1}
     tokens = found["prompt_tokens"]
+    assert tokens["positive"]["histogram"] == {**dict.fromkeys(tokens["positive"]["histogram"], 0), "0-63": 3}
+    assert tokens["negatives"]["histogram"]["64-127"] == 1
     assert tokens["positive"]["max"] == FRAME + 11 and tokens["positive"]["over_limit"] == 1
     assert tokens["negatives"]["max"] == FRAME + 40 and tokens["query"]["min"] == FRAME + 1
     assert set(found["manifest"]["inputs"]) == {str(tmp_path / "rows.jsonl"), str(tokenizer)}
@@ -70,7 +73,7 @@ def test_truncate_keeps_and_counts(tokenizer, tmp_path):
 def test_unsupervised_takes_positives_and_texts(tokenizer, tmp_path):
     done, out, _ = stage(tokenizer, tmp_path, ROWS, "unsupervised")
     assert done.returncode == 0, done.stderr
-    assert read(out) == [{"id": "0", "text": "p" * 10}, {"id": "2", "text": "p", "label": "x"}]
+    assert read(out) == [{"id": "0", "text": "p" * 10}, {"id": "2", "text": "p", "label": "x", "source": "nq"}]
     assert as_text({"id": "7", "text": "t"}) == {"id": "7", "text": "t"}
 
 
@@ -82,7 +85,31 @@ def test_batches_agree_with_counting_one_by_one(tokenizer, monkeypatch):
     rows = [{"id": str(at), "text": "x" * at} for at in range(1, 12)]
     limit = Limit(prompt, FRAME + 5, "drop")
     assert list(limit(iter(rows), "text")) == rows[:5]
-    assert limit.tokens["text"] == [FRAME + at for at in range(1, 12)]
+    assert limit.tokens["text"].tolist() == [FRAME + at for at in range(1, 12)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_rows_are_never_all_held(tokenizer, monkeypatch, threads):
+    from transformers import AutoTokenizer
+
+    monkeypatch.setattr("grace.data.lengths.BATCH", 5)
+    prompt = PromptTemplate.from_tokenizer(AutoTokenizer.from_pretrained(tokenizer), INSTRUCTION, FRAME + 5)
+    limit = Limit(prompt, FRAME + 5, "drop", threads)
+    rows = [{"id": str(at), "text": "x"} for at in range(400)]
+    assert most_alive(lambda some: limit(some, "text"), rows) <= 5 * (2 * threads + 3) + 3
+    assert limit.kept == 400
+
+
+def test_processes_change_nothing(tokenizer, tmp_path):
+    rows = [{**ROWS[0], "id": str(at), "positive": "p" * (at % 13), "source": "ab"[at % 2]} for at in range(5000)]
+    made = []
+    for threads in (1, 3):
+        by = partial(call, main, "--threads", threads)
+        done, out, report = stage(tokenizer, tmp_path, rows, by=by)
+        assert done.returncode == 0, done.stderr
+        made.append((out.read_text(), {**json.loads(report.read_text()), "manifest": None}))
+    assert made[0] == made[1]
+    assert sum(made[0][1]["kept_per_source"].values()) == made[0][1]["kept"] == len(made[0][0].splitlines()) < 5000
 
 
 def test_one_sentence_each(tokenizer, tmp_path):

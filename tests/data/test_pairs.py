@@ -6,7 +6,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from grace.data.pairs import Card, cleaned, normalise, whole, without_near
-from tests.data.commands import ROOT, one_sentence, read, run, write
+from tests.data.commands import ROOT, most_alive, one_sentence, read, run, write
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"
 
@@ -20,6 +20,8 @@ def spec(form="pairs", cosine=None):
     [
         ({"query": " q ", "positive": "p\n", "other": 1}, "pairs", {"id": None, "query": "q", "positive": "p"}),
         ({"query": "q"}, "pairs", "missing field"),
+        ({"query": "q", "positive": 5}, "pairs", "field is not text"),
+        ({"query": "q", "positive": "p", "negatives": ["n", None]}, "triples", "field is not text"),
         ({"query": "q", "positive": " "}, "pairs", "empty"),
         ({"query": "Same  text", "positive": "same text"}, "pairs", "query is its positive"),
         ({"anchor": "q", "positive": "p", "negative": "n"}, "triples", ["n"]),
@@ -46,6 +48,11 @@ def test_exact_duplicates_and_ids():
     found = list(cleaned(rows, "pairs", dropped))
     assert [row["id"] for row in found] == ["7", "7#2", "3"] and found[1]["label"] == "x"
     assert dropped == {"exact duplicate": 1}
+
+
+def test_rows_without_near_duplicates_are_streamed():
+    rows = [{"query": f"q{at}", "positive": f"p{at}"} for at in range(300)]
+    assert most_alive(lambda some: cleaned(some, "pairs", Counter()), rows) <= 3
 
 
 @pytest.mark.skipif(not NLI.exists(), reason="the shared data sets are not on this machine")
@@ -80,6 +87,7 @@ def test_stage(tmp_path):
             {"query": "who jumps", "positive": near, "label": "fox"},
             {"query": "who jumps", "positive": near + " today", "label": "fox"},
             {"query": "who jumps", "positive": ""},
+            {"query": "who jumps"},
             {"query": "another", "positive": "y " * 500_000, "label": "big"},
         ],
     )
@@ -88,7 +96,8 @@ def test_stage(tmp_path):
     assert done.returncode == 0, done.stderr
     assert [row["label"] for row in read(out)] == ["fox", "big"]
     found = json.loads(card.read_text())
-    assert found["read"] == 4 and found["dropped"] == {"empty": 1, "near duplicate": 1} and found["kept"] == 2
+    assert found["read"] == 5 and found["kept"] == 2
+    assert found["dropped"] == {"empty": 1, "missing field": 1, "near duplicate": 1}
     assert found["manifest"]["stage"] == "pairs" and list(found["manifest"]["inputs"]) == [str(source)]
 
 

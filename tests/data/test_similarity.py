@@ -3,7 +3,7 @@ import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from grace.data import similarity
-from grace.data.similarity import Tfidf, distinct, near, nearest
+from grace.data.similarity import Index, Tfidf, distinct, nearest
 
 WORDS = [
     "matrix",
@@ -51,13 +51,16 @@ def test_distinct_agrees_with_dense_float64(monkeypatch, threshold, chunk):
 
 
 @pytest.mark.parametrize("threshold", [0.0, 0.4, 0.7])
-def test_near_and_nearest_agree_with_dense_float64(monkeypatch, threshold):
+def test_index_and_nearest_agree_with_dense_float64(monkeypatch, threshold):
     monkeypatch.setattr(similarity, "CHUNK", 16)
     texts = random_texts(120, 1)
     cosines = dense_cosines(texts)[:50, 50:]
     tfidf = Tfidf(texts)
     assert np.allclose(nearest(tfidf(texts[:50]), tfidf(texts[50:])), cosines.max(axis=1), atol=1e-5)
-    assert (near(texts[:50], texts[50:], threshold, tfidf) == (cosines > threshold).any(axis=1)).all()
+    left, right = Index(tfidf(texts[50:]), threshold).pairs(tfidf(texts[:50]))
+    assert set(zip(left.tolist(), right.tolist(), strict=True)) == set(
+        zip(*(at.tolist() for at in np.nonzero(cosines > threshold)), strict=True)
+    )
 
 
 def test_texts_without_a_word_are_kept():

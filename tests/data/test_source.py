@@ -6,15 +6,22 @@ import zipfile
 import pytest
 
 from grace.config import Source
-from grace.data.source import rows
+from grace.data.rows import Fields
+from grace.data.source import main, rows
 from grace.section import UserError
-from tests.data.commands import ROOT, one_sentence, run
+from grace.specs import SourceSpec
+from tests.data.commands import ROOT, call, one_sentence, run, write
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"
 
 
 def spec(path, form="pairs", **more):
-    return json.dumps({"source": {"kind": "jsonl", "form": form, "path": str(path)}, "max_rows": None, **more})
+    source = {"kind": "jsonl", "form": form, "path": str(path)}
+    return json.dumps({"name": "mine", "source": source, "max_rows": None, **more})
+
+
+def arguments(path, out, form="pairs", **more):
+    return "--spec", spec(path, form, **more), "--out", out, "--lock", out.parent.parent / "sources.lock"
 
 
 PAIR = {"query": "a query", "positive": "its passage"}
@@ -24,8 +31,11 @@ PAIR = {"query": "a query", "positive": "its passage"}
     ("content", "parts"),
     [
         (b'{"query": "a", "positive": "b"}\n\n{"query": "a", \n', ("row 3", "not JSON")),
-        (b'{"query": "a", "positive": "b"}\n\n{"query": "a"}\n', ("row 3", "'positive'", "missing")),
-        (b'{"query": "a", "positive": 5}\n', ("row 1", "'positive'", "int")),
+        (
+            b'{"query": "a"}\n\n{"query": "a", "positive": "b"}\n{"query": "a"}',
+            ("row 1", "'positive'", "in 2 of 3 rows"),
+        ),
+        (b'{"query": "a", "positive": 5}\n', ("row 1", "'positive'", "int", "sources.<name>.form")),
         (b"[1]\n", ("row 1", "not a JSON object")),
         (b'{"query": "a", "positive": "caf\xe9"}\n', ("not UTF-8",)),
         (b"", ("holds no row",)),
@@ -34,38 +44,67 @@ PAIR = {"query": "a query", "positive": "its passage"}
 def test_a_bad_file_is_one_sentence(tmp_path, content, parts):
     path, out = tmp_path / "rows.jsonl", tmp_path / "out" / "raw.jsonl"
     path.write_bytes(content)
-    one_sentence(run("source", "--spec", spec(path), "--out", out), *parts)
+    one_sentence(run("source", *arguments(path, out)), *parts)
     assert list(out.parent.iterdir()) == []
+
+
+def test_rows_that_lack_a_field_pass_to_be_counted(tmp_path, caplog):
+    """`pairs` drops them; here they are no reason to stop, unless most of a file is of another form."""
+    out = tmp_path / "out" / "raw.jsonl"
+    some = [PAIR, {}, PAIR, {"query": "a"}]
+    assert call(main, *arguments(write(tmp_path / "rows.jsonl", some), out)).returncode == 0
+    assert [json.loads(line) for line in out.read_text().splitlines()] == some
+    assert "row 2: the field 'query' or 'anchor' is missing" in caplog.text and "2 of 4 rows" in caplog.text
+    # One file of a folder: the others do not make up for it.
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    write(folder / "a.jsonl", [PAIR] * 50)
+    write(folder / "b.jsonl", [{"question": "q"}] * 21 + [PAIR] * 20)
+    for most in (None, 1):
+        one_sentence(call(main, *arguments(folder, out, max_rows=most)), "b.jsonl, row 1", "the row has 'question'")
+
+
+def test_a_long_file_of_another_form_is_given_up_early(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text((json.dumps({"text": "t"}) + "\n") * Fields.EARLY + "not JSON, and never read")
+    one_sentence(call(main, *arguments(path, tmp_path / "out/raw.jsonl")), "row 1", "in 1000 of 1000 rows")
 
 
 def test_a_missing_file_and_a_full_disk_leave_nothing(tmp_path):
     path, out = tmp_path / "rows.jsonl", tmp_path / "out" / "raw.jsonl"
-    one_sentence(run("source", "--spec", spec(path), "--out", out), "rows.jsonl", "no such file")
+    one_sentence(run("source", *arguments(path, out)), "rows.jsonl", "no such file")
     path.write_text("".join(json.dumps({**PAIR, "id": at}) + "\n" for at in range(5000)))
-    one_sentence(run("source", "--spec", spec(path), "--out", out, limit=20000), "nothing half-written")
+    one_sentence(run("source", *arguments(path, out), limit=20000), "nothing half-written")
     assert list(out.parent.iterdir()) == []
-    assert run("source", "--spec", spec(path), "--out", out).returncode == 0
+    assert run("source", *arguments(path, out)).returncode == 0
     assert out.read_text() == path.read_text()
 
 
 def test_a_megabyte_and_lone_surrogates_are_kept(tmp_path):
-    path, out = tmp_path / "rows.jsonl", tmp_path / "raw.jsonl"
+    path, out = tmp_path / "rows.jsonl", tmp_path / "out" / "raw.jsonl"
     path.write_text(json.dumps({"query": "x " * 500_000, "positive": "\ud800 half a character"}) + "\n")
-    done = run("source", "--spec", spec(path), "--out", out)
+    done = run("source", *arguments(path, out))
     assert done.returncode == 0, done.stderr
     (row,) = map(json.loads, out.read_text().splitlines())
     assert len(row["query"]) == 1_000_000 and row["positive"] == "? half a character"
 
 
+def stream(source, tmp, max_rows=None):
+    return list(rows(SourceSpec(name="mine", source=source, max_rows=max_rows), 1, tmp, tmp / "sources.lock"))
+
+
 def read(path, form="pairs", max_rows=None, tmp=None, kind="jsonl"):
-    return list(rows(Source(kind=kind, form=form, path=str(path), id="x", file="y"), max_rows, 1, tmp))
+    return stream(Source(kind=kind, form=form, path=str(path), id="x", file="y"), tmp or path.parent, max_rows)
 
 
-def test_text_files_and_first_rows(tmp_path):
+def test_text_files_and_a_sample(tmp_path):
     path = tmp_path / "wiki.txt"
     path.write_text("\ufefffirst line\n\nsecond line\nthird\n")
     for kind in ("jsonl", "gdrive", "hub"):  # a local path goes before any download
-        assert read(path, "texts", 2, kind=kind) == [{"text": "first line"}, {"text": "second line"}]
+        every = read(path, "texts", kind=kind)
+        assert every == [{"text": "first line"}, {"text": "second line"}, {"text": "third"}]
+        some = read(path, "texts", 2, kind=kind)
+        assert some == read(path, "texts", 2, kind=kind) and some in (every[:2], every[1:], every[::2])
     with pytest.raises(UserError, match="form to texts"):
         read(path, "pairs")
     path.write_bytes(b"fine\nbroken \xff\n")
@@ -91,6 +130,15 @@ def test_several_files_name_their_source(tmp_path, kind):
         with tarfile.open(path, "w:gz") as archive:
             archive.add(folder, "echo-data")
     assert [row["source"] for row in read(path, "triples", tmp=tmp_path)] == ["own", "b"]
+    assert not (tmp_path / "unpacked").exists()
+
+
+def test_a_sample_is_of_all_files_in_their_order(tmp_path):
+    for name in "ab":
+        write(tmp_path / f"{name}.jsonl", [{**PAIR, "id": at} for at in range(500)])
+    found = [(row["source"], row["id"]) for row in read(tmp_path, max_rows=100)]
+    assert len(found) == 100 and found == sorted(found) and 30 < sum(name == "a" for name, _ in found) < 70
+    assert len(read(tmp_path, max_rows=5000)) == 1000
 
 
 def test_broken_archive(tmp_path):
@@ -102,25 +150,17 @@ def test_broken_archive(tmp_path):
 
 def test_docstrings_are_sampled_over_all_packages(tmp_path):
     source = Source(kind="docstrings", form="pairs", packages=["email", "json", "logging"])
-    every = list(rows(source, None, 1, tmp_path))
-    some = list(rows(source, 60, 1, tmp_path))
-    assert len(some) == 60 and some == list(rows(source, 60, 1, tmp_path))
+    every, some = stream(source, tmp_path), stream(source, tmp_path, 60)
+    assert len(some) == 60 and some == stream(source, tmp_path, 60)
     assert {row["label"] for row in some} == {"email", "json", "logging"}
     assert [row for row in every if row in some] == some
 
 
-@pytest.mark.parametrize("kind", ["gdrive", "hub"])
-def test_a_failed_download_says_what_to_do(tmp_path, monkeypatch, kind):
+def test_without_gdown(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gdown", None)
-
-    def refuse(*_, **__):
-        raise ConnectionError("no network\nand a long trace")
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    source = Source(kind=kind, form="texts", id="some/id", file="wiki.txt")
-    with pytest.raises(UserError, match=r"some/id.*by hand and set sources\.<name>\.path") as caught:
-        list(rows(source, None, 1, tmp_path))
-    assert "\n" not in str(caught.value)
+    source = Source(kind="gdrive", form="texts", id="some-id")
+    with pytest.raises(UserError, match=r"some-id.*gdown is not installed.*by hand and set sources\.mine\.path"):
+        stream(source, tmp_path)
 
 
 @pytest.mark.skipif(not NLI.exists(), reason="the shared data sets are not on this machine")

@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from grace.data.split import assert_no_leakage, leaks, parts, split
+from grace.data import split as module
+from grace.data.similarity import Tfidf
+from grace.data.split import Held, Split, draw
 from grace.section import UserError
 from grace.specs import SplitSpec
-from tests.data.commands import one_sentence, read, run, write
+from tests.data.commands import Alive, most_alive, one_sentence, read, run, write
 
 
 def spec(test=2.0, validation=0.0, kind="first", cosine=0.6):
@@ -19,17 +21,35 @@ def pair(at, query=None, positive=None, **more):
     return {"id": str(at), "query": query or f"query {words[:12]}", "positive": positive or words, **more}
 
 
+def split(rows, settings):
+    """(train, validation, test, report) of rows in memory."""
+    found = Split(lambda: rows, settings)
+    train = list(found.train())
+    return train, found.validation, found.test, found.report()
+
+
+def parts(rows, *settings):
+    """Ids of (train, validation, test)."""
+    drawn = draw([row["source"] for row in rows], spec(*settings))
+    return tuple([row["id"] for row, part in zip(rows, drawn, strict=True) if part == at] for at in range(3))
+
+
 def test_sizes_and_order():
     rows = [pair(at, source="ab"[at % 2]) for at in range(100)]
-    train, validation, test = parts(rows, 10.0, 5.0, "first", 0)
-    assert (test, validation, train) == (rows[:10], rows[10:15], rows[15:])
-    train, validation, test = parts(rows, 0.1, 0.02, "first", 0)  # of each source
-    assert [row["id"] for row in test] == [str(at) for at in range(10)]
-    assert [row["id"] for row in validation] == ["10", "11"]
-    train, validation, test = parts(rows, 10.0, 0.1, "random", 0)
-    assert (len(train), len(validation), len(test)) == (80, 10, 10) and test != rows[:10]
-    assert sorted((*train, *validation, *test), key=lambda row: int(row["id"])) == rows
-    assert parts(rows, 10.0, 0.1, "random", 0)[2] == test != parts(rows, 10.0, 0.1, "random", 1)[2]
+    ids = [row["id"] for row in rows]
+    train, validation, test = parts(rows, 10.0, 5.0)
+    assert (test, validation, train) == (ids[:10], ids[10:15], ids[15:])
+    train, validation, test = parts(rows, 0.1, 0.02)  # of each source
+    assert test == ids[:10] and validation == ["10", "11"] and train == ids[12:]
+    uneven = [{**row, "source": "b" if at >= 80 else "a"} for at, row in enumerate(rows)]
+    _, _, test = parts(uneven, 0.1)
+    assert test == ids[:8] + ids[80:82]
+    train, validation, test = parts(rows, 10.0, 0.1, "random")
+    assert (len(train), len(validation), len(test)) == (80, 10, 10) and test != ids[:10]
+    assert sorted((*train, *validation, *test), key=int) == ids
+    assert parts(rows, 10.0, 0.1, "random")[2] == test
+    drawn = draw(["a"] * 100, spec(10.0, 0.1, "random").model_copy(update={"seed": 1}))
+    assert [name for name, part in zip(ids, drawn, strict=True) if part == module.TEST] != test
 
 
 def test_planted_copies_are_removed_from_training_only():
@@ -75,20 +95,52 @@ def test_texts_only():
     assert len(test) == 2 and len(train) == 17 and "7" not in {row["id"] for row in train}
 
 
-def test_assert_no_leakage_objects_and_agrees_with_dense_float64():
-    held = ["the cat sat on the mat", "a graph is made of nodes and edges"]
-    assert assert_no_leakage(["quite another text"], held, 0.6)["max_cosine"] < 0.6
+def test_leaks_and_check_object_and_agree_with_dense_float64():
+    texts = ["the cat sat on the mat", "a graph is made of nodes and edges"]
+    tfidf = Tfidf([*texts, "quite another text"])
+
+    def held(cosine):
+        return Held(texts, cosine, tfidf if cosine is not None else None)
+
+    one = held(0.6)
+    one.check(["quite another text"])
+    assert one.summary() == {"texts": 1, "held_texts": 2, "max_cosine": 0.0}
     with pytest.raises(AssertionError, match="is trained on"):
-        assert_no_leakage(["The cat  sat on the mat"], held, None)
+        held(None).check(["The cat  sat on the mat"])
     with pytest.raises(AssertionError, match="cosine of"):
-        assert_no_leakage(["a graph is made of nodes and of edges"], held, 0.6)
+        held(0.6).check(["fine", "a graph is made of nodes and of edges"])
     train = ["the cat sat on a chair", "a graph of nodes", "the dog"]
-    vectors = TfidfVectorizer(dtype=np.float64).fit_transform(train + held).toarray()
-    cosines = vectors[:3] @ vectors[3:].T
-    assert assert_no_leakage(train, held, 0.9)["max_cosine"] == pytest.approx(cosines.max(), abs=1e-4)
+    vectors = TfidfVectorizer(dtype=np.float64).fit([*texts, "quite another text"])
+    cosines = vectors.transform(train).toarray() @ vectors.transform(texts).toarray().T
+    loose = held(0.95)
+    for text in train:  # in parts, as rows are streamed
+        loose.check([text])
+    assert loose.summary()["max_cosine"] == pytest.approx(cosines.max(), abs=1e-4)
     for cosine in (0.2, 0.5):
-        assert leaks(train, held, cosine).tolist() == (cosines > cosine).any(axis=1).tolist()
-    assert assert_no_leakage([], held, 0.5)["max_cosine"] == 0
+        assert held(cosine).leaks(train).tolist() == (cosines > cosine).any(axis=1).tolist()
+        assert Held([], cosine, tfidf).leaks(train).tolist() == [False] * 3 and not held(cosine).leaks([]).size
+
+
+def test_training_rows_are_never_all_held(monkeypatch):
+    monkeypatch.setattr(module, "CHUNK", 10)
+    rows = [pair(at) for at in range(500)]
+
+    def train(_):
+        return Split(lambda: (Alive(row) for row in rows), spec(0.02, 0.0, "first", None)).train()
+
+    assert most_alive(train, rows) <= 10 + 2 * 10 + 3  # held out; a chunk, and the one before it; those in hand
+
+
+@pytest.mark.parametrize("cosine", [None, 0.6])
+def test_chunks_change_nothing(monkeypatch, cosine):
+    rows = [pair(at, negatives=[f"n{at}a", f"n{at}b"]) for at in range(50)]
+    for at in (7, 23, 24, 49):
+        rows[at]["positive"] = rows[at % 3]["positive"]
+    rows[30]["negatives"] = [rows[0]["positive"], "n"]
+    whole = split(rows, spec(3.0, 5.0, "first", cosine))
+    monkeypatch.setattr(module, "CHUNK", 4)
+    assert split(rows, spec(3.0, 5.0, "first", cosine)) == whole
+    assert whole[3]["removed"]["train"]["rows"] == 3 and whole[3]["kept"]["train"] == 39
 
 
 def test_no_training_row_left():

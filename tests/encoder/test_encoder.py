@@ -59,6 +59,61 @@ def test_nothing_to_encode(tiny_folder):
     assert encoder(tiny_folder).encode([]).embeddings.shape == (0, 32)
 
 
+def test_batches_are_what_encode_puts_together(tiny_folder, texts):
+    one = encoder(tiny_folder, batch_size=2)
+    for rationales in (True, False):
+        whole, seen = one.encode(texts, rationales=rationales), []
+        for rows, made in one.encode_batches(texts, rationales):
+            assert np.array_equal(made.embeddings, whole.embeddings[rows])
+            assert made.rationales == ([whole.rationales[row] for row in rows] if rationales else None)
+            seen.append(rows)
+        assert sorted(row for rows in seen for row in rows) == list(range(len(texts)))
+        assert len(seen) == 3 and seen[0] != [0, 1]  # the longest first
+    assert whole.embeddings.shape[1] == one.width and one.dtype == "float32"
+
+
+def test_a_batch_is_there_before_the_next_is_begun(tiny_folder, texts, monkeypatch):
+    one = encoder(tiny_folder, batch_size=2)
+    batches = one.encode_batches(texts)
+    rows, _ = next(batches)
+    monkeypatch.setattr(one.model.model.layers[0], "forward", lambda *a, **k: 1 / 0)
+    assert len(rows) == 2
+    with pytest.raises(ZeroDivisionError):
+        next(batches)
+
+
+def test_vllm_writes_in_the_models_place(tiny_folder, texts, monkeypatch):
+    """What the encoder asks of an engine, and that direct embeddings do without it."""
+    import sys
+    from types import ModuleType
+
+    from grace.encoder.encoder import load_model
+    from grace.encoder.engines import transformers as engine
+
+    asked = []
+
+    class VllmEngine:
+        def __init__(self, path, spec):
+            self.model, _ = load_model(path)
+
+        def generate_batches(self, prompts, **settings):
+            asked.append(len(prompts))
+            yield from engine.generate_batches(self.model, prompts, **settings)
+
+    module = ModuleType("grace.encoder.engines.vllm")
+    module.VllmEngine = VllmEngine
+    monkeypatch.setitem(sys.modules, "grace.encoder.engines.vllm", module)
+    plain = encoder(tiny_folder)
+    spec = plain.spec.model_copy(update={"engine": "vllm"})
+    other = RationaleEncoder.from_spec(tiny_folder, spec)
+    assert other.encode(texts).rationales == plain.encode(texts).rationales
+    direct = other.encode(texts, rationales=False).embeddings
+    assert asked == [len(texts)]
+    assert np.array_equal(direct, plain.encode(texts, rationales=False).embeddings)
+    RationaleEncoder.from_spec(tiny_folder, spec.model_copy(update={"rationales": False})).encode(texts)
+    assert asked == [len(texts)]
+
+
 def test_wrong_types(tiny_folder):
     with pytest.raises(TypeError, match="list of texts"):
         encoder(tiny_folder).encode("one text")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,12 +69,25 @@ class Encoding(NamedTuple):
 class FakeEncoder:
     """Hashed bag of words under a fixed random projection; counts what it encodes."""
 
+    dtype = "float32"
+
     def __init__(self, size: int = 32, rationales: bool = False, noise: float = 0.3) -> None:
         self.size, self.rationales, self.noise = size, rationales, noise
         self.encoded: list[str] = []
 
+    @property
+    def width(self) -> int:
+        return self.size
+
     def _vector(self, word: str) -> np.ndarray:
         return np.random.default_rng(zlib.crc32(word.encode())).normal(size=self.size)
+
+    def encode_batches(self, texts: list[str], rationales: bool | None = None) -> Iterator[tuple[list[int], Encoding]]:
+        """Batches of 16, the longest texts first, as the engines do."""
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        for start in range(0, len(order), 16):
+            rows = order[start : start + 16]
+            yield rows, self.encode([texts[i] for i in rows], rationales)
 
     def encode(self, texts: list[str], rationales: bool | None = None, progress: bool = False) -> Encoding:
         self.encoded += texts
@@ -83,11 +97,10 @@ class FakeEncoder:
             out[i] = self.noise * self._vector("\0" + text) + sum((self._vector(word) for word in words), 0.0)
             out[i] /= np.linalg.norm(out[i])
         use = self.rationales if rationales is None else rationales
-        if not use:
-            return Encoding(out, None)
-        said = []
-        for i, text in enumerate(texts):
-            words = text.split()
-            thought = f"<think>{' '.join(words[:3])} unseenword</think> about it"
-            said.append(Rationale(thought, list(range(5 + i % 3)), i % 4 == 0, i % 4 != 0))
-        return Encoding(out, said)
+        return Encoding(out, [self.say(text) for text in texts] if use else None)
+
+    def say(self, text: str) -> Rationale:
+        """5, 6 or 7 tokens in turn, and every fourth is cut off, by the number that the text ends in."""
+        number = int((re.findall(r"\d+", text) or [zlib.crc32(text.encode())])[-1])
+        thought = f"<think>{' '.join(text.split()[:3])} unseenword</think> about it"
+        return Rationale(thought, list(range(5 + number % 3)), number % 4 == 0, number % 4 != 0)

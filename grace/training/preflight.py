@@ -1,0 +1,203 @@
+"""Before training: one pass over the longest batch that can come, so that what does not fit fails now.
+
+The pass leaves nothing behind: not in the weights, the optimizer or the random state. On a CPU the system promises
+memory that it does not have and kills the process later, so what a step needs at least is counted, and the pass
+takes a few rows only, to show that it runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import TrainerCallback
+
+from grace.encoder.engines import transformers as engine
+from grace.section import UserError
+from grace.specs import TrainSpec
+from grace.training import hardware
+
+log = logging.getLogger(__name__)
+
+FEW = 4
+
+
+class Preflight(TrainerCallback):
+    """Runs when the model is on its device, wrapped and sharded, and a checkpoint is loaded.
+
+    `record` then holds seconds and the peak of memory in GB (10^9 bytes), of this process.
+    """
+
+    trainer: Any = None  # set once the trainer exists
+
+    def __init__(self, spec: TrainSpec) -> None:
+        self.spec, self.record = spec, dict[str, float]()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        started = time.time()
+        device = self.trainer.accelerator.device
+        devices = [device] if device.type == "cuda" else []
+        parameters = [p for p in self.trainer.model_wrapped.parameters() if p.requires_grad]
+        if not devices:
+            _check_main_memory(self.spec, self.trainer, parameters)
+        reserved: list[Any] = []
+        try:
+            with torch.random.fork_rng(devices):
+                if not self.trainer.optimizer.state:  # Adam's two moments, which come with the first step
+                    reserved += [torch.empty_like(p) for p in parameters for _ in range(2)]
+                for p in parameters:
+                    p.grad = torch.zeros_like(p)
+                _longest(self.trainer, self.spec, None if devices else FEW)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not out_of_memory(error):
+                raise
+            raise too_large(self.spec, str(error)) from None
+        finally:
+            del reserved
+            for p in parameters:
+                p.grad = None
+        peak = torch.cuda.max_memory_allocated(device) if devices else _resident()
+        if devices:
+            torch.cuda.empty_cache()
+        self.record = {"seconds": round(time.time() - started, 3), "peak_memory_gb": round(peak / 1e9, 3)}
+        log.info("preflight: the longest batch fits, peak %.2f GB, %.1f s", peak / 1e9, self.record["seconds"])
+
+
+def _longest(trainer: Any, spec: TrainSpec, at_most: int | None) -> None:
+    if spec.grace is None:
+        step_of_baseline(trainer, spec, at_most)
+        return
+    if spec.grace.engine == "transformers":
+        write(trainer, spec, at_most)
+    step_of_grace(trainer, spec, at_most)
+
+
+def step_of_grace(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """Forward and backward over rollouts_per_forward rows (or `at_most`) of the longest prompt and rollout."""
+    assert spec.grace is not None and spec.generation is not None
+    length, new = longest(spec)
+    ids = torch.arange(length, device=trainer.accelerator.device) % trainer.model.config.get_text_config().vocab_size
+    ids = ids.repeat(min(at_most or spec.grace.rollouts_per_forward, spec.grace.rollouts_per_forward), 1)
+    model = trainer.model_wrapped.train()
+    with trainer.compute_loss_context_manager():
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            model, ids, torch.ones_like(ids), new, compute_entropy=True
+        )
+        trainer.accelerator.backward(logps.mean())
+
+
+def step_of_baseline(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """The loss and its gradient for this process's batch (or `at_most` rows), every text cut at the longest prompt."""
+    text = " ".join(["long"] * spec.prompt.max_prompt_tokens)
+    row = dict.fromkeys(trainer.train_dataset.column_names, text)
+    share = trainer.args.per_device_train_batch_size
+    features = trainer._prepare_inputs(trainer.data_collator([row] * min(at_most or share, share)))
+    model = trainer.model_wrapped.train()
+    with trainer.compute_loss_context_manager():
+        trainer.accelerator.backward(trainer.compute_loss(model, features))
+
+
+def write(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """The start of a largest batch of rationales (or `at_most`), with room kept for the cache of all its tokens."""
+    assert spec.grace is not None and spec.generation is not None
+    rows = len(trainer.train_dataset[0]["negatives"]) + 1 + spec.grace.rollouts
+    batch = min(spec.generation.batch_size, spec.grace.instances // spec.grace.processes * rows)
+    batch = min(at_most or batch, batch)
+    with trainer.policy() as model:
+        config = model.config.get_text_config()
+        head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        numbers = 2 * config.num_hidden_layers * config.num_key_value_heads * head * spec.generation.max_new_tokens
+        dtype = torch.bfloat16 if spec.grace.precision == "bf16" else torch.float32
+        cache = torch.empty(batch * numbers, dtype=dtype, device=trainer.accelerator.device)
+        engine.generate(
+            model, [[i % config.vocab_size for i in range(spec.prompt.max_prompt_tokens)]] * batch,
+            pool_from=0, pooling=spec.pooling, keys=[0] * batch, temperatures=[1.0] * batch, max_new_tokens=2,
+            ends=trainer.ends, batch_size=batch,
+        )  # fmt: skip
+        del cache
+
+
+def longest(spec: TrainSpec) -> tuple[int, int]:
+    """Tokens of the longest row, and how many of them are a rollout's."""
+    new = spec.generation.max_new_tokens if spec.generation else 0
+    return spec.prompt.max_prompt_tokens + new, new
+
+
+def _rows(spec: TrainSpec) -> int:
+    """Rows that go through the model together, in one process."""
+    if spec.grace:
+        return spec.grace.rollouts_per_forward
+    assert spec.contrastive is not None
+    return min(spec.contrastive.mini_batch_size, spec.contrastive.batch_size // spec.contrastive.processes)
+
+
+# ---- what to say --------------------------------------------------------------------------
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get memory, on a GPU or from the system."""
+    words = ("DefaultCPUAllocator: can't allocate", "out of memory", "No available memory for the cache blocks")
+    return isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in words)
+
+
+def too_large(spec: TrainSpec, reason: str) -> UserError:
+    """The sentence that says what to lower."""
+    name, at = hardware.section(spec)
+    length, _ = longest(spec)
+    rows, advice = _rows(spec), []
+    if spec.grace and spec.generation:
+        g = spec.grace
+        if rows > 1:
+            advice.append(f"grace.rollouts_per_forward ({rows}; the result does not depend on it)")
+        if g.engine == "transformers":
+            advice.append(f"generation.batch_size ({spec.generation.batch_size}, neither)")
+        else:
+            advice.append(f"grace.vllm_memory ({g.vllm_memory})")
+        advice.append(f"generation.max_new_tokens ({spec.generation.max_new_tokens})")
+    elif spec.contrastive and rows > 1:
+        advice.append(f"{name}.mini_batch_size ({spec.contrastive.mini_batch_size}; memory only)")
+    advice.append(f"prompt.max_prompt_tokens ({spec.prompt.max_prompt_tokens})")
+    other = [f"set {name}.gradient_checkpointing: true"] if spec.grace and not spec.grace.gradient_checkpointing else []
+    other += [] if at.lora else [f"train adapters ({name}.lora)"]
+    other.append(f"spread it over more GPUs ({name}.processes, sharding: fsdp)")
+    first = " ".join(reason.split(". ")[0].split())[:160]
+    return UserError(
+        f"config: {name}: {rows} rows of {length} tokens do not fit in memory ({first}); "
+        f"lower {', '.join(advice)}, or {', or '.join(other)}."
+    )
+
+
+def _check_main_memory(spec: TrainSpec, trainer: Any, parameters: list[Any]) -> None:
+    """What a step needs at least: gradients, Adam's moments, each layer's input, the logits and their gradient."""
+    length, new = longest(spec)
+    config = trainer.model.config.get_text_config()
+    numbers = (1 if trainer.optimizer.state else 3) * sum(p.numel() for p in parameters)
+    rows = _rows(spec)
+    numbers += rows * length * config.num_hidden_layers * config.hidden_size
+    numbers += 2 * rows * new * config.vocab_size
+    need, free = 4 * numbers, available()
+    if need > free:
+        raise too_large(spec, f"a step needs at least {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")
+
+
+def available() -> int:
+    """Bytes of main memory that this process may still take: the machine's, or its control group's."""
+    free = psutil.virtual_memory().available
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return min(free, int(limit) - used + int(cached["inactive_file"])) if limit != "max" else free
+    except (OSError, ValueError, KeyError):
+        return free
+
+
+def _resident() -> int:
+    """Bytes of main memory that this process has held at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

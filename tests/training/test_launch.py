@@ -1,0 +1,102 @@
+"""The command that starts several processes: as many as configured, one result, one sentence for a mistake."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from safetensors.torch import load_file
+
+from grace.files import write_jsonl
+from grace.study import Plan
+from grace.training import launch
+from grace.training.train import build_trainer, load
+from tests.training.settings import contrastive_spec, grace_spec, rows
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(folder, data, out, spec):
+    command = [
+        sys.executable, "-m", "grace.training.launch", "-m", "grace.training.train",
+        "--spec", spec.model_dump_json(), "--threads", "2",
+        "--backbone", str(folder), "--rows", str(data), "--out", str(out / "manifest.json"),
+    ]  # fmt: skip
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.fixture
+def data(tmp_path):
+    write_jsonl(tmp_path / "rows.jsonl", rows(16))
+    return tmp_path / "rows.jsonl"
+
+
+CASES = {
+    "grace": (grace_spec, {"rollouts_per_forward": 16}),
+    "cl": (contrastive_spec, {"method": "cl", "max_steps": 5}),
+    "cl, cached": (contrastive_spec, {"method": "cl", "mini_batch_size": 2, "max_steps": 5}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_train_what_one_trains(tiny_folder, data, tmp_path, case):
+    """The same global batch: in-batch negatives come from both, gradients are averaged."""
+    make, settings = CASES[case]
+    settings = {**settings, "save_steps": 9}
+    done = start(tiny_folder, data, tmp_path / "two", make(**settings, processes=2))
+    assert done.returncode == 0, done.stderr[-2000:]
+    two, before = load_file(tmp_path / "two/model.safetensors"), load_file(tiny_folder / "model.safetensors")
+    spec = make(**settings)
+    torch.manual_seed(spec.seed)
+    model, tokenizer = load(tiny_folder, spec)
+    trainer = build_trainer(model, tokenizer, spec, rows(16), tmp_path / "one")
+    trainer.train()
+    one = model.state_dict()
+    assert max((one[name] - before[name]).abs().max() for name in two) > 1e-4
+    for name in two:
+        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+    history = json.loads((tmp_path / "two/manifest.json").read_text())["history"]
+    curves = [[entry["loss"] for entry in each if "loss" in entry] for each in (history, trainer.state.log_history)]
+    assert curves[0] and curves[0] == pytest.approx(curves[1], abs=1e-3)
+
+
+def test_a_mistake_is_one_sentence(tiny_folder, data, tmp_path):
+    write_jsonl(data, rows(3))
+    done = start(tiny_folder, data, tmp_path / "out", grace_spec(processes=2, rollouts_per_forward=16))
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    said = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert said == ["error: config: grace.instances: 8 instances do not fit the 3 training rows."]
+
+
+def test_what_the_machine_lacks_is_said_before_any_process_starts(tiny_folder, data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    done = start(tiny_folder, data, tmp_path / "out", grace_spec(processes=2, rollouts_per_forward=16, sharding="fsdp"))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: config: grace.sharding: fsdp needs a GPU") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "kind"),
+    [({}, "single", "NO"), ({"processes": 2}, "multi", "MULTI_GPU"),
+     ({"processes": 2, "sharding": "fsdp"}, "fsdp", "FSDP")],
+)  # fmt: skip
+def test_profiles(changes, name, kind):
+    spec = grace_spec(rollouts_per_forward=16, **changes)
+    assert launch.profile(spec).stem == name
+    config = load_config_from_file(str(launch.profile(spec)))
+    assert config.distributed_type == kind and config.mixed_precision == "bf16"
+    given = launch.options(spec)
+    assert given[given.index("--num_processes") + 1] == str(changes.get("processes", 1))
+    assert given[given.index("--mixed_precision") + 1] == "no"
+
+
+def test_the_rule_starts_what_the_study_configures():
+    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    demo, paper = Plan({**config, "study": "demo"}), Plan({**config, "study": "paper"})
+    assert {demo.launcher(run) for run in demo.trained_runs()} == {"python"}
+    assert {paper.launcher(run) for run in paper.trained_runs()} == {"python -m grace.training.launch"}

@@ -1,0 +1,189 @@
+"""The preflight sees the longest batch, leaves nothing behind, and its refusal says what to lower."""
+
+import math
+
+import pytest
+import torch
+
+from grace.section import UserError
+from grace.training import preflight
+from grace.training.preflight import Preflight, out_of_memory, too_large
+from grace.training.train import build_trainer, load
+from tests.training.settings import LORA, contrastive_spec, grace_spec, rows
+
+SPECS = {
+    "grace": grace_spec(max_steps=2),
+    "grace, adapters": grace_spec(max_steps=2, lora={**LORA, "dropout": 0.1}, frozen=[]),
+    "grace, bf16": grace_spec(max_steps=2, precision="bf16", gradient_checkpointing=True),
+    "cl": contrastive_spec("cl"),
+    "cl, cached": contrastive_spec("cl", mini_batch_size=3),
+    "simcse": contrastive_spec("simcse"),
+}
+
+
+def trainer_of(folder, out, spec):
+    torch.manual_seed(spec.seed)
+    model, tokenizer = load(folder, spec)
+    return build_trainer(model, tokenizer, spec, rows(16, spec.data), out)
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_training_is_the_same_with_and_without(tiny_folder, tmp_path, monkeypatch, case):
+    spec = SPECS[case]
+    one = trainer_of(tiny_folder, tmp_path / "with", spec)
+    one.train()
+    assert one.preflight.record["seconds"] > 0 and one.preflight.record["peak_memory_gb"] > 0
+    monkeypatch.setattr(Preflight, "on_train_begin", lambda *_, **__: None)
+    other = trainer_of(tiny_folder, tmp_path / "without", spec)
+    other.train()
+    for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
+        assert torch.equal(mine, theirs)
+    assert one.state.log_history[-1]["train_loss"] == other.state.log_history[-1]["train_loss"]
+
+
+@pytest.mark.parametrize("case", SPECS)
+def test_nothing_is_left_behind(tiny_folder, tmp_path, case):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS[case])
+    trainer.create_optimizer()
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
+    random = torch.get_rng_state()
+    trainer.preflight.on_train_begin(trainer.args, trainer.state, trainer.control)
+    assert torch.equal(random, torch.get_rng_state())
+    for name, p in trainer.model.named_parameters():
+        assert torch.equal(p, before[name]) and p.grad is None
+    assert not trainer.optimizer.state
+
+
+@pytest.mark.parametrize("case", ["grace", "cl", "simcse"])
+def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
+    """On a GPU all rows; the shapes are those of the settings."""
+    spec = SPECS[case]
+    trainer = trainer_of(tiny_folder, tmp_path, spec)
+    trainer.create_optimizer()
+    seen = []
+    hook = trainer.model.register_forward_pre_hook if case == "grace" else _inner(trainer).register_forward_pre_hook
+    handle = hook(lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
+    preflight._longest(trainer, spec, None)
+    handle.remove()
+    length = spec.prompt.max_prompt_tokens
+    if case == "grace":
+        assert seen[-1] == (32, length + 12)
+    else:
+        assert {width for _, width in seen} == {length}
+        assert sum(count for count, _ in seen) == 8 * (3 if case == "cl" else 2)  # query, positive, negative
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.parameters())
+
+
+def _inner(trainer):
+    return trainer.model[0].model.get_decoder()
+
+
+def test_a_largest_batch_of_rationales(tiny_folder, tmp_path, monkeypatch):
+    spec = SPECS["grace"]
+    trainer = trainer_of(tiny_folder, tmp_path, spec)
+    asked = {}
+
+    def record(model, prompts, **settings):
+        asked.update(settings, rows=len(prompts), length=len(prompts[0]))
+
+    monkeypatch.setattr(preflight.engine, "generate", record)
+    preflight.write(trainer, spec)
+    assert asked["rows"] == 20 and asked["length"] == 100  # generation.batch_size, prompt.max_prompt_tokens
+
+
+def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
+
+    monkeypatch.setattr(preflight, "step_of_grace", full)
+    with pytest.raises(UserError, match=r"32 rows of 112 tokens do not fit in memory .CUDA out of memory") as caught:
+        trainer.train()
+    said = str(caught.value)
+    for word in ("grace.rollouts_per_forward (32", "generation.max_new_tokens", "prompt.max_prompt_tokens",
+                 "grace.gradient_checkpointing: true", "grace.lora", "grace.processes"):  # fmt: skip
+        assert word in said
+    assert "\n" not in said and trainer.state.global_step == 0
+
+
+def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["cl"])
+    monkeypatch.setattr(preflight, "step_of_baseline", lambda *_: torch.empty(1 << 58))
+    with pytest.raises(UserError, match=r"8 rows of 100 tokens do not fit.*lower cl\.mini_batch_size"):
+        trainer.train()
+
+
+def test_a_batch_too_large_stops_the_command(tiny_folder, tmp_path):
+    """For real: logits of 10^13 numbers are more than any machine has."""
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    from grace.files import write_jsonl
+
+    write_jsonl(tmp_path / "rows.jsonl", rows(16))
+    spec = grace_spec()
+    spec = spec.model_copy(update={"generation": spec.generation.model_copy(update={"max_new_tokens": 1 << 30})})
+    done = subprocess.run(
+        [
+            sys.executable, "-m", "grace.training.train", "--spec", spec.model_dump_json(), "--threads", "1",
+            "--backbone", str(tiny_folder), "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "m/m.json"),
+        ],
+        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    last = done.stderr.strip().split("\n")[-1]
+    assert last.startswith("error: config: grace: 32 rows of") and "generation.max_new_tokens" in last
+
+
+def test_main_memory_is_counted(tiny_folder, tmp_path, monkeypatch):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
+    monkeypatch.setattr(preflight, "available", lambda: 1_000_000)
+    with pytest.raises(UserError, match=r"a step needs at least 0\.0 GB and 0\.0 GB are free.*grace\.rollouts_per"):
+        trainer.train()
+
+
+def test_available_memory_is_real():
+    assert 10_000_000 < preflight.available() < 1 << 50
+
+
+@pytest.mark.parametrize(
+    ("changes", "absent", "present"),
+    [
+        ({"gradient_checkpointing": True}, "gradient_checkpointing: true", "grace.lora"),
+        ({"lora": LORA, "frozen": []}, "train adapters", "rollouts_per_forward"),
+        ({"rollouts_per_forward": 1}, "rollouts_per_forward", "max_new_tokens"),
+        ({"engine": "vllm"}, "generation.batch_size", "grace.vllm_memory (0.5)"),
+    ],
+)
+def test_only_what_helps_is_advised(changes, absent, present):
+    said = str(too_large(grace_spec(**changes), "x"))
+    assert absent not in said and present in said
+
+
+def test_other_errors_are_passed_on(tiny_folder, tmp_path, monkeypatch):
+    assert not out_of_memory(RuntimeError("shape mismatch"))
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
+
+    def wrong(*_, **__):
+        raise RuntimeError("shape mismatch")
+
+    monkeypatch.setattr(preflight, "step_of_grace", wrong)
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        trainer.train()
+
+
+def test_rollouts_go_through_in_any_number(tiny_folder, tmp_path):
+    """Fewer rows at a time than a group, the way out when a group does not fit: the same weights."""
+    made = []
+    for rows_at_a_time in (32, 2, 1):
+        trainer = trainer_of(
+            tiny_folder, tmp_path / str(rows_at_a_time), grace_spec(rollouts_per_forward=rows_at_a_time)
+        )
+        trainer.train()
+        made.append(dict(trainer.model.named_parameters()))
+    for parts in made[1:]:
+        for name, p in made[0].items():
+            torch.testing.assert_close(parts[name], p, atol=1e-5, rtol=0)
+    assert math.isfinite(sum(p.sum().item() for p in made[0].values()))
