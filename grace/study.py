@@ -12,6 +12,10 @@ from grace.section import Section, UserError, build, hint, merge
 # Sections that a run may change with `settings`.
 RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
 
+KEYS = {
+    "study", "preset", "seeds", "backbones", "available_backbones", "sources", "defaults", "presets", "studies",
+}  # fmt: skip
+
 
 class Plan:
     """A validated study.
@@ -24,11 +28,10 @@ class Plan:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        known = {"study", "seeds", "backbones", "available_backbones", "sources", "defaults", "presets", "studies", "preset"}
         for key in config:
-            if key not in known:
-                raise UserError(f"config: {key}: unknown key{hint(key, known)}.")
-        for key in known - {"seeds", "backbones"}:
+            if key not in KEYS:
+                raise UserError(f"config: {key}: unknown key{hint(key, KEYS)}.")
+        for key in KEYS - {"seeds", "backbones"}:
             if key not in config:
                 raise UserError(f"config: {key}: this key is missing.")
         self.name = str(config["study"])
@@ -180,10 +183,7 @@ class Plan:
 
     def launcher(self, run: str) -> str:
         """The command that starts a training module: one process, or one per GPU (`accelerate launch`)."""
-        at = self.sections(run)
-        method = self.study.runs[run].method
-        section = {"grace": at.grace, "cl": at.cl, "simcse": at.simcse}[method]
-        return "python" if section.processes == 1 else "python -m grace.training.launch"
+        return "python" if self._processes(run) == 1 else "python -m grace.training.launch"
 
     # ---- specs --------------------------------------------------------------------------
 
@@ -250,22 +250,21 @@ class Plan:
         names = at.groups[group]
         local = {name: at.local[name] for name in names if name in at.local}
         encode = self._encode(run, seed)
-        return _json(
-            specs.EvaluateSpec(run=run, group=group, tasks=names, local=local, store=at.store, encode=encode)
-        )
+        return _json(specs.EvaluateSpec(run=run, group=group, tasks=names, local=local, store=at.store, encode=encode))
 
     def spec_general(self, run: str, seed: int | str) -> str:
         return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=self._encode(run, seed)))
 
     def cells(self, table: str) -> list[specs.Cell]:
-        """The models of a table and the result files that it reads; `reasoning` is what the others are compared with."""
+        """The models of a table and the files that it reads; `reasoning` is what the others are compared with."""
         entry = self.study.tables[table]
         runs = [run for run in self.study.runs if run in self._rows(table) or run == "reasoning"]
 
         def results(backbone: str, run: str, seed: int) -> list[str]:
             if entry.kind == "general":
                 return [self.general_result(backbone, run, seed)]
-            return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{name}.json" for name in self.study.evaluation.groups]
+            folder = f"{self.root}/mteb/{backbone}/{run}/seed{seed}"
+            return [f"{folder}/{group}.json" for group in self.study.evaluation.groups]
 
         return [
             specs.Cell(backbone=backbone, run=run, seed=seed, results=results(backbone, run, seed))

@@ -42,7 +42,11 @@ def test_every_study_is_valid(study):
         ("studies/demo/grace/learning_rate", 0, "grace.learning_rate:"),
         ("defaults/grace/estimator", "ppo", "grace.estimator:"),
         ("defaults/grace/updates_per_generation", 7, "grace.instances: 16 instances x 8 rollouts"),
-        ("studies/demo/grace/rollouts_per_forward", 12, "grace.instances: 16 instances x 8 rollouts must be a multiple"),
+        (
+            "studies/demo/grace/rollouts_per_forward",
+            12,
+            "grace.instances: 16 instances x 8 rollouts must be a multiple",
+        ),
         ("studies/demo/grace/save_steps", 0, "grace.save_steps:"),
         ("defaults/pooling/method", "median", "pooling.method:"),
         ("studies/demo/reward/lambda1", None, "reward.lambda1:"),

@@ -10,7 +10,13 @@ GROUND = {"config", "section", "tasks", "specs", "files", "study", "gpus", "meth
 MIDDLE = {"manifest", "stage", "encoder", "paper"}
 STAGES = {"data", "training", "evaluation", "report"}
 # Heavy libraries have one home each.
-HOMES = {"trl": {"training"}, "mteb": {"evaluation"}, "lm_eval": {"evaluation"}, "snakemake": set(), "vllm": {"encoder"}}
+HOMES = {
+    "trl": {"training"},
+    "mteb": {"evaluation"},
+    "lm_eval": {"evaluation"},
+    "snakemake": set(),
+    "vllm": {"encoder"},
+}
 FILES = sorted((ROOT / "grace").rglob("*.py"))
 
 

@@ -95,7 +95,7 @@ def test_gpus_follow_the_processes():
     config["study"] = "paper"
     assert Plan(config).gpus("grace") == 4 and Plan(CONFIG).gpus("grace") == 0
     config["defaults"]["resources"]["train"]["gpu"] = 2
-    with pytest.raises(UserError, match="resources.train.gpu: 2 GPUs are too few for run 'cl'"):
+    with pytest.raises(UserError, match=r"resources.train.gpu: 2 GPUs are too few for run 'cl'"):
         Plan(config)
 
 
