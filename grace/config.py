@@ -353,6 +353,9 @@ class Hardware(Section):
     characters_per_token: Rate
 
 
+HOTTEST_VLLM = 2.0  # vLLM refuses more
+
+
 class Study(Section):
     """One complete reproduction."""
 
@@ -375,3 +378,15 @@ class Study(Section):
     tables: dict[Name, Table]
     hardware: Hardware
     resources: dict[str, Resources]
+
+    @model_validator(mode="after")
+    def _temperatures(self) -> Study:
+        g, e = self.generation, self.evaluation
+        for name, value, engine in (
+            ("generation.sampling_temperature", g.sampling_temperature, self.grace.engine),
+            ("generation.anchor_sampling_temperature", g.anchor_sampling_temperature, self.grace.engine),
+            ("evaluation.sampling_temperature", e.sampling_temperature, e.engine),
+        ):
+            if engine == "vllm" and value > HOTTEST_VLLM:
+                raise ValueError(f"{name}: {value:g} is over {HOTTEST_VLLM:g}, the most that vLLM samples at")
+        return self

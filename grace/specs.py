@@ -102,7 +102,7 @@ class EncodeSpec(Section):
 
 
 class EvaluateSpec(Section):
-    version: int = 1
+    version: int = 2
     run: str
     group: str
     tasks: list[str]

@@ -253,7 +253,9 @@ class Plan:
         return _json(specs.EvaluateSpec(run=run, group=group, tasks=names, local=local, store=at.store, encode=encode))
 
     def spec_general(self, run: str, seed: int | str) -> str:
-        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=self._encode(run, seed)))
+        # lm-eval's model and the rationales share one copy of the weights.
+        encode = self._encode(run, seed).model_copy(update={"engine": "transformers"})
+        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode))
 
     def cells(self, table: str) -> list[specs.Cell]:
         """The models of a table and the files that it reads; `reasoning` is what the others are compared with."""

@@ -105,3 +105,10 @@ def test_reward_defaults_are_the_configs():
 def test_command_line_narrows():
     plan = Plan({**CONFIG, "study": "paper", "backbones": "qwen2.5-1.5b", "seeds": [0, 1]})
     assert {(cell.backbone, cell.seed) for cell in plan.cells("table1")} == {("qwen2.5-1.5b", 0), ("qwen2.5-1.5b", 1)}
+
+
+def test_vllms_hottest_temperature():
+    config = changed("defaults/generation/anchor_sampling_temperature", 2.5)
+    Plan(config)  # the demo's engine has no such limit
+    with pytest.raises(UserError, match=r"generation.anchor_sampling_temperature: 2.5 is over 2"):
+        Plan({**config, "study": "paper"})

@@ -51,6 +51,11 @@ def test_heavy_libraries_have_one_home(library):
     assert users <= HOMES[library]
 
 
+def test_vllm_is_imported_by_its_engine_alone():
+    users = {path.name for path in FILES if any(name.split(".")[0] == "vllm" for name in imports(path))}
+    assert users == {"vllm.py"}
+
+
 def test_every_room_is_known():
     assert {room(path) for path in FILES} - {"__init__"} == GROUND | MIDDLE | STAGES
 

@@ -224,7 +224,7 @@ def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: li
 
 
 def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
-    """A causal LM (float32 on a CPU, else in its own dtype) and its tokenizer.
+    """A causal LM (float32 on a CPU, else bfloat16, whatever it was saved in) and its tokenizer.
 
     Raises:
         UserError: one sentence, when `path` is neither a model folder nor a reachable repository.
@@ -232,7 +232,8 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(path)
     with _one_sentence(path):
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32 if device == "cpu" else "auto")
+        dtype = torch.float32 if device == "cpu" else torch.bfloat16
+        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     return model.to(device), tokenizer
 
 
