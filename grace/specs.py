@@ -8,21 +8,9 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from grace.config import (
-    Backbone,
-    Contrastive,
-    General,
-    Generation,
-    Grace,
-    Mining,
-    Pooling,
-    Prompt,
-    RewardConfig,
-    Source,
-    Study,
-    Table,
-)
+from grace.config import Backbone, General, Mining, Source, Study, Table
 from grace.section import Section
+from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
 
 
 class SourceSpec(Section):

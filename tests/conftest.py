@@ -47,6 +47,6 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tiny(tiny_folder: Path):
     """(model, tokenizer), fresh for each test."""
-    from grace.encoder.encoder import load_model
+    from grace.encoder.loading import load_model
 
     return load_model(tiny_folder, "cpu")

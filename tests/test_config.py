@@ -97,7 +97,7 @@ def test_the_papers_values():
 
 
 def test_reward_defaults_are_the_configs():
-    from grace.config import RewardConfig
+    from grace.settings import RewardConfig
 
     assert Plan({**CONFIG, "study": "paper"}).study.reward == RewardConfig()
 

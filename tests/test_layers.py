@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"config", "section", "tasks", "specs", "files", "study", "gpus", "method"}
+GROUND = {"config", "settings", "section", "tasks", "specs", "files", "study", "gpus", "method"}
 MIDDLE = {"manifest", "stage", "encoder", "paper"}
 STAGES = {"data", "training", "evaluation", "report"}
 # Heavy libraries have one home each.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ class Cosines(Protocol):
         """Vectors of the queries start..end, in whatever form the other two take."""
 
     def scores(self, queries: Any, start: int, end: int) -> torch.Tensor:
-        """Cosines with the documents start..end, float32, shape (queries, documents)."""
+        """Cosines with the documents start..end, float32, shape (queries, documents); valid until the next call."""
 
     def pairs(self, queries: Any, rows: np.ndarray, documents: np.ndarray) -> np.ndarray:
         """Cosine of each (row of `queries`, document), float32, shape (pairs,)."""
@@ -74,6 +75,8 @@ class ModelCosines:
             texts = [documents[at] for at in range(start, min(start + BATCH, len(documents)))]
             self._embed(model.encode_document, texts).tofile(self.file)
         self.file.flush()
+        self.slice = np.empty((0, self.width), dtype=np.float32)
+        self.products = torch.empty(0, device=self.device)
 
     def _embed(self, encode: Any, texts: list[str]) -> np.ndarray:
         vectors = encode(texts, normalize_embeddings=True, convert_to_numpy=True, show_progress_bar=False)
@@ -84,13 +87,22 @@ class ModelCosines:
         return torch.from_numpy(found).to(self.device)
 
     def scores(self, queries: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        count, size = end - start, len(queries) * (end - start)
+        # The same memory each time: slices of this size, freed and taken again, leave ever more gaps between them.
+        if len(self.slice) < count:
+            self.slice = np.empty((count, self.width), dtype=np.float32)
+        if len(self.products) < size:
+            self.products = torch.empty(size, device=self.device)
         self.file.seek(4 * self.width * start)
-        found = np.fromfile(self.file, np.float32, (end - start) * self.width).reshape(-1, self.width)
-        return queries @ torch.from_numpy(found).to(self.device).T
+        read = self.file.readinto(self.slice[:count].data.cast("B"))
+        assert read == 4 * self.width * count
+        found = torch.from_numpy(self.slice[:count]).to(self.device)
+        return torch.mm(queries, found.T, out=self.products[:size].view(len(queries), count))
 
     def pairs(self, queries: torch.Tensor, rows: np.ndarray, documents: np.ndarray) -> np.ndarray:
-        mapped = np.memmap(self.file, np.float32, "r").reshape(-1, self.width)
-        found = torch.from_numpy(mapped[documents]).to(self.device)
+        size, file = 4 * self.width, self.file.fileno()
+        whole = b"".join(os.pread(file, size, size * int(at)) for at in documents)
+        found = torch.from_numpy(np.frombuffer(bytearray(whole), np.float32).reshape(-1, self.width)).to(self.device)
         return (queries[torch.from_numpy(rows).to(self.device)] * found).sum(dim=1).cpu().numpy()
 
 

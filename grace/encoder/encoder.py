@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from tqdm import tqdm
-from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from grace.config import Pooling, Prompt
 from grace.encoder.engines import transformers as engine
+from grace.encoder.loading import load_model, load_tokenizer
 from grace.encoder.sampling import text_key
 from grace.files import read_json
 from grace.method.prompt import PromptTemplate, is_well_formed
-from grace.section import UserError, build
+from grace.section import build
+from grace.settings import Pooling, Prompt
 from grace.specs import EncodeSpec
 
 # Written beside the weights by training, so that a model is used as it was trained.
@@ -221,34 +219,3 @@ def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: li
     room = template.max_prompt_tokens
     heads = [text[: 64 * room] for text in texts]
     return [ids[:room] or ends[:1] for ids in template.text_ids(heads)], 0
-
-
-def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
-    """A causal LM (float32 on a CPU, else bfloat16, whatever it was saved in) and its tokenizer.
-
-    Raises:
-        UserError: one sentence, when `path` is neither a model folder nor a reachable repository.
-    """
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer = load_tokenizer(path)
-    with _one_sentence(path):
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    return model.to(device), tokenizer
-
-
-def load_tokenizer(path: str | Path) -> Any:
-    """Raises: UserError as `load_model`."""
-    if Path(path).exists() and not (Path(path) / "config.json").exists():
-        raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
-    with _one_sentence(path):
-        return AutoTokenizer.from_pretrained(path)
-
-
-@contextmanager
-def _one_sentence(path: str | Path) -> Iterator[None]:
-    try:
-        yield
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: no causal language model can be loaded from here ({reason}).") from None

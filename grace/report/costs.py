@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from grace.config import Backbone, Hardware, Lora
+from grace.config import Backbone, Hardware
+from grace.settings import Lora
 
 WEIGHT = 2  # bytes of a parameter or of a hidden value in bfloat16
 STATE = 16  # bytes of a trained parameter: weight, gradient and Adam's two moments in float32

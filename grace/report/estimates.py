@@ -7,11 +7,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from grace.config import Backbone, Contrastive, Grace, Prompt, Study
+from grace.config import Backbone, Study
 from grace.report import costs
 from grace.report.costs import Work
 from grace.report.sizes import GENERAL, SOURCES, UNKNOWN, Field, Texts, task_sizes
 from grace.section import build, merge
+from grace.settings import Contrastive, Grace, Prompt
 from grace.specs import PlanSpec
 
 TEMPLATE_TOKENS = 15  # of a chat template around instruction and text

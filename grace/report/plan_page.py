@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from grace.report import costs
 from grace.report.columns import count, days, grid, hours, size
 from grace.report.costs import Work
 from grace.report.estimates import Training
-
-if TYPE_CHECKING:
-    from grace.report.plan import Plan
+from grace.report.jobs import Plan
 
 FORMULAS = """\
 P: parameters; E: those of embeddings and head (tied); n: tokens; L: length; d: heads x head width; c: bytes of a

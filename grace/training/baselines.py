@@ -15,11 +15,11 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 from torch import Tensor
 
-from grace.config import Pooling
 from grace.encoder.encoder import direct_ids
 from grace.encoder.engines import transformers as engine
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
+from grace.settings import Pooling
 from grace.specs import TrainSpec
 from grace.training import sharding
 

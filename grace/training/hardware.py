@@ -6,9 +6,9 @@ from importlib import metadata
 
 import torch
 
-from grace.config import Contrastive, Grace
 from grace.encoder.engines.vllm import require_vllm
 from grace.section import UserError
+from grace.settings import Contrastive, Grace
 from grace.specs import TrainSpec
 
 

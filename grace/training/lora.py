@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from grace.config import Lora
 from grace.section import UserError
+from grace.settings import Lora
 
 
 def add(model: Any, settings: Lora, where: str) -> Any:

@@ -87,8 +87,8 @@ def test_vllm_writes_in_the_models_place(tiny_folder, texts, monkeypatch):
     import sys
     from types import ModuleType
 
-    from grace.encoder.encoder import load_model
     from grace.encoder.engines import transformers as engine
+    from grace.encoder.loading import load_model
 
     asked = []
 

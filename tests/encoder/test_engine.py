@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from grace.config import Pooling
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.method.prompt import PromptTemplate
+from grace.settings import Pooling
 
 
 def prompts_of(tiny, texts):

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from grace.config import Pooling
 from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
+from grace.settings import Pooling
 
 SEQUENCES = [
     [5, 9, 11, 40], [7, 8, 9], [8, 3, 2, 6, 7, 9, 30, 31, 32, 50, 60], [1, 2, 3, 4],

@@ -14,12 +14,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from grace.config import Pooling, Prompt
 from grace.encoder import segments, store
 from grace.encoder.digests import Index, digests_of
 from grace.encoder.encoder import Rationale
 from grace.encoder.store import Store
 from grace.section import UserError
+from grace.settings import Pooling, Prompt
 from grace.specs import EncodeSpec
 
 SETTINGS = {"precision": "float32", "weights": "a"}

@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from grace import specs
-from grace.config import General, Pooling, Prompt
+from grace.config import General
 from grace.encoder.encoder import DEFAULT_PROMPT
 from grace.evaluation import general, harness, tasks
 from grace.files import read_json
 from grace.section import UserError
+from grace.settings import Pooling, Prompt
 from tests.evaluation.fakes import FakeEncoder, make_rows
 from tests.evaluation.tiny import tiny
 

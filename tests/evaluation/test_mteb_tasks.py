@@ -12,13 +12,13 @@ from datasets import Dataset
 from scipy.stats import spearmanr
 
 from grace import tasks as names
-from grace.config import Prompt
 from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.store import Store
 from grace.evaluation import evaluate, items, local_data, mteb_tasks, scale
 from grace.evaluation.embedder import Embedder
 from grace.files import write_jsonl
 from grace.section import UserError
+from grace.settings import Prompt
 from tests.evaluation.fakes import FakeEncoder, make_rows
 
 SHARED = Path(__file__).parents[3] / "shared/data"

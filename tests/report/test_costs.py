@@ -2,8 +2,9 @@
 
 import pytest
 
-from grace.config import Backbone, Hardware, Lora
+from grace.config import Backbone, Hardware
 from grace.report import costs
+from grace.settings import Lora
 from tests.report.hand import CONFIG, HARDWARE, SMALL
 
 

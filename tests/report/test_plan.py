@@ -10,7 +10,8 @@ import pytest
 
 from grace.config import Hardware
 from grace.report import plan_page
-from grace.report.plan import kept_rows, main, plan, variations
+from grace.report.jobs import plan, variations
+from grace.report.plan import kept_rows, main
 from grace.report.sizes import task_sizes
 from grace.section import UserError
 from tests.report.hand import CONFIG, HAND, ROOT, job, rule, spec

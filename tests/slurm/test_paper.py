@@ -26,7 +26,8 @@ TARGETS = (
     "results/paper/general/qwen2.5-1.5b/grace/seed0.json",
 )
 RULES = ("download", "lengths", "train", "evaluate", "general")
-TRIPLES = ("results/paper/data/triples/e5.jsonl", "results/paper/data/triples/e5.report.json")  # lie there already
+# Lie there already.
+DATA = ("triples/e5.jsonl", "triples/e5.report.json", "split/e5/test.jsonl")
 RESOURCES = yaml.safe_load((ROOT / "config.yaml").read_text())["defaults"]["resources"]
 RESOURCES["download"] = {**RESOURCES["source"], "threads": 1}
 
@@ -46,8 +47,9 @@ while stage == "download" and not (notes / "go").exists():
     time.sleep(0.1)
 if stage == "train" and attempt == 0:
     sys.exit("killed, as far as snakemake can see")
+apart = ("--spec", "--threads", "--lock", "--store")
 for option, value in zip(words, words[1:]):
-    if option.startswith("--") and option not in ("--spec", "--threads") and not Path(value).exists():
+    if option.startswith("--") and option not in apart and not Path(value).exists():
         Path(value).parent.mkdir(parents=True, exist_ok=True)
         Path(value).write_text("{{}}\\n")
 """
@@ -77,9 +79,10 @@ def done(cluster: Cluster, stood_in, tmp_path_factory: pytest.TempPathFactory) -
     """Folder in which one run of the paper was submitted, snakemake killed, unlocked and submitted again."""
     notes, env = stood_in
     directory = tmp_path_factory.mktemp("slurm-paper")
-    for path in TRIPLES:
-        (directory / path).parent.mkdir(parents=True, exist_ok=True)
-        (directory / path).write_text("{}\n")
+    for name in DATA:
+        path = directory / "results/paper/data" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("{}\n")
     arguments = [*TARGETS, "--config", "study=paper", "--slurm-init-seconds-before-status-checks", "10"]
 
     first = submit(directory, *arguments, env=env)

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from grace.config import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
+from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
 from grace.specs import TrainSpec
 
 GRACE: dict[str, Any] = dict(

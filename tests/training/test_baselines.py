@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.losses import (
 )
 
 from grace import RationaleEncoder
-from grace.encoder.encoder import load_model
+from grace.encoder.loading import load_model
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import EncodeSpec

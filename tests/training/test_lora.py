@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from grace.config import Lora
 from grace.section import UserError
+from grace.settings import Lora
 from grace.training import lora
 from grace.training.checkpoints import last_checkpoint
 from grace.training.train import build_trainer, load

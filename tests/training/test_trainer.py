@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from grace.config import RewardConfig
 from grace.method.rewards import compute_rewards
 from grace.section import UserError
+from grace.settings import RewardConfig
 from grace.training.arguments import grpo_config
 from grace.training.train import load
 from grace.training.trainer import GraceTrainer

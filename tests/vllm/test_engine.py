@@ -7,13 +7,14 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 
-from grace.config import Pooling, Prompt
-from grace.encoder.encoder import RationaleEncoder, load_model
+from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.engines import transformers as fused
 from grace.encoder.engines.vllm import VllmEngine
+from grace.encoder.loading import load_model
 from grace.encoder.sampling import text_key
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
+from grace.settings import Pooling, Prompt
 from grace.specs import EncodeSpec
 
 LIMIT = 24

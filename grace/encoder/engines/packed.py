@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace.config import Pooling
 from grace.encoder.engines.transformers import forward_pooled, left_pad
+from grace.settings import Pooling
 
 # Tokens that go through the model together; a longer sequence goes alone. A CPU is fastest while they fit its cache.
 MAX_TOKENS = {"cpu": 1024, "cuda": 16384}

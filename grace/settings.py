@@ -1,0 +1,149 @@
+"""What a run may change: prompt, pooling, generation, reward, and the methods' training.
+
+The rest of config.yaml is in `grace.config`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from grace.section import Fraction, Positive, Rate, Section, Temperature
+
+
+class Prompt(Section):
+    """How a text becomes the prompt P(x) (spec section 2)."""
+
+    instruction: Annotated[str, Field(min_length=1)]
+    max_prompt_tokens: Positive  # template, instruction and text together; the text is cut on the right
+
+
+class Pooling(Section):
+    """How hidden states become one vector (eqs. 10-11)."""
+
+    method: Literal["mean", "max", "eos"]
+    layer: Literal["last", "penultimate"]
+    normalize: bool
+
+
+class Generation(Section):
+    """Sampling of rationales during training (eqs. 9, 12)."""
+
+    max_new_tokens: Positive
+    sampling_temperature: Temperature  # rollouts of d+
+    anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
+    batch_size: Positive  # texts per batch of the transformers engine; memory only
+
+
+class Lora(Section):
+    """Low-rank adapters instead of all weights (peft); merged into the saved model."""
+
+    rank: Positive
+    alpha: Rate
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    targets: str | list[str]  # module names, or "all-linear"
+
+    @model_validator(mode="after")
+    def _head(self) -> Lora:
+        if "lm_head" in self.targets:
+            raise ValueError("targets: lm_head cannot have an adapter; the log-probabilities are read from its weights")
+        return self
+
+
+class RewardConfig(Section):
+    """Reward of a rollout (eqs. 13-17, 20-21, 28). The defaults are what the paper prints.
+
+    reward: `contrastive`, or `random`: the control that deals a group's own rewards to its
+        rollouts at random, so that only the information is lost and not the scale.
+    negatives: `anchor` as published, or `rollout`: each rollout is itself compared with d-
+        and with the other instances' queries, so that the terms survive the group mean.
+    """
+
+    reward: Literal["contrastive", "random"] = "contrastive"
+    negatives: Literal["anchor", "rollout"] = "anchor"
+    lambda1: float = 0.2  # weight of the consistency term (eq. 14)
+    lambda2: float = 0.2  # weight of the hard in-batch term (eq. 15)
+    scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
+    gamma: float = 1.0  # a truncated rollout gets -gamma instead of its reward (eq. 28)
+
+
+class Grace(Section):
+    """The policy-gradient training (eqs. 18-19)."""
+
+    estimator: Literal["grpo", "grpo_std", "dapo", "reinforce++", "remax"]
+    loss: Literal["sequence_sum", "token_mean", "sequence_mean"]
+    instances: Positive  # B: instances per generation
+    rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage
+    updates_per_generation: Positive
+    rollouts_per_forward: Positive  # per process; memory only, the result does not depend on it
+    processes: Positive  # one per GPU
+    sharding: Literal["fsdp", "none"]  # of parameters and optimizer state, with more than one process
+    lora: Lora | None  # null: all weights
+    epochs: Rate
+    max_steps: Positive | None  # optimizer steps; overrides epochs
+    learning_rate: Rate
+    adam_betas: Annotated[list[float], Field(min_length=2, max_length=2)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Rate
+    clip_range: Rate
+    frozen: list[str]  # parameters whose name contains one of these are not trained
+    precision: Literal["bf16", "fp32"]
+    gradient_checkpointing: bool
+    engine: Literal["transformers", "vllm"]
+    vllm_tensor_parallel: Positive
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)]  # share of a GPU's memory for vLLM's weights and cache
+    save_steps: Positive
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Grace:
+        if self.lora and self.frozen:
+            raise ValueError("frozen: with lora the backbone is not trained at all; leave this list empty")
+        if self.instances % self.processes:
+            raise ValueError(
+                f"instances: {self.instances} must be a multiple of processes ({self.processes}), "
+                "or a group would be split between processes"
+            )
+        per_update = self.updates_per_generation * self.processes * self.rollouts_per_forward
+        if (self.instances * self.rollouts) % per_update:
+            raise ValueError(
+                f"instances: {self.instances} instances x {self.rollouts} rollouts must be a multiple of "
+                f"updates_per_generation x processes x rollouts_per_forward = {per_update}"
+            )
+        if self.engine == "vllm" and self.processes % self.vllm_tensor_parallel:
+            raise ValueError(
+                f"vllm_tensor_parallel: {self.vllm_tensor_parallel} must divide processes ({self.processes})"
+            )
+        if self.save_steps % self.updates_per_generation:
+            raise ValueError(
+                f"save_steps: {self.save_steps} must be a multiple of updates_per_generation "
+                f"({self.updates_per_generation}), or a checkpoint could not be resumed exactly"
+            )
+        return self
+
+
+class Contrastive(Section):
+    """A baseline trained with a contrastive loss on direct embeddings (cl and simcse)."""
+
+    processes: Positive  # one per GPU
+    sharding: Literal["fsdp", "none"]
+    lora: Lora | None
+    batch_size: Annotated[int, Field(ge=2)]  # over all processes; each row's negatives come from all of it
+    mini_batch_size: Positive  # gradient cache: texts per forward pass
+    similarity_scale: Rate  # 1 / the InfoNCE temperature
+    epochs: Rate
+    max_steps: Positive | None
+    learning_rate: Rate
+    warmup_ratio: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
+    precision: Literal["bf16", "fp32"]
+    save_steps: Positive
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Contrastive:
+        if self.batch_size % self.processes or self.batch_size // self.processes < 2:
+            raise ValueError(
+                f"batch_size: {self.batch_size} must be a multiple of processes ({self.processes}), at least twice it"
+            )
+        return self
