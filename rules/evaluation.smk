@@ -49,10 +49,11 @@ rule evaluate:
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, wildcards.run, wildcards.seed
         ),
+        store=STORE,
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --store {STORE:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --store {params.store:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule general:
