@@ -37,7 +37,7 @@ class Source(Section):
 
 
 class Mining(Section):
-    """Hard negatives for a source that brings none (sentence_transformers.util.mine_hard_negatives)."""
+    """Hard negatives for a source that brings none, as `sentence_transformers.util.mine_hard_negatives` counts."""
 
     encoder: str  # "tfidf", or the name or path of a SentenceTransformer
     negatives: Positive  # M
@@ -65,7 +65,7 @@ class Data(Section):
     validation: Annotated[float, Field(ge=0)]
     split: Literal["first", "random"]
     too_long: Literal["drop", "truncate"]  # instances whose d+ prompt is over prompt.max_prompt_tokens
-    max_rows: Positive | None
+    max_rows: Positive | None  # a random sample of the source, the same each time
     mining: Mining
 
 

@@ -14,7 +14,7 @@ from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, Rewa
 
 
 class SourceSpec(Section):
-    version: int = 1
+    version: int = 2
     name: str
     source: Source
     max_rows: int | None
@@ -41,7 +41,7 @@ class TriplesSpec(Section):
 
 
 class LengthsSpec(Section):
-    version: int = 1
+    version: int = 2
     prompt: Prompt
     data: Literal["supervised", "unsupervised"]
     too_long: Literal["drop", "truncate"]

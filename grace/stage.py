@@ -56,7 +56,7 @@ def entry(
                 )
             arguments = parser.parse_args(argv, SimpleNamespace(started=time.time()))
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-            for noisy in ("httpx", "datasets", "mteb", "absl"):
+            for noisy in ("httpx", "httpx2", "datasets", "mteb", "absl"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
             _keep_memory()
             os.environ["OMP_NUM_THREADS"] = str(arguments.threads)  # read when torch is imported
