@@ -1,7 +1,7 @@
 """Time and memory of the data stages on synthetic rows.
 
-    python bench/data.py stream --rows 1500000 --folder /tmp/bench --tokenizer results/demo/models/tiny/backbone/seed0
-    python bench/data.py mine --rows 100000 --folder /tmp/bench
+    python bench/data.py stream --rows 1500000 --folder DIR --tokenizer results/demo/models/tiny/backbone/seed0
+    python bench/data.py mine --rows 100000 --folder DIR
 
 `stream`: source -> pairs -> split -> triples -> lengths of triples from five files, with the paper's settings (queries
 of 10 words, positives and negatives of 80, one row in 50 a copy, one in 1,000 without a field); seconds and the
