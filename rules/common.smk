@@ -16,8 +16,6 @@ except UserError as error:
 
 ROOT = PLAN.root
 RESOURCES = PLAN.study.resources
-# Size and sha256 of what was downloaded. Relative, so that a moved folder is no change.
-SOURCES_LOCK = os.path.relpath(f"{workflow.basedir}/sources.lock")
 STORE = f"{ROOT}/store"  # rationales and embeddings, by content
 
 # A conda environment holds the packages but not the project.

@@ -17,9 +17,8 @@ rule source:
         gpu=RESOURCES["source"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_source(wildcards.source),
-        lock=SOURCES_LOCK,
     shell:
-        "python -m grace.data.source --spec {params.spec:q} --threads {threads} --lock {params.lock:q}"
+        "python -m grace.data.source --spec {params.spec:q} --threads {threads}"
         " --out {output:q} > {log:q} 2>&1"
 
 
