@@ -26,8 +26,9 @@ from trl.trainer.utils import add_fused_lm_head
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from grace.config import Backbone, Lora  # noqa: E402
+from grace.config import Backbone  # noqa: E402
 from grace.section import UserError, build, hint  # noqa: E402
+from grace.settings import Lora  # noqa: E402
 from grace.training import lora  # noqa: E402
 from grace.training.preflight import available, out_of_memory  # noqa: E402
 

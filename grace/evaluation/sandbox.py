@@ -47,7 +47,7 @@ ENVIRONMENT = {  # all that a sample sees of an environment
 class Limits(NamedTuple):
     """What one sample may use."""
 
-    seconds: int = 10  # of wall time, and of CPU time per process
+    seconds: int = 10  # of wall time; one more of CPU time per process
     memory: int = 1 << 29  # bytes of address space, per process
     processes: int = 8  # processes and threads together
     disk: int = 1 << 25  # bytes in its folder, and in one file
@@ -168,7 +168,7 @@ class Sandbox:
         """
         token = token_hex(16)
         limits = {
-            "RLIMIT_CPU": self.limits.seconds,
+            "RLIMIT_CPU": self.limits.seconds + 1,  # starting up counts too; the wall clock decides
             "RLIMIT_AS": self.limits.memory,
             "RLIMIT_NPROC": self.limits.processes,
             "RLIMIT_FSIZE": self.limits.disk,
