@@ -2,7 +2,9 @@
 #
 #   snakemake --cores all                          the embedded demo, no GPU, no download
 #   snakemake --cores all --config study=paper     the paper
-#   snakemake table1                               one table and what it needs
+#   snakemake table1                               one table and what it needs; figure1 ... alike
+#   snakemake paper_items                          every table and figure, ablations and all
+#   snakemake --config ablations=true              everything, with the report
 #   snakemake --until train                        the models only
 #   snakemake -n                                   what would be done
 from snakemake.utils import min_version
@@ -26,10 +28,14 @@ include: "rules/report.smk"
 rule all:
     default_target: True
     input:
-        tables(),
+        exhibits("table"),
+        exhibits("figure"),
         f"{ROOT}/report.html",
 
 
 onsuccess:
-    made = [f"{ROOT}/plan.md", *tables(form="md"), f"{ROOT}/report.html"]
+    made = [
+        f"{ROOT}/{name}.{ending}"
+        for name, ending in (("plan", "md"), ("audit", "md"), ("report", "html"))
+    ]
     print("\n" + "\n".join(path for path in made if os.path.exists(path)) + "\n")

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from grace import tasks
+from grace.exhibits import Ablation, Cases, Figure, Latency, Table
 from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, hint
 from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
 
@@ -80,6 +81,8 @@ class Evaluation(Section):
     batch_size: Positive  # memory only
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
     direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
+    subset: list[Name]  # groups on which ablations are evaluated (table 3)
+    pairs: Natural  # held-out pairs behind the geometry table
 
     @model_validator(mode="after")
     def _known(self) -> Evaluation:
@@ -91,6 +94,9 @@ class Evaluation(Section):
                 if name in seen:
                     raise ValueError(f"groups.{group}: task {name!r} is listed twice")
                 seen.add(name)
+        for group in self.subset:
+            if group not in self.groups:
+                raise ValueError(f"subset: unknown group {group!r}{hint(group, self.groups)}")
         for name in self.local:
             if name not in tasks.CATEGORY:
                 raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
@@ -154,6 +160,10 @@ class Run(Section):
     method: Literal["base", "reasoning", "cl", "simcse", "grace"]
     data: Literal["supervised", "unsupervised"] | None = None
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    backbones: list[Name] | None = None  # null: all of the study
+    model: Name | None = None  # evaluated with the model of this run instead of one of its own
+    step: Positive | None = None  # with that model's checkpoint
+    ablation: bool = False  # made by `ablations`, evaluated on the subset alone
 
     @model_validator(mode="after")
     def _data(self) -> Run:
@@ -165,7 +175,13 @@ class Run(Section):
 
     @property
     def trained(self) -> bool:
+        """Whether its model is not the backbone."""
         return self.method in ("cl", "simcse", "grace")
+
+    @property
+    def trains(self) -> bool:
+        """Whether it has a training of its own."""
+        return self.trained and self.model is None
 
     @property
     def rationales(self) -> bool:
@@ -180,17 +196,6 @@ class Resources(Section):
     mem_mb: Positive
     runtime: Positive  # minutes
     gpu: Natural
-
-
-class Table(Section):
-    """A table of the paper, ours beside what is printed; adding one is adding an entry."""
-
-    title: str
-    caption: str  # of the report
-    kind: Literal["mteb", "general"]
-    rows: dict[Name, str | None]  # our run -> the paper's row; null: a run that the paper does not have
-    quoted: bool = False  # the paper also quotes models of others here
-    rest: bool = False  # runs that no table names are listed too
 
 
 class Hardware(Section):
@@ -231,6 +236,10 @@ class Study(Section):
     general: General
     bootstrap: Positive  # resamples behind each interval
     tables: dict[Name, Table]
+    figures: dict[Name, Figure]
+    ablations: dict[Name, Ablation]
+    latency: Latency
+    cases: Cases
     hardware: Hardware
     resources: dict[str, Resources]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import resource
@@ -13,7 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grace.files import read_json, sha256
+from grace.files import read_json, sha256, write_json
 from grace.section import Section, UserError
 
 PACKAGES = (
@@ -75,6 +76,27 @@ def settings_hash(spec: Section) -> str:
     import hashlib
 
     return hashlib.sha256(spec.model_dump_json().encode()).hexdigest()[:12]
+
+
+def write_result(path: Path | str, manifest: dict[str, Any], **content: Any) -> None:
+    """Write a result file: its manifest, which also holds a hash of the content, and the content."""
+    record = {**manifest, "content": content_hash(content)}
+    write_json(path, {"manifest": record, **content})
+
+
+def content_hash(content: dict[str, Any]) -> str:
+    """Of all of a result but its manifest."""
+    import hashlib
+
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def edited(result: dict[str, Any]) -> bool:
+    """Whether a result's content is not what its manifest's hash was taken of."""
+    return content_hash({key: value for key, value in result.items() if key != "manifest"}) != result["manifest"].get(
+        "content"
+    )
 
 
 def read_result(path: Path | str) -> dict[str, Any]:

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from grace.config import Backbone, General, Mining, Source, Study, Table
+from pydantic import Field
+
+from grace.config import Backbone, General, Mining, Source, Study
+from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Section
 from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
 
@@ -61,7 +64,7 @@ class BackboneSpec(Section):
 class TrainSpec(Section):
     """`grace` with generation and reward, or `contrastive`, by method."""
 
-    version: int = 1
+    version: int = 2
     run: str
     method: Literal["cl", "simcse", "grace"]
     data: Literal["supervised", "unsupervised"]
@@ -73,6 +76,9 @@ class TrainSpec(Section):
     reward: RewardConfig | None = None
     grace: Grace | None = None
     contrastive: Contrastive | None = None
+    keep_steps: list[int] = Field(
+        default_factory=list
+    )  # checkpoints that are kept as models, in step<n> beside the final weights
 
 
 class EncodeSpec(Section):
@@ -90,19 +96,43 @@ class EncodeSpec(Section):
 
 
 class EvaluateSpec(Section):
-    version: int = 2
+    version: int = 3
     run: str
     group: str
     tasks: list[str]
     local: dict[str, str]
     store: Literal["float32", "float16"]
     encode: EncodeSpec
+    rationales_of: EncodeSpec | None = None  # the same model's rationales lie in the store under these settings
+    pairs: int = 0  # held-out pairs whose geometry is measured
 
 
 class GeneralSpec(Section):
     version: int = 2
     run: str
     general: General
+    encode: EncodeSpec
+
+
+class LatencySpec(Section):
+    version: int = 1
+    latency: Latency
+    encode: EncodeSpec  # of a run with rationales
+    seed: int
+
+
+class CaseModel(Section):
+    """A model whose rationales are shown. step: training steps; None: the end of training, 0: the backbone."""
+
+    run: str
+    step: int | None
+
+
+class CasesSpec(Section):
+    version: int = 1
+    models: list[CaseModel]  # as their folders on the command line
+    documents: int
+    queries: int
     encode: EncodeSpec
 
 
@@ -116,30 +146,89 @@ class Cell(Section):
 
 
 class TablesSpec(Section):
-    version: int = 2
+    version: int = 3
     study: str
     bootstrap: int
     name: str
     table: Table
-    tasks: list[str]  # every MTEB task that a model is evaluated on
+    tasks: list[str]  # every MTEB task that a model of this table is evaluated on
     cells: list[Cell]
+    cases: dict[str, str] = Field(default_factory=dict)  # backbone -> file of its rationales
+
+
+class Point(Section):
+    """A point of an ablation: the run `run` is `of` with `at` (what is varied -> its value)."""
+
+    ablation: str
+    run: str
+    of: str
+    at: dict[str, Scalar]
+
+
+class FiguresSpec(Section):
+    version: int = 1
+    study: str
+    bootstrap: int
+    name: str
+    figure: Figure
+    tasks: list[str]  # every MTEB task that a model of this figure is evaluated on
+    cells: list[Cell]
+    general: list[Cell]  # general results, where the figure has a generative score
+    points: list[Point]
+    ends: dict[str, int]  # run -> its training steps, where the configuration fixes them
+    latency: dict[str, str]  # backbone -> file
+
+
+class AuditSpec(Section):
+    """lambda1, lambda2: what the study trains with."""
+
+    version: int = 1
+    study: str
+    lambda1: float
+    lambda2: float
+
+
+class ClaimsSpec(Section):
+    version: int = 1
+    study: str
+    bootstrap: int
+    tasks: list[str]
+    cells: list[Cell]  # MTEB results
+    general: list[Cell]
+
+
+class Exhibit(Section):
+    """A table or figure of the page. shown: whether it was asked for, or else stands there as not made."""
+
+    name: str
+    form: Literal["table", "figure"]
+    title: str
+    caption: str
+    shown: bool
 
 
 class PageSpec(Section):
     """The page shows everything, so it gets the whole configuration."""
 
-    version: int = 1
+    version: int = 2
+    study: str
+    title: str
+    exhibits: list[Exhibit]
     config: dict[str, Any]
 
 
 class PlanSpec(Section):
-    """The whole study, with the models whose results its tables read."""
+    """The whole study, with the models whose results its wanted tables and figures read."""
 
-    version: int = 1
+    version: int = 2
     name: str
     study: Study
     backbones: dict[str, Backbone]
     sources: dict[str, Source]
-    evaluated: list[str]  # runs with MTEB results
-    general: list[str]  # runs with general results; "backbone": the untrained runs together
+    tables: list[str]
+    figures: list[str]
+    evaluated: dict[str, dict[str, list[str]]]  # backbone -> run -> groups of MTEB tasks
+    general: dict[str, list[str]]  # backbone -> runs with general results; "backbone": the untrained runs together
+    timed: list[str]  # backbones whose latency is measured
+    shown: list[str]  # backbones whose rationales are shown
     own_tasks: bool  # whether the rule `tasks` makes data

@@ -33,6 +33,17 @@ MTEB = {
     "Summarization": "SummEval",
 }
 
+# The paper's table 3: the 16 of every ablation.
+SUBSET = {
+    "Retrieval": "SciFact ArguAna NFCorpus",
+    "Reranking": "StackOverflowDupQuestions SciDocsRR",
+    "Clustering": "BiorxivClusteringS2S MedrxivClusteringS2S TwentyNewsgroupsClustering",
+    "PairClassification": "SprintDuplicateQuestions",
+    "Classification": "Banking77Classification EmotionClassification MassiveIntentClassification",
+    "STS": "STS17 SICK-R STSBenchmark",
+    "Summarization": "SummEval",
+}
+
 # The demo's own tasks; no honest stand-in exists for Summarization, so it has none.
 DEMO = {
     "Retrieval": "DocstringRetrieval",

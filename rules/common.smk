@@ -52,6 +52,7 @@ wildcard_constraints:
     seed=r"\d+",
     group=one_of(PLAN.study.evaluation.groups),
     table=one_of(PLAN.study.tables),
+    figure=one_of(PLAN.study.figures),
 
 
 def mem_mb(rule_name):
@@ -63,10 +64,28 @@ def runtime(rule_name):
     return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt
 
 
-def tables(*names, form=("csv", "md", "html")):
-    """Paths of these tables, or of all."""
+FORMS = {  # what an exhibit is written as
+    "table": ("csv", "md", "tex", "html", "json"),
+    "figure": ("csv", "svg", "png", "json"),
+}
+
+
+def exhibits(form, *names):
+    """Paths of these tables or figures, or of all that are made unasked."""
     return expand(
-        f"{ROOT}/tables/{{table}}.{{form}}",
-        table=names or PLAN.study.tables,
-        form=form,
+        f"{ROOT}/{form}s/{{name}}.{{ending}}",
+        name=names or PLAN.wanted(form),
+        ending=FORMS[form],
     )
+
+
+def results(paths):
+    """Result files that a table or figure waits for; with `partial` none, it takes what is there."""
+    return [] if PLAN.partial else paths
+
+
+def found(paths):
+    """With `partial`, a parameter that changes when one of these files comes or changes."""
+    if not PLAN.partial:
+        return None
+    return {path: os.path.getmtime(path) for path in paths if os.path.exists(path)}

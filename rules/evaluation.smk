@@ -27,8 +27,14 @@ rule tasks:
 
 rule evaluate:
     input:
-        model=lambda wildcards: f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json",
+        model=lambda wildcards: PLAN.model_ready(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
         data=PLAN.task_data(),
+        pairs=lambda wildcards: PLAN.pair_rows(wildcards.run, wildcards.group),
+        before=lambda wildcards: PLAN.evaluated_before(
+            wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
+        ),
     output:
         f"{ROOT}/mteb/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.json",
     log:
@@ -53,12 +59,15 @@ rule evaluate:
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --store {params.store:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --store {params.store:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 rule general:
     input:
-        model=lambda wildcards: f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json",
+        model=lambda wildcards: PLAN.model_ready(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
         data=PLAN.task_data(),
         texts=PLAN.held_out(),
     output:
@@ -85,3 +94,68 @@ rule general:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.general"
         " --spec {params.spec:q} --threads {threads}"
         " --model {params.model:q} --data {input.data:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
+
+
+# Time per text. Alone on the machine, or the other jobs would be in the figure.
+rule latency:
+    input:
+        backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
+        model=lambda wildcards: PLAN.model_ready(
+            wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
+        ),
+        texts=PLAN.test_rows(),
+    output:
+        f"{ROOT}/latency/{{backbone}}.json",
+    log:
+        f"{ROOT}/logs/latency/{{backbone}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/latency/{{backbone}}.tsv"
+    conda:
+        GPU_ENV
+    threads: workflow.cores or RESOURCES["latency"].threads
+    resources:
+        mem_mb=mem_mb("latency"),
+        runtime=runtime("latency"),
+        gpu=RESOURCES["latency"].gpu,
+    params:
+        spec=PLAN.spec_latency(),
+        threads=RESOURCES["latency"].threads,
+        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
+        model=lambda wildcards: PLAN.model(
+            wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
+        ),
+    shell:
+        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.latency"
+        " --spec {params.spec:q} --threads {params.threads} --backbone {params.backbone:q}"
+        " --model {params.model:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
+
+
+# Rationales of a few held-out texts, before, in and after training.
+rule cases:
+    input:
+        models=lambda wildcards: [
+            ready for _, ready in PLAN.case_models(wildcards.backbone)
+        ],
+        texts=PLAN.test_rows(),
+    output:
+        f"{ROOT}/cases/{{backbone}}.json",
+    log:
+        f"{ROOT}/logs/cases/{{backbone}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/cases/{{backbone}}.tsv"
+    conda:
+        GPU_ENV
+    threads: RESOURCES["cases"].threads
+    resources:
+        mem_mb=mem_mb("cases"),
+        runtime=runtime("cases"),
+        gpu=RESOURCES["cases"].gpu,
+    params:
+        spec=PLAN.spec_cases(),
+        models=lambda wildcards: [
+            folder for folder, _ in PLAN.case_models(wildcards.backbone)
+        ],
+    shell:
+        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.cases"
+        " --spec {params.spec:q} --threads {threads} --models {params.models:q} --texts {input.texts:q}"
+        " --out {output:q} > {log:q} 2>&1"

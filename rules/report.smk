@@ -1,19 +1,19 @@
-# The paper's tables, ours beside the printed numbers, and one page that holds them.
+# The paper's tables and figures, ours beside the printed numbers, the audit of those, and one page that holds it all.
 
 
 rule tables:
     input:
-        lambda wildcards: [
-            path for cell in PLAN.cells(wildcards.table) for path in cell.results
-        ],
+        lambda wildcards: results(PLAN.table_inputs(wildcards.table)),
     output:
         csv=f"{ROOT}/tables/{{table}}.csv",
         md=f"{ROOT}/tables/{{table}}.md",
+        tex=f"{ROOT}/tables/{{table}}.tex",
         record=f"{ROOT}/tables/{{table}}.json",
         html=report(
             f"{ROOT}/tables/{{table}}.html",
             caption="captions/table.rst",
             category=f"Study: {PLAN.study.title}",
+            subcategory="Tables",
             labels={"table": "{table}"},
         ),
     log:
@@ -29,25 +29,119 @@ rule tables:
         gpu=RESOURCES["tables"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_tables(wildcards.table),
+        found=lambda wildcards: found(PLAN.table_inputs(wildcards.table)),
         caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
     shell:
         "python -m grace.report.tables --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
-        " --md {output.md:q} --record {output.record:q} --html {output.html:q} > {log:q} 2>&1"
+        " --md {output.md:q} --tex {output.tex:q} --record {output.record:q} --html {output.html:q} > {log:q} 2>&1"
 
 
-# Each table by its name: snakemake table1
-for _table in PLAN.study.tables:
+rule figures:
+    input:
+        lambda wildcards: results(PLAN.figure_inputs(wildcards.figure)),
+    output:
+        csv=f"{ROOT}/figures/{{figure}}.csv",
+        png=f"{ROOT}/figures/{{figure}}.png",
+        record=f"{ROOT}/figures/{{figure}}.json",
+        svg=report(
+            f"{ROOT}/figures/{{figure}}.svg",
+            caption="captions/figure.rst",
+            category=f"Study: {PLAN.study.title}",
+            subcategory="Figures",
+            labels={"figure": "{figure}"},
+        ),
+    log:
+        f"{ROOT}/logs/figures/{{figure}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/figures/{{figure}}.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["tables"].threads
+    resources:
+        mem_mb=mem_mb("tables"),
+        runtime=runtime("tables"),
+        gpu=RESOURCES["tables"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_figures(wildcards.figure),
+        found=lambda wildcards: found(PLAN.figure_inputs(wildcards.figure)),
+        caption=lambda wildcards: PLAN.study.figures[wildcards.figure].caption,
+    shell:
+        "python -m grace.report.figures --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
+        " --svg {output.svg:q} --png {output.png:q} --record {output.record:q} > {log:q} 2>&1"
 
-    rule:
-        name:
-            _table
-        input:
-            tables(_table),
+
+# Each table and figure by its name: snakemake table1
+for _form, _names in (("table", PLAN.study.tables), ("figure", PLAN.study.figures)):
+    for _name in _names:
+
+        rule:
+            name:
+                _name
+            input:
+                exhibits(_form, _name),
+
+
+rule paper_items:
+    input:
+        exhibits("table", *PLAN.study.tables),
+        exhibits("figure", *PLAN.study.figures),
+
+
+# What is wrong in the printed numbers; needs no result: snakemake audit
+rule audit:
+    output:
+        md=f"{ROOT}/audit.md",
+        json=f"{ROOT}/audit.json",
+    log:
+        f"{ROOT}/logs/audit.log",
+    benchmark:
+        f"{ROOT}/benchmarks/audit.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["report"].threads
+    resources:
+        mem_mb=mem_mb("report"),
+        runtime=runtime("report"),
+        gpu=RESOURCES["report"].gpu,
+    params:
+        spec=PLAN.spec_audit(),
+    shell:
+        "python -m grace.report.audit --spec {params.spec:q} --threads {threads} --md {output.md:q}"
+        " --json {output.json:q} > {log:q} 2>&1"
+
+
+# What the paper claims, and what came out here: snakemake claims
+rule claims:
+    input:
+        results(PLAN.claim_inputs()),
+    output:
+        md=f"{ROOT}/claims.md",
+        json=f"{ROOT}/claims.json",
+    log:
+        f"{ROOT}/logs/claims.log",
+    benchmark:
+        f"{ROOT}/benchmarks/claims.tsv"
+    conda:
+        "../envs/grace.yaml"
+    threads: RESOURCES["tables"].threads
+    resources:
+        mem_mb=mem_mb("tables"),
+        runtime=runtime("tables"),
+        gpu=RESOURCES["tables"].gpu,
+    params:
+        spec=PLAN.spec_claims(),
+        found=found(PLAN.claim_inputs()),
+    shell:
+        "python -m grace.report.claims --spec {params.spec:q} --threads {threads} --md {output.md:q}"
+        " --json {output.json:q} > {log:q} 2>&1"
 
 
 rule report:
     input:
-        [f"{ROOT}/tables/{name}.html" for name in PLAN.study.tables],
+        exhibits("table"),
+        exhibits("figure"),
+        audit=f"{ROOT}/audit.json",
+        claims=f"{ROOT}/claims.json",
     output:
         f"{ROOT}/report.html",
     log:
@@ -63,10 +157,12 @@ rule report:
         gpu=RESOURCES["report"].gpu,
     params:
         spec=PLAN.spec_page(),
-        snakefile=f"{workflow.basedir}/Snakefile",
+        records=lambda wildcards, input: [
+            path for path in input[:-2] if path.endswith(".json")
+        ],
     shell:
-        "python -m grace.report.report --spec {params.spec:q} --threads {threads} --snakefile {params.snakefile:q}"
-        " --pages {input:q} --out {output:q} > {log:q} 2>&1"
+        "python -m grace.report.report --spec {params.spec:q} --threads {threads} --audit {input.audit:q}"
+        " --claims {input.claims:q} --records {params.records:q} --out {output:q} > {log:q} 2>&1"
 
 
 # What the study will take, before it is started: snakemake plan

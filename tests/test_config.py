@@ -25,7 +25,8 @@ def changed(path: str, value):
 @pytest.mark.parametrize("study", list(CONFIG["studies"]))
 def test_every_study_is_valid(study):
     plan = Plan({**CONFIG, "study": study})
-    assert all(plan.cells(table) for table in plan.study.tables)
+    assert all(plan.table_inputs(table) for table in plan.study.tables)
+    assert all(plan.figure_inputs(figure) for figure in plan.study.figures)
 
 
 @pytest.mark.parametrize(
@@ -75,6 +76,31 @@ def test_every_study_is_valid(study):
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),
+        ("ablations", "yes", "ablations: it is 'yes'; give true or false"),
+        (
+            "defaults/ablations/lambda/runs",
+            ["grase"],
+            "ablations.lambda.runs: unknown run 'grase'",
+        ),
+        (
+            "defaults/ablations/progression/runs",
+            ["cl"],
+            "ablations.progression.runs: run 'cl' is not",
+        ),
+        ("studies/demo/ablations/progression/steps", [80], "ablations.progression.steps: 80 is not under"),
+        ("defaults/ablations/algorithm/grid", {"grace.estimater": ["grpo"]}, "settings.grace.estimater: unknown key"),
+        ("defaults/ablations/algorithm/grid", {"estimator": ["grpo"]}, "name a setting as section.key"),
+        ("defaults/ablations/algorithm/grid", {"grace.estimator": ["ppo"]}, "settings.grace.estimator: "),
+        ("defaults/ablations/algorithm/steps", [3], "ablations.algorithm.grid: give exactly one of grid, points"),
+        ("defaults/figures/figure3/ablations", ["lamda"], "figures.figure3.ablations: unknown ablation 'lamda'"),
+        ("defaults/figures/figure1/rows", {"gracee": None}, "figures.figure1.rows: unknown run 'gracee'"),
+        (
+            "defaults/figures/table1",
+            {"title": "", "caption": "", "kind": "bars"},
+            "figures.table1: a table has this name",
+        ),
+        ("defaults/latency/run", "gracee", "latency.run: unknown run 'gracee' (did you mean 'grace'?)"),
+        ("studies/demo/evaluation/subset", ["x"], "evaluation.subset: unknown group 'x'"),
     ],
 )
 def test_wrong_settings(path, value, said):

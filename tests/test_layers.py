@@ -6,7 +6,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {"config", "settings", "section", "tasks", "specs", "files", "study", "gpus", "method"}
+GROUND = {
+    "config", "settings", "exhibits", "section", "tasks", "specs", "files", "runs", "ablations", "study", "gpus",
+    "method",
+}  # fmt: skip
 MIDDLE = {"manifest", "stage", "encoder", "paper"}
 STAGES = {"data", "training", "evaluation", "report"}
 # Heavy libraries have one home each.

@@ -19,9 +19,14 @@ def all_specs(config):
         "triples": plan.spec_triples(),
         "backbone": plan.spec_backbone(plan.study.backbones[0]),
         **{table: plan.spec_tables(table) for table in plan.study.tables},
+        **{figure: plan.spec_figures(figure) for figure in plan.study.figures},
+        "claims": plan.spec_claims(),
+        "audit": plan.spec_audit(),
+        "latency": plan.spec_latency(),
+        "cases": plan.spec_cases(),
     }
     for run in plan.study.runs:
-        if plan.run(run).trained:
+        if plan.run(run).trains:
             found[f"train {run}"] = plan.spec_train(run, 0)
         found[f"general {run}"] = plan.spec_general(run, 0)
         for group in plan.study.evaluation.groups:
@@ -46,11 +51,12 @@ def test_a_runs_setting():
 def test_a_section():
     assert touched(lambda c: c["studies"]["demo"]["cl"].update(max_steps=81)) == {"train cl"}
     assert touched(lambda c: c["studies"]["demo"]["data"]["mining"].update(negatives=2)) == {"triples"}
-    assert touched(lambda c: c["defaults"].update(bootstrap=500)) == {"table1", "table2", "table5"}
-    grace = touched(lambda c: c["studies"]["demo"]["grace"].update(max_steps=81))
-    assert grace == {
-        f"train {run}" for run in ("grace", "grace-rollout", "grace-random", "grace-unsup", "grace-unsup-rollout")
-    }
+    shown = {*CONFIG["defaults"]["tables"], *CONFIG["defaults"]["figures"], "claims"}
+    assert touched(lambda c: c["defaults"].update(bootstrap=500)) == shown
+    trained = {key for key in touched(lambda c: c["studies"]["demo"]["grace"].update(max_steps=81)) if "train" in key}
+    grace = ("grace", "grace-rollout", "grace-random", "grace-unsup", "grace-unsup-rollout", "grace-unsup-random")
+    assert {f"train {run}" for run in grace} <= trained
+    assert all(key.startswith("train grace") and "lambda" not in key for key in trained)  # those have their own number
 
 
 def test_specs_survive_the_command_line():
@@ -77,7 +83,9 @@ def test_untrained_runs_share_one_general_result():
 def test_a_table_reads_its_runs_and_what_they_are_compared_with():
     plan = Plan(CONFIG)
     read = {table: {cell.run for cell in plan.cells(table)} for table in plan.study.tables}
-    assert read["table2"] == {"base", "reasoning", "simcse", "grace-unsup", "grace-unsup-rollout"}
+    assert read["table2"] == {
+        "base", "reasoning", "simcse", "grace-unsup", "grace-unsup-rollout", "grace-unsup-random",
+    }  # fmt: skip
     assert all("/mteb/" in path for cell in plan.cells("table2") for path in cell.results)
     assert all("/general/" in path for cell in plan.cells("table5") for path in cell.results)
 
@@ -113,3 +121,49 @@ def test_presets():
     config["preset"] = "as_relaesed"
     with pytest.raises(UserError, match="did you mean 'as_released'"):
         Plan(config)
+
+
+def test_ablations_asked_for_or_not_change_no_job():
+    assert all_specs(CONFIG) == all_specs({**CONFIG, "ablations": True})
+    assert "figure3" not in Plan(CONFIG).wanted("figure")
+    assert "figure3" in Plan({**CONFIG, "ablations": True}).wanted("figure")
+
+
+def test_a_checkpoint_is_kept_where_an_ablation_looks_at_it():
+    plan = Plan(CONFIG)
+    assert TrainSpec.model_validate_json(plan.spec_train("grace", 0)).keep_steps == [20, 40, 60]
+    assert TrainSpec.model_validate_json(plan.spec_train("cl", 0)).keep_steps == []
+    assert plan.model("tiny", "grace.step-40", 1) == "results/demo/models/tiny/grace/seed1/step40"
+    assert plan.model_ready("tiny", "grace.step-40", 1) == "results/demo/models/tiny/grace/seed1/manifest.json"
+
+
+def test_pooling_and_smaller_budgets_reuse_the_rationales():
+    plan = Plan({**CONFIG, "study": "paper"})
+    for run in ("grace.pooling-eos", "grace.max_new_tokens-128"):
+        assert plan.rationales_of(run) == "grace" and "train" not in plan.model("qwen3-4b", run, 0)
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(run, 0, "subset-sts"))
+        assert spec.rationales_of.max_new_tokens == 256 and spec.rationales_of.pooling.method == "mean"
+        assert plan.evaluated_before("qwen3-4b", run, 0, "subset-sts") == [
+            "results/paper/mteb/qwen3-4b/grace/seed0/subset-sts.json"
+        ]
+    assert plan.rationales_of("grace.max_new_tokens-512") is None  # longer than what was written
+    assert plan.rationales_of("grace") is None and plan.rationales_of("grace.step-200") is None
+    assert plan.rationales_of("grace.lambda1-0.lambda2-0") is None
+
+
+def test_ablations_stay_on_their_backbones_and_on_the_subset():
+    plan = Plan({**CONFIG, "study": "paper"})
+    assert {cell.backbone for cell in plan.mteb_cells(plan.study.figures["figure3"])} == {"qwen2.5-3b"}
+    cells = plan.mteb_cells(plan.study.figures["figure6"])
+    assert {cell.backbone for cell in cells} == set(plan.study.backbones)
+    groups = {path.split("/")[-1].removesuffix(".json") for cell in cells for path in cell.results}
+    assert groups == set(plan.study.evaluation.subset)
+    one = Plan({**CONFIG, "study": "paper", "backbones": "qwen2.5-1.5b"})  # which no ablation lists
+    assert {cell.backbone for cell in one.mteb_cells(one.study.figures["figure3"])} == {"qwen2.5-1.5b"}
+
+
+def test_the_geometry_is_measured_once_per_run():
+    plan = Plan({**CONFIG, "study": "paper"})
+    groups = plan.study.evaluation.groups
+    assert sum(bool(plan.pair_rows("grace", group)) for group in groups) == 1
+    assert not any(plan.pair_rows("grace.pooling-max", group) for group in groups)

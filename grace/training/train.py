@@ -18,8 +18,9 @@ from grace import manifest, stage
 from grace.files import read_json, read_jsonl, sha256
 from grace.section import UserError
 from grace.specs import TrainSpec
-from grace.training import hardware, lora, sharding
+from grace.training import hardware, lora
 from grace.training.checkpoints import MarkComplete, checkpoint_folder, last_checkpoint
+from grace.training.kept import KeepSteps, finished
 from grace.training.model_folder import save_model
 from grace.training.preflight import Preflight, out_of_memory, too_large
 
@@ -75,7 +76,22 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
     set_seed(spec.seed)
     model, tokenizer = load(paths.backbone, spec)
+
+    def save(folder: Path, step: int) -> None:
+        made = finished(trainer, model, lambda: load(paths.backbone, spec)[0])
+        if made is None:
+            return
+        logged = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
+        record = manifest.make(
+            "train", spec, [paths.backbone, paths.rows], paths.started, backbone=_origin(paths.backbone),
+            resumed_from=Path(resume).name if resume else None, steps=step, rows=len(rows),
+            preflight=trainer.preflight.record, history=json.loads(json.dumps(logged).replace("NaN", "null")),
+        )  # fmt: skip
+        save_model(folder, made, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
+
     trainer = build_trainer(model, tokenizer, spec, rows, checkpoints)
+    kept = KeepSteps(spec.keep_steps, checkpoints, save)
+    trainer.add_callback(kept)
     resume = last_checkpoint(checkpoints)
     if resume:
         log.info("resuming from %s", resume)
@@ -85,22 +101,11 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         for callback in trainer.callback_handler.callbacks:
             if bar := getattr(callback, "training_bar", None):
                 bar.close()
-    state = sharding.full_state(trainer, model)
-    if not trainer.is_world_process_zero():
-        return
-    if state is not None:
-        model, _ = load(paths.backbone, spec)
-        model.load_state_dict(state)
-    model = lora.merged(model)
-    model.config.attention_dropout = 0.0  # a trained model is an inference model
-    history = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
-    record = manifest.make(
-        "train", spec, [paths.backbone, paths.rows], paths.started, backbone=_origin(paths.backbone),
-        resumed_from=Path(resume).name if resume else None, steps=trainer.state.global_step, rows=len(rows),
-        preflight=trainer.preflight.record, history=json.loads(json.dumps(history).replace("NaN", "null")),
-    )  # fmt: skip
-    save_model(paths.out.parent, model, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
-    shutil.rmtree(checkpoints, ignore_errors=True)
+    if trainer.is_world_process_zero():
+        kept.hand_over(paths.out.parent)
+    save(paths.out.parent, trainer.state.global_step)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def _origin(backbone: Path) -> dict[str, Any] | None:

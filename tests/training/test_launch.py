@@ -99,4 +99,6 @@ def test_the_rule_starts_what_the_study_configures():
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
     demo, paper = Plan({**config, "study": "demo"}), Plan({**config, "study": "paper"})
     assert {demo.launcher(run) for run in demo.trained_runs()} == {"python"}
-    assert {paper.launcher(run) for run in paper.trained_runs()} == {"python -m grace.training.launch"}
+    own = [run for run in paper.trained_runs() if not paper.run(run).ablation]
+    assert {paper.launcher(run) for run in own} == {"python -m grace.training.launch"}
+    assert paper.launcher("grace.batch-1") == "python"

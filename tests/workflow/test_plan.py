@@ -22,29 +22,54 @@ def test_demo(tmp_path):
     jobs, _ = planned(tmp_path)
     assert time.time() - started < 10  # 2 s on an idle machine
     assert jobs == {
-        "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 2, "tasks": 1, "backbone": 1, "train": 7,
-        "evaluate": 9, "general": 8, "tables": 3, "report": 1, "all": 1,
+        "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 2, "tasks": 1, "backbone": 1, "train": 8,
+        "evaluate": 10, "general": 9, "cases": 1, "tables": 7, "figures": 1, "audit": 1, "claims": 1, "report": 1,
+        "all": 1,
     }  # fmt: skip
+
+
+def test_ablations(tmp_path):
+    jobs, _ = planned(tmp_path, "--config", "ablations=true")
+    # 2 x 9 weights, 3 more algorithms, 2 more batch sizes, 2 more numbers of rollouts.
+    assert jobs["train"] == 8 + 18 + 3 + 2 + 2
+    # And, without a training, 2 x 3 poolings, 2 x 2 shorter rationales, 3 x 3 checkpoints.
+    assert jobs["evaluate"] == 10 + 25 + 6 + 4 + 9
+    assert (jobs["tables"], jobs["figures"], jobs["latency"], jobs["general"]) == (8, 7, 1, 9)
+    items, _ = planned(tmp_path, "paper_items")
+    assert items == {
+        **{k: v for k, v in jobs.items() if k not in ("all", "report", "audit", "claims")},
+        "paper_items": 1,
+    }
+
+
+def test_one_figure_asks_for_its_own_runs(tmp_path):
+    jobs, _ = planned(tmp_path, "figure6")
+    assert jobs["train"] == 2 and jobs["evaluate"] == 2 * 4 + 1 and jobs["figures"] == 1  # and reasoning
+
+
+def test_partial_runs_nothing_but_the_report(tmp_path):
+    jobs, _ = planned(tmp_path, "--config", "partial=true")
+    assert jobs == {"tables": 7, "figures": 1, "audit": 1, "claims": 1, "report": 1, "all": 1}
 
 
 def test_paper(tmp_path):
     started = time.time()
     jobs, text = planned(tmp_path, "--config", "study=paper")
     assert time.time() - started < 10  # 2.4 s on an idle machine
-    assert jobs["download"] == 4 and jobs["source"] == 2 and jobs["train"] == 4 * 7
-    assert jobs["evaluate"] == 4 * 9 * 14 and jobs["general"] == 4 * 8
+    assert jobs["download"] == 4 and jobs["source"] == 2 and jobs["train"] == 4 * 8
+    assert jobs["evaluate"] == 4 * 10 * 20 and jobs["general"] == 4 * 9
     for backbone in ("qwen2.5-1.5b", "llama3.2-3b", "qwen2.5-3b", "qwen3-4b"):
         assert f"results/paper/models/{backbone}/grace/seed0/manifest.json" in text
 
 
 def test_single_gpu(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "study=single-gpu")
-    assert jobs["download"] == 1 and jobs["train"] == 7 and jobs["evaluate"] == 9 * 6
+    assert jobs["download"] == 1 and jobs["train"] == 8 and jobs["evaluate"] == 10 * 6
 
 
 def test_one_backbone(tmp_path):
     jobs, text = planned(tmp_path, "--config", "study=paper", "backbones=qwen2.5-1.5b")
-    assert jobs["train"] == 7 and "llama" not in text
+    assert jobs["train"] == 8 and "llama" not in text
 
 
 DATA = {"source": 2, "pairs": 2, "split": 2, "triples": 1, "lengths": 2, "download": 1}
@@ -54,15 +79,15 @@ ONE = ("--config", "study=paper", "backbones=qwen2.5-1.5b")
 @pytest.mark.parametrize(
     ("target", "jobs"),
     [
-        (("--until", "train"), {**DATA, "train": 7}),
-        (("--until", "evaluate"), {**DATA, "train": 7, "evaluate": 9 * 14}),
-        (("--until", "general"), {**DATA, "train": 7, "general": 8}),
-        (("table5",), {**DATA, "train": 7, "general": 8, "tables": 1, "table5": 1}),
+        (("--until", "train"), {**DATA, "train": 8}),
+        (("--until", "evaluate"), {**DATA, "train": 8, "evaluate": 10 * 20}),
+        (("--until", "general"), {**DATA, "train": 8, "general": 9}),
+        (("table5",), {**DATA, "train": 8, "general": 9, "tables": 1, "table5": 1}),
         (
             ("table2",),
             {
-                **{"source": 1, "pairs": 1, "split": 1, "lengths": 1, "download": 1},
-                **{"train": 3, "evaluate": 5 * 14, "tables": 1, "table2": 1},
+                **{"source": 2, "pairs": 2, "split": 2, "lengths": 1, "download": 1},  # one for the held-out pairs
+                **{"train": 4, "evaluate": 6 * 20, "tables": 1, "table2": 1},
             },
         ),
         (
@@ -83,7 +108,7 @@ def test_a_part_of_the_paper(tmp_path, target, jobs):
 
 def test_three_seeds(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "seeds=[0,1,2]")
-    assert jobs["train"] == 21 and jobs["evaluate"] == 27 and jobs["backbone"] == 1
+    assert jobs["train"] == 24 and jobs["evaluate"] == 30 and jobs["backbone"] == 1
 
 
 def test_nothing_to_do_after_a_run(smoke):

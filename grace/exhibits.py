@@ -1,0 +1,89 @@
+"""What is shown: tables and figures, the ablations behind them, and what they measure beside scores."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from grace.section import Name, Natural, Positive, Section
+
+Scalar = bool | int | float | str
+
+
+class Table(Section):
+    """A table, ours beside what is printed; adding one is adding an entry."""
+
+    title: str
+    caption: str
+    kind: Literal["mteb", "general", "tasks", "geometry", "progress", "samples"]
+    rows: dict[Name, str | None] = Field(default_factory=dict)  # our run -> the paper's row; null: not in the paper
+    quoted: bool = False  # the paper also quotes models of others here
+    rest: bool = False  # runs that no table names are listed too
+    subset: bool = False  # of the subset's tasks (table 3) instead of all
+    ablations: list[Name] = Field(default_factory=list)  # needs their runs
+
+
+class Figure(Section):
+    """A figure; adding one is adding an entry."""
+
+    title: str
+    caption: str
+    kind: Literal["scatter", "heatmap", "latency", "progression", "bars", "lines"]
+    rows: dict[Name, str | None] = Field(default_factory=dict)  # as in a table
+    ablations: list[Name] = Field(default_factory=list)  # whose points it shows, of the subset's tasks
+
+
+class Ablation(Section):
+    """Runs that differ from another in what is varied: settings, named points, or checkpoints of its training.
+
+    A point that changes nothing is the run itself, and is not trained twice.
+    """
+
+    runs: list[Name]
+    backbones: list[Name] | None = None  # those of them that the study has; all when it has none of them, or at null
+    grid: dict[str, list[Scalar]] = Field(default_factory=dict)  # setting, as "reward.lambda1" -> its values, crossed
+    points: dict[Name, dict[str, Any]] = Field(default_factory=dict)  # name -> settings
+    steps: list[Positive] = Field(default_factory=list)  # checkpoints; the end of training is the run itself
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # that all its runs share
+    train: bool = True  # false: the run's own model, evaluated in another way
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Ablation:
+        if sum(map(bool, (self.grid, self.points, self.steps))) != 1:
+            raise ValueError("grid: give exactly one of grid, points and steps")
+        if self.steps and self.settings:
+            raise ValueError("settings: a checkpoint has those of its run; leave this key out")
+        return self
+
+
+class EncoderShape(Section):
+    """A BERT, for its latency alone."""
+
+    layers: Positive
+    width: Positive
+    heads: Positive
+    feed_forward: Positive
+    vocab_size: Positive
+
+
+class Latency(Section):
+    """Figure 4: time per text, one text at a time."""
+
+    run: Name  # the trained model beside the backbone
+    budgets: list[Positive]  # tokens of a rationale
+    encoder: EncoderShape  # random weights: they do not change its time
+    texts: Positive  # held-out documents
+    repeats: Positive
+    corpus: Positive  # embeddings that a text is matched with
+    top: Positive  # of them that are wanted
+
+
+class Cases(Section):
+    """Tables 6 and 7: rationales of held-out texts, chosen by a hash."""
+
+    progress: Name  # the run whose training is followed
+    also: list[Name]  # runs whose end is shown beside
+    documents: Positive
+    queries: Natural
+    max_new_tokens: Positive

@@ -1,0 +1,320 @@
+"""A validated study: its backbones, its runs with those of its ablations, and where their results lie."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+from grace import ablations, specs, tasks
+from grace.config import Backbone, Run, Source, Study
+from grace.exhibits import Figure, Table
+from grace.section import Section, UserError, build, hint, merge
+
+# Sections that a run may change with `settings`.
+RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
+MEMORY_ONLY = (("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("evaluation", "batch_size"))
+
+KEYS = {
+    "study", "preset", "seeds", "backbones", "ablations", "partial", "available_backbones", "sources", "defaults",
+    "presets", "studies",
+}  # fmt: skip
+RULES = (
+    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "train", "evaluate", "general", "latency",
+    "cases", "tables", "report",
+)  # fmt: skip
+
+
+class Runs:
+    """A validated study.
+
+    Args:
+        config: the parsed config.yaml with the command line's values merged in.
+
+    Raises:
+        UserError: one sentence that names the key.
+    """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        for key in config:
+            if key not in KEYS:
+                raise UserError(f"config: {key}: unknown key{hint(key, KEYS)}.")
+        for key in KEYS - {"seeds", "backbones"}:
+            if key not in config:
+                raise UserError(f"config: {key}: this key is missing.")
+        self.name = str(config["study"])
+        if self.name not in config["studies"]:
+            raise UserError(f"config: study: unknown study {self.name!r}{hint(self.name, config['studies'])}.")
+        self.root = f"results/{self.name}"
+        self.ablations_wanted, self.partial = _switch(config, "ablations"), _switch(config, "partial")
+
+        self.preset = str(config["preset"])
+        if self.preset not in config["presets"]:
+            raise UserError(f"config: preset: unknown preset {self.preset!r}{hint(self.preset, config['presets'])}.")
+        merged = merged_study(config, self.name)
+        for key in ("seeds", "backbones"):
+            if config.get(key) is not None:
+                value = config[key]
+                merged[key] = value if isinstance(value, list) else [value]
+        self._known_runs = set(merged.get("runs", {}))
+        for key in ("runs", "tables", "figures", "ablations"):
+            # Set to null, an entry is dropped; from the command line it comes as text.
+            merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry not in (None, "null")}
+        self.study: Study = build(Study, merged, "")
+        self._raw, self._config = merged, config
+
+        self.backbones: dict[str, Backbone] = {}
+        for name in self.study.backbones:
+            if name not in config["available_backbones"]:
+                known_names = config["available_backbones"]
+                raise UserError(f"config: backbones: unknown backbone {name!r}{hint(name, known_names)}.")
+            where = f"available_backbones.{name}"
+            self.backbones[name] = build(Backbone, config["available_backbones"][name], where)
+        self.sources: dict[str, Source] = {}
+        for key in ("supervised", "unsupervised"):
+            name = getattr(self.study.data, key)
+            if name not in config["sources"]:
+                raise UserError(f"config: data.{key}: unknown source {name!r}{hint(name, config['sources'])}.")
+            self.sources[name] = build(Source, config["sources"][name], f"sources.{name}")
+        if self.sources[self.study.data.supervised].form == "texts":
+            raise UserError(
+                "config: data.supervised: a source of texts has no positives; name one of pairs or triples."
+            )
+        missing = {rule for rule in RULES if rule not in self.study.resources}
+        if missing:
+            raise UserError(f"config: resources.{min(missing)}: this key is missing.")
+        if "backbone" in self.study.runs:
+            raise UserError("config: runs.backbone: this name is taken by the backbone's own folder; choose another.")
+        self.points: dict[str, list[specs.Point]] = {}
+        for name in self.study.ablations:
+            self.points[name] = self._expand(name)
+        for name in self.study.runs:
+            self.sections(name)  # validates the run's own settings
+            if self.study.runs[name].trains and self.gpus(name) > self.study.resources["train"].gpu:
+                raise UserError(
+                    f"config: resources.train.gpu: {self.study.resources['train'].gpu} GPUs are too few for run "
+                    f"{name!r}, which trains with {self.gpus(name)} processes; raise it, or lower the processes."
+                )
+        self._check_exhibits()
+
+    # ---- ablations ----------------------------------------------------------------------
+
+    def _expand(self, name: str) -> list[specs.Point]:
+        """The points of an ablation; their runs join the study's."""
+        entry, found = self.study.ablations[name], []
+        for base in entry.runs:
+            if base not in self._known_runs:
+                raise UserError(f"config: ablations.{name}.runs: unknown run {base!r}{hint(base, self._known_runs)}.")
+            if base not in self.study.runs:  # dropped
+                continue
+            run = self.study.runs[base]
+            if entry.steps and run.method != "grace":
+                raise UserError(f"config: ablations.{name}.runs: run {base!r} is not of method 'grace'; leave it out.")
+            for suffix, at, settings in ablations.points(name, entry):
+                made = ablations.run_of(entry, base, run, at, settings)
+                point = base + suffix
+                if self._same(base, point, made):
+                    point = base
+                elif self.study.runs.get(point, made) != made:
+                    raise UserError(f"config: ablations.{name}: another run is called {point!r}; change one of them.")
+                else:
+                    self.study.runs[point] = made
+                if made.step and (last := self.sections(base).grace.max_steps) and made.step >= last:
+                    raise UserError(
+                        f"config: ablations.{name}.steps: {made.step} is not under grace.max_steps ({last}) of run "
+                        f"{base!r}, whose end is a point anyway."
+                    )
+                found.append(specs.Point(ablation=name, run=point, of=base, at=at))
+        return found
+
+    def _same(self, base: str, point: str, run: Run) -> bool:
+        """Whether a point's run changes nothing."""
+        if run.step:
+            return False
+        return _meaning(self._built(point, run)) == _meaning(self.sections(base))
+
+    def ablation_backbones(self, name: str) -> list[str]:
+        listed = [one for one in self.study.backbones if one in (self.study.ablations[name].backbones or [])]
+        return listed or self.study.backbones
+
+    def keep_steps(self, run: str) -> list[int]:
+        """Steps of a run's training whose weights an ablation evaluates, whether or not it is asked for now."""
+        return sorted({at.step for at in self.study.runs.values() if at.step and at.model == run})
+
+    def backbones_of_run(self, run: str) -> list[str]:
+        """Backbones for which a run is planned."""
+        listed = [one for one in self.study.backbones if one in (self.study.runs[run].backbones or [])]
+        return listed or self.study.backbones
+
+    def _check_exhibits(self) -> None:
+        both: dict[str, Table | Figure] = {f"tables.{name}": entry for name, entry in self.study.tables.items()}
+        both |= {f"figures.{name}": entry for name, entry in self.study.figures.items()}
+        for where, exhibit in both.items():
+            if twice := [name for name in self.study.tables if where == f"figures.{name}"]:
+                raise UserError(f"config: {where}: a table has this name too; rename {twice[0]!r}.")
+            known = set(merged_study(self._config, self.name).get("ablations", {}))
+            for name in exhibit.ablations:
+                if name not in known:
+                    raise UserError(f"config: {where}.ablations: unknown ablation {name!r}{hint(name, known)}.")
+            for run in exhibit.rows:
+                if run not in self._known_runs | set(self.study.runs) and not self._dropped(run):
+                    raise UserError(f"config: {where}.rows: unknown run {run!r}{hint(run, self.study.runs)}.")
+        for key, run in (("latency.run", self.study.latency.run), ("cases.progress", self.study.cases.progress)):
+            if run not in self._known_runs:
+                raise UserError(f"config: {key}: unknown run {run!r}{hint(run, self._known_runs)}.")
+
+    def _dropped(self, run: str) -> bool:
+        """Whether a point's run may be missing because its run, or its ablation, is dropped or narrowed."""
+        return run.split(".")[0] in self._known_runs
+
+    # ---- runs ---------------------------------------------------------------------------
+
+    def run(self, name: str) -> Run:
+        return self.study.runs[name]
+
+    def sections(self, run: str) -> Study:
+        """The study as this run sees it: its `settings` on top of the study's sections."""
+        if run == "backbone" or not self.study.runs[run].settings:
+            return self.study
+        return self._built(run, self.study.runs[run])
+
+    def _built(self, name: str, run: Run) -> Study:
+        if name not in self._sections:
+            for section in run.settings:
+                if section not in RUN_SECTIONS:
+                    raise UserError(
+                        f"config: runs.{name}.settings.{section}: unknown key{hint(section, RUN_SECTIONS)}."
+                    )
+            try:
+                self._sections[name] = build(Study, merge(self._raw, run.settings), "")
+            except UserError as error:
+                raise UserError(str(error).replace("config: ", f"config: runs.{name}.settings.", 1)) from None
+        return self._sections[name]
+
+    @cached_property
+    def _sections(self) -> dict[str, Study]:
+        return {}
+
+    def backbones_of(self, *kinds: str) -> list[str]:
+        return [name for name, backbone in self.backbones.items() if backbone.kind in kinds]
+
+    def trained_runs(self) -> list[str]:
+        """Runs with a training of their own."""
+        return [name for name, run in self.study.runs.items() if run.trains]
+
+    def vllm(self) -> bool:
+        """Whether a run of the study is trained or evaluated with vLLM."""
+        every = [self.sections(run) for run in self.study.runs]
+        return any("vllm" in (at.grace.engine, at.evaluation.engine) for at in every)
+
+    def gpus(self, run: str) -> int:
+        """GPUs of a training job: one per process, or none in a study without."""
+        return self._processes(run) if self.study.resources["train"].gpu else 0
+
+    def _processes(self, run: str) -> int:
+        at = self.sections(run)
+        sections: dict[str, Any] = {"grace": at.grace, "cl": at.cl, "simcse": at.simcse}
+        return sections[self.study.runs[run].method].processes
+
+    def launcher(self, run: str) -> str:
+        """The command that starts a training module: one process, or one per GPU (`accelerate launch`)."""
+        return "python" if self._processes(run) == 1 else "python -m grace.training.launch"
+
+    # ---- paths --------------------------------------------------------------------------
+
+    def model(self, backbone: str, run: str, seed: int | str) -> str:
+        """Folder of the model that a run is evaluated with: its own, another run's, a checkpoint of one, or the
+        backbone's (also as run "backbone")."""
+        if run == "backbone" or not self.study.runs[run].trained:
+            return self.backbone_folder(backbone)
+        entry = self.study.runs[run]
+        folder = f"{self.root}/models/{backbone}/{entry.model or run}/seed{seed}"
+        return f"{folder}/step{entry.step}" if entry.step else folder
+
+    def model_ready(self, backbone: str, run: str, seed: int | str) -> str:
+        """The file that is there once the model is; a checkpoint is there once its training has ended."""
+        entry = self.study.runs.get(run)
+        folder = self.model(backbone, entry.model or run if entry else run, seed)
+        return f"{folder}/manifest.json"
+
+    def backbone_folder(self, backbone: str) -> str:
+        entry = self.backbones[backbone]
+        return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
+
+    def general_result(self, backbone: str, run: str, seed: int) -> str:
+        """Result file of the general tasks. Untrained runs are one model, so they share one."""
+        entry = self.study.runs[run]
+        owner = run if entry.trained or entry.settings else "backbone"
+        return f"{self.root}/general/{backbone}/{owner}/seed{seed}.json"
+
+    def mteb_results(self, backbone: str, run: str, seed: int, subset: bool = False) -> list[str]:
+        """Result files of the MTEB tasks, of all groups or those of the subset."""
+        groups = self.study.evaluation.subset if subset else self.study.evaluation.groups
+        return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{group}.json" for group in groups]
+
+    def training_rows(self, data: str) -> str:
+        """File of the rows that a backbone is trained on, before its length filter."""
+        if data == "supervised":
+            return f"{self.root}/data/triples/{self.study.data.supervised}.jsonl"
+        return f"{self.root}/data/split/{self.study.data.unsupervised}/train.jsonl"
+
+    def task_data(self) -> list[str]:
+        """The demo tasks' data, if this study has such tasks."""
+        wanted = [*self.study.general.tasks, *(n for names in self.study.evaluation.groups.values() for n in names)]
+        demo = {name for names in tasks.DEMO.values() for name in names.split()} | set(tasks.DEMO_GENERAL)
+        return [f"{self.root}/data/tasks.json"] if demo & set(wanted) else []
+
+    def test_rows(self) -> str:
+        """Held-out rows of the supervised source: {id, query, positive}."""
+        return f"{self.root}/data/split/{self.study.data.supervised}/test.jsonl"
+
+    def held_out(self) -> list[str]:
+        """Texts on which rationales are looked at, where no demo task brings its own."""
+        return [] if self.task_data() else [self.test_rows()]
+
+
+def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Defaults, preset and the study with those that it extends, merged."""
+    chain: list[dict[str, Any]] = []
+    seen: list[str] = []
+    at: str | None = name
+    while at is not None:
+        if at in seen:
+            raise UserError(f"config: studies.{at}.extends: the studies extend each other in a circle.")
+        if at not in config["studies"]:
+            raise UserError(f"config: studies.{seen[-1]}.extends: unknown study {at!r}.")
+        seen.append(at)
+        chain.append(config["studies"][at] or {})
+        at = chain[-1].get("extends")
+    merged = merge(config["defaults"], config["presets"][config["preset"]] or {})
+    for layer in reversed(chain):
+        groups = layer.get("evaluation", {}).get("groups")
+        grids = {key: entry for key, entry in layer.get("ablations", {}).items() if isinstance(entry, dict)}
+        merged = merge(merged, layer)
+        if groups is not None:  # a list of jobs is replaced whole
+            merged = {**merged, "evaluation": {**merged["evaluation"], "groups": groups}}
+        for key, entry in grids.items():  # and so is what an ablation varies
+            whole = {part: entry[part] for part in ("grid", "points") if part in entry}
+            merged = {**merged, "ablations": {**merged["ablations"], key: {**merged["ablations"][key], **whole}}}
+    return merged
+
+
+def _meaning(study: Study) -> dict[str, Any]:
+    """What a run may change, without what concerns memory alone."""
+    found = {name: getattr(study, name).model_dump() for name in RUN_SECTIONS}
+    for section, key in MEMORY_ONLY:
+        del found[section][key]
+    return found
+
+
+def _switch(config: dict[str, Any], key: str) -> bool:
+    """A key that is true or false; from the command line `true` may come as text."""
+    value = config[key]
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise UserError(f"config: {key}: it is {value!r}; give true or false.")
+    return value
+
+
+def as_json(spec: Section) -> str:
+    return spec.model_dump_json()

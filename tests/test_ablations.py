@@ -1,0 +1,83 @@
+"""From an ablation to its runs."""
+
+import copy
+
+import pytest
+
+from grace.ablations import points
+from grace.exhibits import Ablation
+from grace.section import UserError
+from grace.study import Plan
+from tests.test_config import CONFIG
+
+
+def plan(**ablations):
+    config = copy.deepcopy(CONFIG)
+    config["defaults"]["ablations"] = ablations
+    config["studies"]["demo"]["ablations"] = {}
+    for exhibits in ("tables", "figures"):
+        config["defaults"][exhibits] = {}
+    return Plan(config)
+
+
+def test_a_grid_is_crossed():
+    entry = Ablation(runs=["grace"], grid={"reward.lambda1": [0.0, 0.5], "grace.estimator": ["grpo", "dapo", "remax"]})
+    found = list(points("x", entry))
+    assert [suffix for suffix, *_ in found][:2] == [".lambda1-0.estimator-grpo", ".lambda1-0.estimator-dapo"]
+    assert len(found) == 6
+    assert found[-1][1:] == (
+        {"lambda1": 0.5, "estimator": "remax"},
+        {"reward": {"lambda1": 0.5}, "grace": {"estimator": "remax"}},
+    )
+
+
+def test_a_point_that_changes_nothing_is_the_run_itself():
+    made = plan(a={"runs": ["grace"], "grid": {"grace.estimator": ["grpo", "dapo"]}})
+    assert [point.run for point in made.points["a"]] == ["grace", "grace.estimator-dapo"]
+    # What concerns memory alone changes nothing either.
+    made = plan(a={"runs": ["grace"], "points": {"x": {"grace": {"instances": 16, "rollouts_per_forward": 8}}}})
+    assert [point.run for point in made.points["a"]] == ["grace"]
+    # With settings of its own, an ablation trains even its default point.
+    made = plan(a={"runs": ["grace"], "grid": {"grace.estimator": ["grpo"]}, "settings": {"grace": {"max_steps": 9}}})
+    assert made.sections("grace.estimator-grpo").grace.max_steps == 9
+
+
+def test_a_run_keeps_what_its_run_changed():
+    made = plan(a={"runs": ["grace-rollout"], "grid": {"reward.lambda2": [0.5]}})
+    reward = made.sections("grace-rollout.lambda2-0.5").reward
+    assert (reward.negatives, reward.lambda2, reward.lambda1) == ("rollout", 0.5, 0.1)
+
+
+def test_only_trainings_of_their_own_are_trained():
+    made = plan(
+        trained={"runs": ["grace"], "grid": {"reward.lambda2": [0.5]}},
+        again={"runs": ["grace", "reasoning"], "grid": {"evaluation.max_new_tokens": [10]}, "train": False},
+        steps={"runs": ["grace"], "steps": [5]},
+    )
+    trained = [run for run in made.trained_runs() if made.run(run).ablation]
+    assert trained == ["grace.lambda2-0.5"]
+    assert made.model("tiny", "grace.max_new_tokens-10", 0) == "results/demo/models/tiny/grace/seed0"
+    assert made.model("tiny", "reasoning.max_new_tokens-10", 0) == "results/demo/models/tiny/backbone/seed0"
+
+
+def test_a_dropped_run_takes_its_points_along():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["runs"] = {"grace-unsup": None}
+    made = Plan(config)
+    assert {point.of for point in made.points["lambda"]} == {"grace"}
+    assert not any(run.startswith("grace-unsup.") for run in made.study.runs)
+
+
+def test_a_dropped_ablation_leaves_its_exhibit_without_points():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["ablations"]["lambda"] = None
+    made = Plan(config)
+    assert made.figure_points(made.study.figures["figure3"]) == []
+
+
+def test_two_ablations_may_not_share_a_name():
+    grid = {"reward.lambda2": [0.5]}
+    with pytest.raises(UserError, match=r"another run is called 'grace\.lambda2-0\.5'"):
+        plan(a={"runs": ["grace"], "grid": grid},
+             b={"runs": ["grace"], "grid": grid, "settings": {"grace": {"max_steps": 9}}})  # fmt: skip
+    plan(a={"runs": ["grace"], "grid": grid}, b={"runs": ["grace"], "grid": grid})  # the same run twice
