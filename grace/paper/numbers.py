@@ -1,8 +1,13 @@
 """Every number that the paper prints (arXiv 2510.04506v1), from `printed.csv` beside this file.
 
-The csv has one row per number: table (table1, table2, table4, table5, figure3), backbone, row, column,
+The csv has one row per number: table (table1, table2, table4, table5, figure3, claims), backbone, row, column,
 value. Scores are in percent, as printed. In table2 the quoted models stand under the backbone `open`; in
-figure3 `backbone` is supervised or unsupervised, `row` lambda2 and `column` lambda1.
+figure3 `backbone` is supervised or unsupervised, `row` lambda2 and `column` lambda1, and the unsupervised row of
+lambda2 = 0.3 is left out, since it cannot be read with certainty. `claims` are numbers of the text, in points:
+
+- supervised or unsupervised, gain, Avg: of GRACE over base, mean of the four backbones;
+- general, difference, Delta: the largest between GRACE and its base in table 5, up or down;
+- training, weight, lambda1 and lambda2: of the reward (A.2.5).
 """
 
 from __future__ import annotations
@@ -24,8 +29,10 @@ BACKBONES = {
 # Data sets per category: what an average over MTEB(eng, v1)'s 56 data sets weighs a category with.
 COUNTS = {category: len(names.split()) for category, names in tasks.MTEB.items()}
 # What the paper's own 28 averages of tables 1 and 2 were computed with: Summarization, one data set, counts ten
-# times (a test redoes the arithmetic).
+# times (`averages.search` finds it, and a test compares).
 PAPER_WEIGHTS = {**COUNTS, "Summarization": 10}
+# The same for an average over the 16 tasks of the ablations (table 3).
+SUBSET_COUNTS = {category: len(names.split()) for category, names in tasks.SUBSET.items()}
 # Columns of table 5, as printed -> our task.
 GENERAL = {
     "GSM8K": "gsm8k",
@@ -35,7 +42,8 @@ GENERAL = {
     "BBH": "bbh",
     "HumanEval": "humaneval",
 }
-# Rows of table 2 whose columns the paper prints in another order: what its n-th column really holds.
+# Rows of table 2 whose columns the paper prints in another order: what its n-th column really holds
+# (`averages.orders` finds it, and a test compares).
 SHUFFLED = {
     name: ("Classification", "Clustering", "PairClassification", "Reranking", "Retrieval", "STS", "Summarization")
     for name in ("RoBERTa", "Echo-Mistral-7B")
@@ -50,11 +58,18 @@ def load() -> pd.DataFrame:
         return pd.read_csv(handle, dtype={**text, "value": float}, keep_default_na=False)
 
 
+def index(frame: pd.DataFrame) -> dict[tuple[str, str, str, str], float]:
+    """Numbers in the form of `load` by (table, backbone, row, column). Raises: ValueError when one is there twice."""
+    keys = list(zip(frame["table"], frame["backbone"], frame["row"], frame["column"], strict=True))
+    found = dict(zip(keys, frame["value"].tolist(), strict=True))
+    if len(found) < len(keys):
+        raise ValueError(f"entered twice: {next(key for key in found if keys.count(key) > 1)}")
+    return found
+
+
 @cache
 def _index() -> dict[tuple[str, str, str, str], float]:
-    frame = load()
-    keys = zip(frame["table"], frame["backbone"], frame["row"], frame["column"], strict=True)
-    return dict(zip(keys, frame["value"].tolist(), strict=True))
+    return index(load())
 
 
 def printed(table: str, backbone: str, row: str, column: str) -> float | None:

@@ -1,83 +1,83 @@
-"""The printed numbers against the project's own record of the paper, and their arithmetic."""
+"""The printed numbers: complete, unaltered, and found by their place."""
 
-from __future__ import annotations
-
-from pathlib import Path
+import hashlib
+from collections import Counter
 
 import pytest
-import yaml
 
 from grace import tasks
 from grace.paper import numbers
+from grace.paper.averages import orders, search, smallest
+from tests.paper.altered import printed
 
-RECORD = Path(__file__).parents[3] / "shared/spec/paper_results.yaml"
-
-
-def record() -> dict:
-    if not RECORD.exists():
-        pytest.skip(f"no {RECORD}: the record of the paper's numbers is not part of a clone")
-    return yaml.safe_load(RECORD.read_text())
-
-
-def expected(found: dict) -> dict:
-    """The record as {(table, backbone, row, column): value}, null cells left out."""
-    columns = [*found["categories"], "Avg"]
-    out = {}
-    for table, key in (("table1", "table1_supervised"), ("table2", "table2_unsupervised")):
-        for backbone, block in found[key].items():
-            where = "open" if backbone == "other_open_models" else backbone
-            for row, values in block.items():
-                out |= {(table, where, row, c): v for c, v in zip(columns, values, strict=True)}
-    for row, values in found["table4_rl_algorithms"].items():
-        out |= {("table4", "grace-3b", row, c): v for c, v in zip(columns, values, strict=True)}
-    general = dict(found["table5_general"])
-    names = general.pop("columns")
-    for backbone, block in general.items():
-        for row, values in block.items():
-            out |= {("table5", backbone, row, c): v for c, v in zip(names, values, strict=True)}
-    grid = found["figure3"]
-    for kind in ("supervised", "unsupervised"):
-        for lambda2, values in zip(grid["lambda2"], grid[kind], strict=True):
-            for lambda1, value in zip(grid["lambda1"], values or [], strict=False):
-                out["figure3", kind, str(lambda2), str(lambda1)] = value
-    return {key: value for key, value in out.items() if value is not None}
+# Per table, the number of cells and a digest, both made from a second transcription of the paper.
+RECORD = {
+    "table1": (128, "cb6f1e41a691c449"),
+    "table2": (128, "8d8907821a840acb"),
+    "table4": (32, "a0ae62fa627add50"),
+    "table5": (124, "7259cd7815071736"),
+    "figure3": (45, "538f8ad7cff698ba"),
+}
 
 
-def test_every_printed_number_is_the_records():
-    assert numbers._index() == expected(record())
-    assert len(numbers.load()) == len(numbers._index()), "a cell is entered twice"
+@pytest.mark.parametrize("table", RECORD)
+def test_every_number_of_a_table_is_there(table):
+    cells = [f"{'/'.join(key)}={value:.2f}" for key, value in numbers._index().items() if key[0] == table]
+    digest = hashlib.sha256("\n".join(sorted(cells)).encode()).hexdigest()[:16]
+    assert (len(cells), digest) == RECORD[table]
 
 
-def test_names_and_counts_are_the_records():
-    found = record()
-    assert list(found["categories"]) == list(tasks.CATEGORIES)
-    assert found["datasets_per_category"] == [numbers.COUNTS[c] for c in tasks.CATEGORIES]
-    assert {k: v["printed_as"] for k, v in found["backbones"].items()} == numbers.BACKBONES
-    assert [*numbers.GENERAL, "Avg", "Delta"] == found["table5_general"]["columns"]
+def test_the_claims_are_those_of_the_text():
+    claims = {key[1:]: value for key, value in numbers._index().items() if key[0] == "claims"}
+    assert claims == {
+        ("supervised", "gain", "Avg"): 11.52,
+        ("unsupervised", "gain", "Avg"): 6.85,
+        ("general", "difference", "Delta"): 0.4,
+        ("training", "weight", "lambda1"): 0.2,
+        ("training", "weight", "lambda2"): 0.2,
+    }
+    assert {key[0] for key in numbers._index()} == {*RECORD, "claims"}
 
 
-def test_lookup():
+def test_columns_are_our_categories_and_tasks():
+    columns = {(key[0], key[3]) for key in numbers._index()}
+    for table in ("table1", "table2", "table4"):
+        assert {column for t, column in columns if t == table} == {*tasks.CATEGORIES, "Avg"}
+    assert {column for t, column in columns if t == "table5"} == {*numbers.GENERAL, "Avg", "Delta"}
+    assert list(numbers.COUNTS.values()) == [15, 4, 11, 3, 12, 10, 1]
+
+
+def test_the_subset_is_sixteen_of_the_tasks():
+    assert list(tasks.SUBSET) == list(tasks.CATEGORIES)
+    for category, names in tasks.SUBSET.items():
+        assert set(names.split()) <= set(tasks.MTEB[category].split())
+    assert list(numbers.SUBSET_COUNTS.values()) == [3, 2, 3, 1, 3, 3, 1]
+
+
+def test_a_number_is_found_by_its_place():
     assert numbers.printed("table1", "qwen3-4b", "grace", "Avg") == 56.64
     assert numbers.printed("table5", "qwen3-4b", "base", "Delta") is None
     assert numbers.printed("table1", "tiny", "base", "Avg") is None
     assert numbers.rows("table2", "qwen2.5-3b") == ["base", "simcse", "grace"]
 
 
-@pytest.mark.parametrize("table", ["table1", "table2"])
-@pytest.mark.parametrize("backbone", numbers.BACKBONES)
-def test_printed_averages_count_summarization_ten_times(table, backbone):
-    for row in numbers.rows(table, backbone):
-        scores = {c: numbers.printed(table, backbone, row, c) for c in tasks.CATEGORIES}
-        mean = numbers.printed(table, backbone, row, "Avg")
-        assert numbers.average(scores, numbers.PAPER_WEIGHTS) == pytest.approx(mean, abs=0.0101)
-        assert abs(numbers.average(scores, numbers.COUNTS) - mean) > 0.02
+def test_a_number_entered_twice_is_refused():
+    frame = numbers.load()
+    assert Counter(frame.itertuples(index=False, name=None)).most_common(1)[0][1] == 1
+    with pytest.raises(ValueError, match="figure3"):
+        numbers.index(frame.iloc[[*range(len(frame)), list(frame["table"]).index("figure3")]])
 
 
-def test_quoted_rows_average_over_56_once_their_columns_are_in_order():
-    for row in numbers.rows("table2", "open"):
-        order = numbers.SHUFFLED.get(row, tasks.CATEGORIES)
-        printed = [numbers.printed("table2", "open", row, c) for c in tasks.CATEGORIES]
-        scores = dict(zip(order, printed, strict=True))
-        assert numbers.average(scores, numbers.COUNTS) == pytest.approx(
-            numbers.printed("table2", "open", row, "Avg"), abs=0.0101
-        )
+def test_the_papers_weights_are_what_the_search_finds():
+    rows = printed().own()
+    found = search([row.scores for row in rows], [row.average for row in rows], 65)
+    assert smallest(found) == [tuple(numbers.PAPER_WEIGHTS[category] for category in tasks.CATEGORIES)]
+
+
+def test_the_shuffled_rows_are_what_the_search_finds():
+    counts = [numbers.COUNTS[category] for category in tasks.CATEGORIES]
+    found = {row.name: orders(row.scores, row.average, counts) for row in printed().quoted()}
+    straight = tuple(range(7))
+    odd = {name: set(fitting) for name, fitting in found.items() if straight not in fitting}
+    (order,) = set.intersection(*odd.values())
+    assert {name: tuple(tasks.CATEGORIES[n] for n in order) for name in odd} == numbers.SHUFFLED
