@@ -41,7 +41,8 @@ def words() -> list[str]:
 
 def write_rows(folder: Path, rows: int, fields: dict[str, int]) -> int:
     """Five files of rows whose fields have so many words; returns their bytes."""
-    stream, draw, last = words(), random.Random(1), {}
+    stream, draw = words(), random.Random(1)
+    last: dict[str, str] = {}
     folder.mkdir(parents=True, exist_ok=True)
     for name in SOURCES:
         with open(folder / f"{name}.jsonl", "w") as handle:

@@ -128,7 +128,6 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
             figures["texts_known"] = len(store)
             embedder = Embedder(encoder, store)
             found = run(embedder, [TASK], None, "bench", "0", local)
-            figures["random_pair_cosine"] = embedder.geometry()["random_pair_cosine"]
         figures["segments"] = len(list(store.folder.glob("*.npy")))
         figures["store_bytes_per_text"] = round(size(store.folder) / len(store), 1)
     figures["datasets_cache_bytes_per_text"] = round(size(folder / "cache") / arguments.texts, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
 from grace.encoder.loading import load_model, load_tokenizer
 from grace.encoder.sampling import text_key
@@ -163,13 +164,31 @@ class RationaleEncoder:
 
     def encode_batches(self, texts: list[str], rationales: bool | None = None) -> Iterator[tuple[list[int], Encoding]]:
         """The same batch by batch: yields (indices of n texts, their `Encoding`) in the order batches finish."""
-        if isinstance(texts, str):
-            raise TypeError("encode takes a list of texts; wrap the one text in a list")
-        texts = list(texts)
-        for i, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
-        for rows, pooled, written in (self._reason if self._reasons(rationales) else self._direct)(texts):
+        return self._finished((self._reason if self._reasons(rationales) else self._direct)(_checked(texts)))
+
+    def encode_written(self, texts: list[str], token_ids: Sequence[list[int]]) -> Iterator[tuple[list[int], Encoding]]:
+        """`encode_batches` of texts whose rationales are there already: one forward pass, nothing is generated.
+
+        Sampling depends on the text and the position, so a rationale under a smaller limit is the beginning of one
+        under a larger limit. Where it is cut, its embedding and its flags are those of one written under the limit.
+
+        Args:
+            texts: N strings.
+            token_ids: N rationales that this model wrote about them with the same seed and sampling temperature and
+                a limit of at least `spec.max_new_tokens`, with the end token where it was reached.
+
+        Raises:
+            ValueError: when a rationale stops before the limit without an end token.
+        """
+        limit, texts = self.spec.max_new_tokens, _checked(texts)
+        cut = [ids[:limit] for ids in token_ids]
+        for i, ids in enumerate(cut):
+            if len(ids) < limit and not {*ids[-1:]} & {*self.ends}:
+                raise ValueError(f"rationale {i}: {len(ids)} tokens without an end token; {limit} may be written")
+        return self._finished(self._pool(texts, cut))
+
+    def _finished(self, made: Iterator[Any]) -> Iterator[tuple[list[int], Encoding]]:
+        for rows, pooled, written in made:
             if self.spec.pooling.normalize:
                 pooled = torch.nn.functional.normalize(pooled, dim=-1)
             yield rows, Encoding(pooled.numpy(), written)
@@ -189,14 +208,32 @@ class RationaleEncoder:
             batch_size=self.spec.batch_size,
         )
         for made in batches:
-            cuts = [bool(cut) for cut in made.truncated]
-            bare = [ids if cut else ids[:-1] for ids, cut in zip(made.token_ids, cuts, strict=True)]
-            decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            written = [
-                Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
-                for text, ids, cut in zip(decoded, made.token_ids, cuts, strict=True)
-            ]
-            yield made.rows, made.pooled, written
+            yield made.rows, made.pooled, self._rationales(made.token_ids)
+
+    def _pool(
+        self, texts: list[str], token_ids: list[list[int]]
+    ) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
+        # The last token has no part in an embedding, as where the engine writes it.
+        sequences = [prompt + ids[:-1] for prompt, ids in zip(self.template.ids(texts), token_ids, strict=True)]
+        order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
+        for start in range(0, len(order), self.spec.batch_size):
+            rows = order[start : start + self.spec.batch_size]
+            pooled = packed.embed(
+                self.model,
+                [sequences[i] for i in rows],
+                pool_from=len(self.template.prefix),
+                pooling=self.spec.pooling,
+            )
+            yield rows, pooled.cpu(), self._rationales([token_ids[i] for i in rows])
+
+    def _rationales(self, token_ids: list[list[int]]) -> list[Rationale]:
+        cuts = [ids[-1] not in self.ends for ids in token_ids]
+        bare = [ids if cut else ids[:-1] for ids, cut in zip(token_ids, cuts, strict=True)]
+        decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return [
+            Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
+            for text, ids, cut in zip(decoded, token_ids, cuts, strict=True)
+        ]
 
     @torch.no_grad()
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
@@ -206,6 +243,16 @@ class RationaleEncoder:
         )
         for rows, pooled in batches:
             yield rows, pooled.cpu(), None
+
+
+def _checked(texts: list[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise TypeError("encode takes a list of texts; wrap the one text in a list")
+    texts = list(texts)
+    for i, text in enumerate(texts):
+        if not isinstance(text, str):
+            raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
+    return texts
 
 
 def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]) -> tuple[list[list[int]], int]:

@@ -15,7 +15,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -101,12 +101,7 @@ class Store:
 
     def read(self, digests: np.ndarray) -> np.ndarray:
         """Embeddings [n, d] float32 of digests [n, 2]. Raises: KeyError for an unknown one."""
-        try:
-            return self._read(digests)
-        except OSError:  # another job has merged its segments since: see where the rows are now
-            self.flush()
-            self._open()
-            return self._read(digests)
+        return self._despite_merges(self._read, digests)
 
     def notes(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the rationales of digests [n, 2]: lengths in tokens [n], truncated [n] bool, well formed [n] bool."""
@@ -119,11 +114,7 @@ class Store:
     def rationales(self, digests: np.ndarray) -> list[list[int]]:
         """Token ids of the rationales of digests [n, 2], with the end token where it was reached."""
         self.flush()
-        found: list[list[int]] = [[] for _ in digests]
-        for number, at, rows in self._where(digests):
-            for i, ids in zip(at, self.segments[number].tokens(rows), strict=True):
-                found[i] = ids
-        return found
+        return self._despite_merges(self._rationales, digests)
 
     def refresh(self, older_than: float = 0.0) -> None:
         """Take in the segments that other jobs wrote, unless that was done less than `older_than` seconds ago."""
@@ -184,6 +175,21 @@ class Store:
             else:
                 out[at] = np.concatenate(self._held.vectors)[rows]
         return out
+
+    def _rationales(self, digests: np.ndarray) -> list[list[int]]:
+        found: list[list[int]] = [[] for _ in digests]
+        for number, at, rows in self._where(digests):
+            for i, ids in zip(at, self.segments[number].tokens(rows), strict=True):
+                found[i] = ids
+        return found
+
+    def _despite_merges(self, look: Callable[[np.ndarray], Any], digests: np.ndarray) -> Any:
+        try:
+            return look(digests)
+        except OSError:  # another job has merged its segments since: see where the rows are now
+            self.flush()
+            self._open()
+            return look(digests)
 
     # ---- writing ------------------------------------------------------------------------
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from grace.encoder.digests import Index, digests_of
 from grace.encoder.store import REFRESH, Store
 from grace.section import UserError
 
-SAMPLE = 4000  # texts behind the geometry's mean cosine
+BLOCK = 8192  # rationales of another store that are in memory at once
 log = logging.getLogger(__name__)
 
 
@@ -23,13 +23,14 @@ class Embedder:
     Args:
         encoder: has `encode_batches(texts)`, as `grace.encoder.encoder.RationaleEncoder`.
         store: of the encoder's model and settings.
+        written: of the same model under settings that let it write the same rationales, or longer ones: what lies
+            there is pooled again by the encoder's `encode_written(texts, token_ids)` and not written again.
     """
 
-    def __init__(self, encoder: Any, store: Store) -> None:
-        self.encoder, self.store = encoder, store
+    def __init__(self, encoder: Any, store: Store, written: Store | None = None) -> None:
+        self.encoder, self.store, self.written = encoder, store, written
         self.seen = Index()  # the distinct texts of this job, in the store before or not
-        self.sample = np.zeros((0, 2), dtype=np.uint64)
-        self.tokens = self.truncated = self.well_formed = 0
+        self.tokens = self.truncated = self.well_formed = self.reused = 0
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """Embeddings [N, d] float32 of `texts`, in their order. Raises: whatever the encoder or the store raises."""
@@ -55,10 +56,35 @@ class Embedder:
     def _embed(self, texts: list[str], digests: np.ndarray, fresh: np.ndarray) -> None:
         log.info("encoding %d texts (%d asked, %d known)", len(fresh), len(texts), len(self.store))
         self.store.check_room(len(fresh))
+        there = self._written(digests[fresh])
+        if self.written is not None:
+            log.info("the rationales of %d of them are there and are pooled again", there.sum())
         with tqdm(total=len(fresh), desc="encode", unit="text", mininterval=5) as bar:
-            for rows, made in self.encoder.encode_batches([texts[i] for i in fresh]):
-                self.store.add(digests[fresh[rows]], made.embeddings, made.rationales)
-                bar.update(len(rows))
+            for some, made in self._batches(texts, digests, fresh[there], fresh[~there]):
+                self.store.add(digests[some], made.embeddings, made.rationales)
+                bar.update(len(some))
+
+    def _batches(
+        self, texts: list[str], digests: np.ndarray, there: np.ndarray, missing: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Numbers of n texts and what the encoder made of them."""
+        for start in range(0, len(there), BLOCK):
+            block = there[start : start + BLOCK]
+            assert self.written is not None
+            rationales = self.written.rationales(digests[block])
+            for rows, made in self.encoder.encode_written([texts[i] for i in block], rationales):
+                yield block[rows], made
+        if len(missing):
+            for rows, made in self.encoder.encode_batches([texts[i] for i in missing]):
+                yield missing[rows], made
+
+    def _written(self, digests: np.ndarray) -> np.ndarray:
+        """[n] bool: whose rationale lies in `written`."""
+        if self.written is None:
+            return np.zeros(len(digests), dtype=bool)
+        if not self.written.known(digests).all():
+            self.written.refresh(older_than=REFRESH)
+        return self.written.known(digests)
 
     def _count(self, digests: np.ndarray) -> None:
         new = digests[self.seen.find(digests) < 0]
@@ -67,23 +93,13 @@ class Embedder:
         self.tokens += int(tokens.sum())
         self.truncated += int(truncated.sum())
         self.well_formed += int(well_formed.sum())
-        # The smallest digests: a random sample that does not depend on the texts' order.
-        both = np.concatenate([self.sample, new])
-        self.sample = both[np.lexsort((both[:, 1], both[:, 0]))[:SAMPLE]]
-
-    def geometry(self) -> dict[str, Any]:
-        """Mean cosine of the pairs of distinct texts, over all or SAMPLE of them: near 1 when all point one way."""
-        texts, n = len(self.seen), len(self.sample)
-        if n < 2:
-            return {"random_pair_cosine": None, "pairs": 0, "texts": texts}
-        vectors = self.store.read(self.sample).astype(np.float64)
-        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        # The squared length of the sum is the sum of all n^2 cosines, of which n are those of a text with itself.
-        cosine = (np.square(vectors.sum(0)).sum() - n) / (n * (n - 1))
-        return {"random_pair_cosine": float(cosine), "pairs": n * (n - 1) // 2, "texts": texts}
+        self.reused += int(self._written(new).sum())
 
     def rationale(self) -> dict[str, Any] | None:
-        """Mean length in tokens and the shares cut off and well formed; None for a run without rationales."""
+        """Mean length in tokens and the shares cut off and well formed; None for a run without rationales.
+
+        `reused` counts the texts whose rationale lies in `written`, so that a resumed job says the same.
+        """
         texts = len(self.seen)
         if not self.tokens:
             return None
@@ -92,4 +108,5 @@ class Embedder:
             "truncated_share": self.truncated / texts,
             "well_formed_share": self.well_formed / texts,
             "texts": texts,
+            "reused": self.reused,
         }

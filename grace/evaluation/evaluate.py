@@ -19,9 +19,9 @@ import numpy as np
 
 from grace import manifest, specs, stage, tasks
 from grace.encoder import store
+from grace.evaluation import geometry
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
-from grace.files import write_json
 from grace.section import UserError
 
 # Of mteb's loader only: the encoder makes its own batches and shows its own progress.
@@ -154,24 +154,49 @@ def _mteb_encoder(embedder: Embedder, name: str, revision: str) -> Any:
     return Encoder()
 
 
-@stage.entry(specs.EvaluateSpec, inputs=("model", "data*"), outputs=("out", "store?"))
+def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], width: int) -> store.Store | None:
+    """The store in which this model's rationales lie already, if the spec names one.
+
+    Raises:
+        UserError: when what was written there is not the beginning of what would be written here.
+    """
+    if spec.rationales_of is None:
+        return None
+    theirs = store.settings(spec.rationales_of, ours["weights"], ours["dtype"], spec.store)
+    differing = [
+        name
+        for name in {**ours, **theirs}
+        if theirs.get(name) != ours.get(name) and name not in ("pooling", "max_new_tokens")
+    ]
+    if spec.encode.max_new_tokens > spec.rationales_of.max_new_tokens:
+        differing.append("max_new_tokens is larger")
+    if differing or not spec.encode.rationales:
+        reason = ", ".join(differing) or "rationales: false"
+        raise UserError(f"spec.rationales_of: other rationales than those of encode ({reason}); leave it out.")
+    return store.Store(root, theirs, width)
+
+
+@stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*"), outputs=("out", "store?"))
 def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     from grace.encoder.encoder import RationaleEncoder
 
     data = load(paths.data)
+    pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
     encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
     settings = store.settings(spec.encode, weights, encoder.dtype, spec.store)
     revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
-    with (
-        tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary,
-        store.Store(paths.store or temporary, settings, encoder.width) as kept,
-    ):
-        embedder = Embedder(encoder, kept)
-        found = run(embedder, spec.tasks, data, f"grace/{spec.run}", revision, spec.local)
-        record = manifest.make("evaluate", spec, [paths.model, *paths.data], paths.started, revision=revision)
-        figures = {"geometry": embedder.geometry(), "rationale": embedder.rationale()}
-    write_json(paths.out, {"manifest": record, "tasks": found, **figures})
+    with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
+        root = paths.store or Path(temporary)
+        source = _source(spec, root, settings, encoder.width)
+        with store.Store(root, settings, encoder.width) as kept:
+            embedder = Embedder(encoder, kept, source)
+            found = run(embedder, spec.tasks, data, f"grace/{spec.run}", revision, spec.local)
+            rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
+            shape = geometry.measure(*pairs, embedder.encode) if pairs else None
+    inputs = [paths.model, *paths.data, *(paths.pairs if pairs else [])]
+    record = manifest.make("evaluate", spec, inputs, paths.started, revision=revision)
+    manifest.write_result(paths.out, record, tasks=found, geometry=shape, rationale=rationale)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from grace import manifest, specs, stage
 from grace.evaluation import harness
 from grace.evaluation.tasks import load
-from grace.files import read_jsonl, write_json
+from grace.files import read_jsonl
 
 
 def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:
@@ -73,7 +73,7 @@ def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
     said = rationale(encoder, texts)
     inputs = [paths.model, *paths.data, *([] if data else paths.texts)]
     record = manifest.make("general", spec, inputs, paths.started)
-    write_json(paths.out, {"manifest": record, "tasks": found, "rationale": said})
+    manifest.write_result(paths.out, record, tasks=found, rationale=said)
 
 
 if __name__ == "__main__":

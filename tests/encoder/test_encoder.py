@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from grace import RationaleEncoder
+from grace.encoder.engines import transformers as engine
 from grace.section import UserError
+from grace.settings import Pooling
 
 
 def encoder(folder, **more):
@@ -82,12 +84,63 @@ def test_a_batch_is_there_before_the_next_is_begun(tiny_folder, texts, monkeypat
         next(batches)
 
 
+def with_settings(model, spec, **changes):
+    return RationaleEncoder(*model, spec.model_copy(update=changes))
+
+
+POOLINGS = [("eos", "last"), ("max", "last"), ("mean", "last"), ("mean", "penultimate")]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_written_rationales_pooled_again_are_those_written_anew(tiny, tiny_folder, texts, monkeypatch, temperature):
+    """Every pooling of figure 6, and budgets down to one token, from one rationale of 24 tokens."""
+    texts = [f"{text} {i}" for i in range(2) for text in texts]
+    spec = encoder(tiny_folder, sampling_temperature=temperature, batch_size=5).spec
+    source = [list(r.token_ids) for r in with_settings(tiny, spec).encode(texts).rationales]
+    poolings = [Pooling(method=method, layer=layer, normalize=temperature > 0) for method, layer in POOLINGS]
+    points = [{"pooling": pooling, "max_new_tokens": most} for pooling in poolings for most in (24, 7, 1)]
+    anew = [with_settings(tiny, spec, **at).encode(texts) for at in points]
+    monkeypatch.setattr(engine, "generate_batches", lambda *_, **__: 1 / 0)
+    shares = {}
+    for at, expected in zip(points, anew, strict=True):
+        seen = []
+        for rows, made in with_settings(tiny, spec, **at).encode_written(texts, source):
+            np.testing.assert_allclose(made.embeddings, expected.embeddings[rows], atol=1e-5)
+            assert made.embeddings.dtype == np.float32
+            assert made.rationales == [expected.rationales[row] for row in rows]
+            seen += rows
+        assert sorted(seen) == list(range(len(texts))) and seen != sorted(seen)
+        shares[at["max_new_tokens"]] = sum(r.truncated for r in expected.rationales)
+    if temperature:  # ended and cut ones were both among them, and the budget cuts more
+        assert 0 < shares[24] < shares[7] < shares[1]
+    assert max(map(len, source)) == 24  # those given are left as they are
+
+
+def test_a_cut_rationale_is_truncated_and_one_that_ends_in_time_is_not(tiny, tiny_folder, monkeypatch):
+    end = tiny[1].eos_token_id
+    thought = tiny[1]("<think> a </think> b", add_special_tokens=False)["input_ids"]
+    spec = encoder(tiny_folder).spec
+    for most, cut in ((len(thought) + 1, False), (len(thought), True), (50, False)):
+        one = with_settings(tiny, spec, max_new_tokens=most)
+        monkeypatch.setattr(one, "ends", [end])
+        ((_, made),) = one.encode_written(["a text"], [[*thought, end]])
+        (found,) = made.rationales
+        assert (found.truncated, found.well_formed) == (cut, not cut)
+        assert found.token_ids == [*thought, end][:most]
+
+
+def test_a_rationale_that_stopped_too_early_is_refused(tiny, tiny_folder):
+    one = with_settings(tiny, encoder(tiny_folder).spec)
+    for ids in ([5, 6], []):
+        with pytest.raises(ValueError, match=f"rationale 1: {len(ids)} tokens without an end token; 24 may be"):
+            one.encode_written(["a", "b"], [[tiny[1].eos_token_id], ids])
+
+
 def test_vllm_writes_in_the_models_place(tiny_folder, texts, monkeypatch):
     """What the encoder asks of an engine, and that direct embeddings do without it."""
     import sys
     from types import ModuleType
 
-    from grace.encoder.engines import transformers as engine
     from grace.encoder.loading import load_model
 
     asked = []

@@ -134,6 +134,16 @@ def test_a_job_merges_its_segments_and_others_find_the_rows_again(make, monkeypa
     assert last.rationales(keys) == [r.token_ids for r in made]
 
 
+def test_rationales_are_found_after_another_job_has_merged_them(make):
+    keys, made = texts(9), said(9)
+    with make(seconds=0.0) as one:
+        for i in range(9):
+            one.add(keys[i : i + 1], vectors(1), made[i : i + 1])
+        other = make()
+    assert len(files(other)) == 1 < len(other.segments)
+    assert other.rationales(keys) == [r.token_ids for r in made]
+
+
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "gone"])
 def test_a_broken_segment_is_left_out_and_said(make, caplog, suffix, damage):

@@ -17,7 +17,6 @@ from sklearn.metrics import average_precision_score, ndcg_score
 
 from grace import tasks as names
 from grace.encoder.store import Store
-from grace.evaluation import embedder as embedder_module
 from grace.evaluation import evaluate, items, tasks
 from grace.evaluation.embedder import Embedder
 from grace.section import UserError
@@ -117,40 +116,11 @@ def test_an_encoder_that_knows_the_packages_is_near_perfect(data, fresh):
 
 def test_a_text_is_encoded_once_however_often_it_recurs(ran, data):
     encoded = ran[1].encoder.encoded
-    assert len(encoded) == len(set(encoded)) == ran[1].geometry()["texts"]
+    assert len(encoded) == len(set(encoded)) == ran[1].rationale()["texts"]
     before = len(encoded)
     again = ran[1].encode([data["test"][0]["query"], "new", "", "new"])
     assert ran[1].encoder.encoded[before:] == ["new", ""]
     assert np.array_equal(again[1], again[3])
-
-
-def test_figures_of_the_texts(fresh):
-    made = fresh(FakeEncoder(rationales=True))
-    texts = [f"text {i}" for i in range(60)]
-    rows = made.encode(texts).astype(float)
-    mean = (rows @ rows.T)[~np.eye(60, dtype=bool)].mean()
-    assert made.geometry() == {"random_pair_cosine": pytest.approx(mean, abs=1e-6), "pairs": 1770, "texts": 60}
-    # The fake's rationales have 5, 6, 7 tokens in turn, and every fourth is cut off.
-    expected = {"mean_tokens": 6.0, "truncated_share": 0.25, "well_formed_share": 0.75, "texts": 60}
-    assert made.rationale() == expected
-    assert fresh(FakeEncoder()).rationale() is None
-
-
-def test_figures_depend_on_the_texts_alone_and_not_on_order_or_store(fresh, monkeypatch, tmp_path):
-    monkeypatch.setattr(embedder_module, "SAMPLE", 20)
-    texts = [f"text {i}" for i in range(60)]
-    cold, other = fresh(FakeEncoder(rationales=True)), fresh(FakeEncoder(rationales=True))
-    cold.encode(texts)
-    cold.store.flush()
-    for i in reversed(range(60)):
-        other.encode([texts[i], texts[-1]])
-    other.encode(["one more that this job does not see"])
-    other.store.flush()
-    warm = Embedder(FakeEncoder(rationales=True), other.store)
-    warm.encode(texts)
-    assert warm.encoder.encoded == []
-    assert cold.geometry() == warm.geometry() and cold.rationale() == warm.rationale()
-    assert cold.geometry()["pairs"] == 190 and cold.geometry()["texts"] == 60
 
 
 class Broken(FakeEncoder):
@@ -190,7 +160,8 @@ def job(tmp_path, data, monkeypatch):
     (tmp_path / "model/model.safetensors").write_bytes(b"weights")
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
     config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
-    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings")) | {"tasks": ["DocstringSTS"]}
+    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
+    spec |= {"tasks": ["DocstringSTS"], "pairs": 0, "rationales_of": None}
     out = tmp_path / "out/docstrings.json"
     names = {"--model": "model", "--data": "tasks.json", "--out": "out/docstrings.json"}
     return ["--spec", json.dumps(spec)] + [str(part) for k, v in names.items() for part in (k, tmp_path / v)], out
@@ -228,6 +199,102 @@ def test_a_second_job_embeds_nothing_and_gives_the_same(job, tmp_path, monkeypat
     assert sorted(used[2].encoded) == sorted(used[0].encoded)
 
 
+def changed(arguments, **spec):
+    """Arguments of the command with other settings, and with those of `encode` that stand in a dictionary."""
+    old = json.loads(arguments[1])
+    encode = old["encode"] | spec.pop("encode", {})
+    return ["--spec", json.dumps(old | {"encode": encode} | spec), *arguments[2:]]
+
+
+def test_a_results_content_is_hashed(job):
+    from grace import manifest
+
+    arguments, out = job
+    evaluate.main(arguments)
+    written = json.loads(out.read_text())
+    assert not manifest.edited(written)
+    written["tasks"]["DocstringSTS"]["main_score"] += 0.1
+    assert manifest.edited(written)
+
+
+def test_geometry_is_that_of_the_first_pairs_and_leaves_the_rationales_figures_alone(job, tmp_path, data):
+    arguments, out = job
+    plain = results(arguments, out, tmp_path / "plain")
+    assert plain["geometry"] is None
+    rows = [{"id": "other", "query": "a new query 4", "positive": "a new positive 4"}, *data["test"]]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    given = [*changed(arguments, pairs=3), "--pairs", str(tmp_path / "test.jsonl")]
+    found = results(given, out, tmp_path / "store")
+    vectors = FakeEncoder().encode([row[key] for key in ("query", "positive") for row in rows[:3]]).embeddings
+    cosine = (vectors.astype(float) @ vectors.T.astype(float))[~np.eye(6, dtype=bool)].mean()
+    assert found["geometry"]["random_pair_cosine"] == pytest.approx(cosine, abs=1e-6)
+    assert (found["geometry"]["pairs"], found["geometry"]["texts"], found["geometry"]["width"]) == (3, 6, 32)
+    assert found["rationale"] == plain["rationale"] and found["tasks"] == plain["tasks"]
+    evaluate.main(given)
+    assert str(tmp_path / "test.jsonl") in json.loads(out.read_text())["manifest"]["inputs"]
+
+
+def test_pairs_of_texts_that_are_known_cost_nothing(job, tmp_path, data, monkeypatch):
+    from grace.encoder.encoder import RationaleEncoder
+
+    arguments, out = job
+    one = FakeEncoder(rationales=True)
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: one)
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": 0, **row}) + "\n" for row in data["test"]))
+    given = changed(arguments, tasks=["DocstringRetrieval"], pairs=1000)
+    found = results([*given, "--pairs", str(tmp_path / "test.jsonl")], out, tmp_path / "store")
+    assert found["geometry"]["pairs"] == len(data["test"]) == 150
+    assert found["geometry"]["texts"] == found["rationale"]["texts"] == len(one.encoded)
+
+
+def test_wanted_pairs_that_are_not_given_are_said_before_anything_is_embedded(job, monkeypatch):
+    from grace.encoder.encoder import RationaleEncoder
+
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit, match="3 held-out pairs are wanted but there are none"):
+        evaluate.main(changed(job[0], pairs=3))
+
+
+def test_other_poolings_and_budgets_take_the_rationales_of_one_job(job, tmp_path, tiny_folder, monkeypatch):
+    """Real jobs on a tiny model: what is pooled again gives what is written anew, and the model writes nothing."""
+    from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.engines import transformers as engine
+    from grace.encoder.loading import load_model
+
+    model = load_model(tiny_folder, "cpu")
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda _, spec: RationaleEncoder(*model, spec))
+    arguments, out = changed(job[0], encode={"max_new_tokens": 12, "sampling_temperature": 1.0}), job[1]
+    results(arguments, out, tmp_path / "store")
+    source = json.loads(arguments[1])["encode"]
+    max_pooling = {"method": "max", "layer": "last", "normalize": True}
+    point = changed(arguments, encode={"pooling": max_pooling, "max_new_tokens": 7}, rationales_of=source)
+    anew = results(point, out, tmp_path / "empty")
+    monkeypatch.setattr(engine, "generate_batches", lambda *_, **__: 1 / 0)
+    again = results(point, out, tmp_path / "store")
+    texts = anew["rationale"]["texts"]
+    assert anew["rationale"] == again["rationale"] | {"reused": 0} and again["rationale"]["reused"] == texts > 50
+    assert 0 < again["rationale"]["truncated_share"] < 1
+    score = [one["tasks"]["DocstringSTS"]["main_score"] for one in (anew, again)]
+    assert score[0] == pytest.approx(score[1], abs=1e-4)
+    assert results(point, out, tmp_path / "store") == again  # found in the store
+
+
+@pytest.mark.parametrize(
+    ("encode", "source", "named"),
+    [
+        ({}, {"seed": 1, "sampling_temperature": 1.0}, "sampling_temperature"),
+        ({"max_new_tokens": 9}, {"max_new_tokens": 8}, "max_new_tokens is larger"),
+        ({"rationales": False}, {"rationales": False}, "rationales: false"),
+        ({}, {"prompt": {"instruction": "Another.", "max_prompt_tokens": 64}}, "prompt"),
+    ],
+)
+def test_rationales_of_other_settings_are_refused(job, encode, source, named):
+    given = changed(job[0], encode=encode)
+    source = json.loads(given[1])["encode"] | source
+    with pytest.raises(SystemExit, match=rf"spec.rationales_of: other rationales.*{named}"):
+        evaluate.main(changed(given, rationales_of=source))
+
+
 def test_embeddings_of_other_weights_lying_in_the_way(job, tmp_path):
     results(*job, tmp_path / "store")
     (settings,) = (tmp_path / "store").glob("*/settings.json")
@@ -259,7 +326,7 @@ def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, t
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
     config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
     spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
-    spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"]}
+    spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"], "pairs": 0}
     spec["encode"] |= {"batch_size": 4, "max_new_tokens": 8}
     arguments = ["--spec", json.dumps(spec), "--threads", "1", "--model", str(tiny_folder)]
     arguments += ["--data", str(tmp_path / "tasks.json")]
@@ -289,7 +356,7 @@ def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, t
     killed = results(arguments + ["--out", str(tmp_path / "out.json")], tmp_path / "out.json", tmp_path / "killed")
     again = len(embedded)
     whole = results(arguments + ["--out", str(tmp_path / "out.json")], tmp_path / "out.json", tmp_path / "whole")
-    assert before > 10 and before + again == len(embedded) - again == whole["geometry"]["texts"]
+    assert before > 10 and before + again == len(embedded) - again == whole["rationale"]["texts"]
     assert killed["rationale"] == whole["rationale"]
     for task in spec["tasks"]:  # batches differ, so embeddings do in their last bits
         assert killed["tasks"][task]["main_score"] == pytest.approx(whole["tasks"][task]["main_score"], abs=1e-4)

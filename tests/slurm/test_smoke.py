@@ -19,18 +19,23 @@ from tests.slurm.conftest import finish, submit
 
 pytestmark = pytest.mark.slurm
 
-# Two of the nine runs, because each job takes some 6 s more than without SLURM; tests/workflow runs all.
+# Two of the ten runs and the tables of scores, because each job takes some 6 s more than without SLURM; tests/workflow
+# runs all.
 RUNS = ("base", "grace")
+TABLES = ("table1", "table2", "table5")
 MODEL = "results/smoke/models/tiny-smoke/grace"
 TRAIN = "rule_train_wildcards_tiny-smoke_grace_0"
 
 
 def narrowed(directory: Path) -> Path:
-    """A configuration on top of config.yaml that leaves `RUNS` of the smoke study."""
-    config = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())
-    others = {name: None for name in config["defaults"]["runs"] if name not in RUNS}
+    """A configuration on top of config.yaml that leaves `RUNS` and `TABLES` of the smoke study."""
+    defaults = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())["defaults"]
+    dropped = {
+        key: {name: None for name in defaults[key] if name not in kept}
+        for key, kept in (("runs", RUNS), ("tables", TABLES), ("figures", ()))
+    }
     path = directory / "smoke.yaml"
-    path.write_text(yaml.safe_dump({"study": "smoke", "studies": {"smoke": {"runs": others}}}))
+    path.write_text(yaml.safe_dump({"study": "smoke", "studies": {"smoke": dropped}}))
     return path
 
 
