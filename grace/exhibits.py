@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -71,12 +71,20 @@ class Latency(Section):
     """Figure 4: time per text, one text at a time."""
 
     run: Name  # the trained model beside the backbone
-    budgets: list[Positive]  # tokens of a rationale
+    budgets: Annotated[list[Positive], Field(min_length=1)]  # tokens of a rationale
     encoder: EncoderShape  # random weights: they do not change its time
     texts: Positive  # held-out documents
     repeats: Positive
     corpus: Positive  # embeddings that a text is matched with
     top: Positive  # of them that are wanted
+
+    @model_validator(mode="after")
+    def _fits(self) -> Latency:
+        if self.top > self.corpus:
+            raise ValueError(f"top: {self.top} of {self.corpus} embeddings cannot be found; lower it or raise corpus")
+        if self.encoder.width % self.encoder.heads:
+            raise ValueError(f"encoder: heads ({self.encoder.heads}) must divide width ({self.encoder.width})")
+        return self
 
 
 class Cases(Section):
