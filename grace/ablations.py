@@ -40,7 +40,7 @@ def run_of(entry: Ablation, base: str, run: Run, at: dict[str, Scalar], settings
         method=run.method,
         data=run.data,
         settings=merge(merge(run.settings, entry.settings), settings),
-        backbones=entry.backbones,
+        backbones=entry.backbones or run.backbones,
         model=(run.model or base) if shared else None,
         step=int(at["step"]) if entry.steps else None,
         ablation=True,

@@ -224,7 +224,7 @@ class Plan(Runs):
     def _figure_files(self, figure: str) -> tuple[list[specs.Cell], list[specs.Cell], dict[str, str]]:
         entry = self.study.figures[figure]
         general = self.general_cells(entry) if entry.kind == "scatter" else []
-        timed = self._backbones(entry) if entry.kind == "latency" else []
+        timed = self._backbones(entry) if entry.kind == "latency" and self.study.latency.run in self.study.runs else []
         return self.mteb_cells(entry), general, {name: f"{self.root}/latency/{name}.json" for name in timed}
 
     def figure_inputs(self, figure: str) -> list[str]:

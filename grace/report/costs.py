@@ -9,6 +9,7 @@ in `compute_share` and `decode_share`, or nowhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 from grace.config import Backbone, Hardware
 from grace.settings import Lora
@@ -59,6 +60,7 @@ def head_parameters(b: Backbone) -> int:
     return b.vocab_size * b.width
 
 
+@cache
 def layer_parameters(b: Backbone) -> int:
     """Of all layers and norms: everything but the embeddings."""
     layer = sum(inputs * outputs for inputs, outputs in matrices(b).values()) + 2 * b.width

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
 
-from grace.config import Backbone, Study
+from grace.config import Backbone, Evaluation, Study
 from grace.report import costs
 from grace.report.costs import Work
-from grace.report.sizes import GENERAL, SOURCES, UNKNOWN, Field, Texts, task_sizes
-from grace.section import build, merge
+from grace.report.needs import Needs
+from grace.report.sizes import GENERAL, SOURCES, UNKNOWN, Texts
 from grace.settings import Contrastive, Grace, Prompt
 from grace.specs import PlanSpec
 
 TEMPLATE_TOKENS = 15  # of a chat template around instruction and text
 VLLM_MEMORY = 0.9  # share of a GPU that vLLM takes where it is alone: its default
 ROW_BYTES = 80  # of a JSON line beside its texts
+TOKEN_BYTES = 4  # of a token id in the store
+STORED = {"float32": 4, "float16": 2}
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Training:
         return self.work.seconds / self.gpus
 
 
-class Estimates:
+class Estimates(Needs):
     """Estimates for a study.
 
     Args:
@@ -49,34 +50,10 @@ class Estimates:
     """
 
     def __init__(self, spec: PlanSpec, kept: dict[str, int] | None = None) -> None:
-        self.spec, self.study, self.h = spec, spec.study, spec.study.hardware
-        self.kept = kept or {}
-        self.used = [run for run in spec.study.runs if run in {*spec.evaluated, *spec.general}]
-        self.trained = [run for run in self.used if spec.study.runs[run].trained]
-        self.kinds = [kind for kind in ("supervised", "unsupervised") if kind in self._data_of_runs()]
-        groups = spec.study.evaluation.groups
-        self.tasks = [name for names in groups.values() for name in names]
-        sizes = task_sizes()
-        self.sizes = {name: [f for f in sizes if f.task in names] for name, names in groups.items()}
-        self.unsized = sorted({*self.tasks} - {f.task for f in sizes}) + sorted(
-            {*spec.study.general.tasks} - {*GENERAL}
-        )
-
-    def _data_of_runs(self) -> set[str | None]:
-        return {self.study.runs[run].data for run in self.trained}
-
-    @cached_property
-    def sections(self) -> dict[str, Study]:
-        """The study as each run sees it."""
-        whole = self.study.model_dump()
-        changed = {run: entry.settings for run, entry in self.study.runs.items() if entry.settings}
-        own = {run: build(Study, merge(whole, settings), "") for run, settings in changed.items()}
-        return {run: own.get(run, self.study) for run in ("backbone", *self.study.runs)}
+        super().__init__(spec)
+        self.h, self.kept = spec.study.hardware, kept or {}
 
     # ---- texts --------------------------------------------------------------------------
-
-    def source(self, data: str) -> str:
-        return str(getattr(self.study.data, data))
 
     def texts(self, source: str) -> Texts:
         """What is known of a source: the rows that `pairs` kept, or else those that the paper names."""
@@ -86,9 +63,13 @@ class Estimates:
 
     def rows(self, data: str) -> int:
         """Training rows, after the split."""
-        rows = self.texts(self.source(data)).rows
-        held = (self.study.data.test, self.study.data.validation)
-        return rows - sum(round(rows * share) if share < 1 else round(share) for share in held)
+        return self.texts(self.source(data)).rows - sum(self.held_out(data))
+
+    def held_out(self, data: str) -> tuple[int, int]:
+        """Rows for testing and for validation."""
+        rows, at = self.texts(self.source(data)).rows, self.study.data
+        test, validation = (round(rows * share) if share < 1 else round(share) for share in (at.test, at.validation))
+        return test, validation
 
     def negatives(self) -> int:
         """M: of triples one, as in the paper's data; of pairs as many as are mined."""
@@ -118,6 +99,10 @@ class Estimates:
     def settings(self, run: str) -> Grace | Contrastive:
         """The section of a trained run's method."""
         return getattr(self.sections[run], self.study.runs[run].method)
+
+    def reached(self, job: Training) -> list[int]:
+        """The kept checkpoints that a training is long enough for."""
+        return [step for step in self.kept_steps(job.run) if step <= job.updates]
 
     def _grace(self, name: str, run: str, at: Study) -> Training:
         b, h, g, data = self.spec.backbones[name], self.h, at.grace, str(self.study.runs[run].data)
@@ -201,35 +186,47 @@ class Estimates:
 
     # ---- evaluation ---------------------------------------------------------------------
 
-    def encodings(self, run: str) -> int:
-        """How often a run's texts are encoded over the seeds: once where neither model nor sampling has one."""
-        entry, sampled = self.study.runs[run], self.sections[run].evaluation.sampling_temperature > 0
-        return len(self.study.seeds) if entry.trained or (entry.rationales and sampled) else 1
-
-    def fields(self, group: str) -> list[Field]:
-        """What a group of tasks encodes, without texts that another task of the study has left in the store."""
-        return [field for field in self.sizes[group] if field.same_as not in self.tasks]
+    def encoded(self, backbone: str, run: str, group: str) -> list[tuple[int, float]]:
+        """(number, mean characters) of the texts that a group of tasks encodes, held-out pairs among them."""
+        known = self.texts(self.source("supervised"))
+        pairs = min(self.pairs(run, group) or 0, self.held_out("supervised")[0])
+        found = [(field.distinct, field.mean) for field in self.fields(group, self.groups(backbone, run))]
+        return found + [(pairs, known.query), (pairs, known.passage)] * bool(pairs)
 
     def evaluation(self, backbone: str, run: str, group: str) -> Work:
         """One model on one group of tasks."""
-        at, reasons = self.sections[run], self.study.runs[run].rationales
+        b, at, reasons = self.spec.backbones[backbone], self.sections[run], self.study.runs[run].rationales
         chat = reasons or at.evaluation.direct_prompt == "chat"
-        texts = ((field.distinct, self.prompt(field.mean, at.prompt, chat)) for field in self.fields(group))
-        return self._encode(self.spec.backbones[backbone], at, texts, reasons)
+        texts = [(n, self.prompt(mean, at.prompt, chat)) for n, mean in self.encoded(backbone, run, group)]
+        if self.rationales_of(run):
+            written = self.rationale(at.evaluation.max_new_tokens)
+            flops = sum(costs.forward_flops(b, n, prompt + written) for n, prompt in texts)
+            return Work(costs.compute_seconds(self.h, flops), sum(n * prompt for n, prompt in texts))
+        return self._encode(b, at.evaluation, texts, reasons)
 
-    def _encode(self, b: Backbone, at: Study, texts: Iterable[tuple[int, float]], reasons: bool) -> Work:
-        h, limit, vllm = self.h, at.evaluation.max_new_tokens, at.evaluation.engine == "vllm"
+    def _encode(self, b: Backbone, at: Evaluation, texts: Iterable[tuple[int, float]], reasons: bool) -> Work:
+        h, limit, vllm = self.h, at.max_new_tokens, at.engine == "vllm"
         done, written = Work(), self.rationale(limit)
         for count, prompt in texts:
             flops, seconds = costs.forward_flops(b, count, prompt, count if reasons else 0), 0.0
             if reasons:
                 together = costs.slots(b, h, VLLM_MEMORY * h.memory_gb * 1e9, prompt + written) if vllm else None
-                steps = self._steps(count, limit, together, at.evaluation.batch_size)
+                steps = self._steps(count, limit, together, at.batch_size)
                 seconds = costs.decode_seconds(b, h, prompt, written, count, steps)
                 flops += costs.forward_flops(b, count, prompt + written) if vllm else 0.0
             seconds += costs.compute_seconds(h, flops)
             done += Work(seconds, count * prompt, count * written if reasons else 0)
         return done
+
+    def store(self, backbone: str, run: str) -> float:
+        """Bytes of a run's embeddings and rationales, written or pooled anew, over the seeds."""
+        at, reasons = self.sections[run].evaluation, self.study.runs[run].rationales
+        each = self.spec.backbones[backbone].width * STORED[at.store]
+        each += TOKEN_BYTES * self.rationale(at.max_new_tokens) if reasons else 0
+        texts = sum(n for group in self.groups(backbone, run) for n, _ in self.encoded(backbone, run, group))
+        return texts * each * self.encodings(run)
+
+    # ---- what is measured beside MTEB ---------------------------------------------------
 
     def general(self, backbone: str, run: str) -> Work:
         """One model on the general tasks, and on the held-out texts whose rationales are judged."""
@@ -245,4 +242,26 @@ class Estimates:
                 seconds += costs.decode_seconds(b, h, size.prompt, size.written, count, steps)
             done += Work(seconds, count * size.prompt, count * size.written)
         passage = self.prompt(self.texts(self.source("supervised")).passage, at.prompt)
-        return done + self._encode(b, at, [(general.rationales, passage)], True)
+        own = at.evaluation.model_copy(update={"engine": "transformers"})
+        return done + self._encode(b, own, [(general.rationales, passage)], True)
+
+    def latency(self, backbone: str) -> Work:
+        """Held-out texts one by one: embedded directly, and with a rationale of each budget by backbone and run."""
+        b, at, prompt = self.spec.backbones[backbone], self.study.latency, self.study.prompt
+        passage = self.prompt(self.texts(self.source("supervised")).passage, prompt)
+        texts = at.texts * at.repeats
+        written = [self.rationale(budget) for budget in at.budgets] * (1 + (at.run in self.study.runs))
+        flops = costs.forward_flops(b, texts * (1 + len(written)), passage)
+        seconds = [costs.decode_seconds(b, self.h, passage, n, texts, texts * n) for n in written]
+        seconds += [costs.compute_seconds(self.h, flops)]
+        return Work(sum(seconds), texts * passage * (1 + len(written)), texts * sum(written))
+
+    def cases(self, backbone: str) -> Work:
+        """A few held-out texts by the backbone, the kept checkpoints and the trained models."""
+        b, at, prompt = self.spec.backbones[backbone], self.study.cases, self.study.prompt
+        known = self.texts(self.source("supervised"))
+        texts = [(at.documents, self.prompt(known.passage, prompt)), (at.queries, self.prompt(known.query, prompt))]
+        checkpoints = self.kept_steps(at.progress) if at.progress in self.study.runs else []
+        update = {"engine": "transformers", "max_new_tokens": at.max_new_tokens}
+        models = 1 + len(checkpoints) + len(self.case_runs)
+        return self._encode(b, self.study.evaluation.model_copy(update=update), texts, True) * models

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from grace.config import Hardware
-from grace.report import costs
+from grace.report import additions, costs
+from grace.report.additions import Addition
 from grace.report.costs import Work
 from grace.report.estimates import ROW_BYTES, Estimates, Training
 from grace.specs import PlanSpec
 
-TOKEN_BYTES = 4  # of a token id in the store
-STORED = {"float32": 4, "float16": 2}
+# Rules that ask for the resources of another.
+RESOURCES = {"download": "source", "figures": "tables", "audit": "report", "claims": "tables"}
 STEPS = 1000  # where the paper's figure 5 ends
 
 
@@ -23,7 +25,7 @@ class Rule:
 
     name: str
     jobs: int
-    gpus: int  # of a job
+    gpus: int  # of a job, at most
     gpu_hours: float
     longest: float
     runtime: int
@@ -38,7 +40,7 @@ class Plan:
     estimates: Estimates
     rules: list[Rule]
     trainings: list[Training]
-    evaluations: dict[tuple[str, str, str], Work]  # of one model, by backbone, run and group of tasks
+    evaluations: dict[tuple[str, str, str], Work]  # of one seed, by backbone, run and group of tasks
     disk: dict[str, float]  # bytes by what they hold
     checkpoints: float  # bytes that a training needs while it runs
 
@@ -50,17 +52,26 @@ class Plan:
     def work(self) -> Work:
         return sum((rule.work for rule in self.rules), Work())
 
+    @cached_property
+    def additions(self) -> list[Addition]:
+        """What each ablation takes, asked for or not."""
+        return additions.additions(self.estimates)
+
     @property
     def chain(self) -> float:
-        """Wall seconds of the longest training and, after it, its longest evaluation; all else can run beside it."""
-        gpus = {rule.name: rule.gpus for rule in self.rules}
+        """Wall seconds of the longest training and what waits for it in turn: an evaluation, and one that pools its
+        rationales anew. All else can run beside it."""
+        gpus, e = {rule.name: rule.gpus for rule in self.rules}, self.estimates
         if not gpus.get("evaluate"):
             return 0.0
-        before = {(job.backbone, job.run): job.wall for job in self.trainings} if gpus.get("train") else {}
-        return max(
-            before.get((backbone, run), 0.0) + work.seconds / gpus["evaluate"]
-            for (backbone, run, _), work in self.evaluations.items()
-        )
+        trained = {(job.backbone, job.run): job.wall for job in self.trainings} if gpus.get("train") else {}
+
+        def wall(backbone: str, run: str, group: str) -> float:
+            work, before = self.evaluations.get((backbone, run, group), Work()), e.rationales_of(run)
+            waited = wall(backbone, before, group) if before else trained.get((backbone, e.owner(run)), 0.0)
+            return waited + work.seconds / gpus["evaluate"]
+
+        return max((wall(*job) for job in self.evaluations), default=0.0)
 
     @property
     def wall_hours(self) -> float:
@@ -74,18 +85,19 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
     Args:
         kept: rows of a source after `pairs`, where it has run; otherwise the number that the paper names is taken.
     """
-    e, seeds, backbones = Estimates(spec, kept), len(spec.study.seeds), list(spec.backbones)
-    trainings = [e.training(backbone, run) for backbone in backbones for run in e.trained]
+    e, seeds = Estimates(spec, kept), len(spec.study.seeds)
+    trainings = [e.training(*job) for job in e.trained]
     evaluations = {
         (backbone, run, group): e.evaluation(backbone, run, group)
-        for backbone in backbones for run in spec.evaluated for group in spec.study.evaluation.groups
+        for backbone, runs in e.evaluated.items() for run, groups in runs.items() for group in groups
     }  # fmt: skip
+    trained = [job.work for job in trainings for _ in range(e.trained[job.backbone, job.run])]
     encoded = [work for (_, run, _), work in evaluations.items() for _ in range(e.encodings(run))]
-    general = [e.general(backbone, run) for backbone in backbones for run in spec.general]
+    general = [e.general(backbone, run) for backbone, runs in spec.general.items() for run in runs]
     disk = _disk(e, trainings)
 
     def rule(name: str, jobs: int, works: Iterable[Work] = (), gpus: int | None = None, *holds: str) -> Rule:
-        at = spec.study.resources["source" if name == "download" else name]
+        at = spec.study.resources[RESOURCES.get(name, name)]
         gpus = at.gpu if gpus is None else gpus
         works = list(works)
         total = sum(works, Work())
@@ -94,23 +106,25 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
         return Rule(name, jobs, gpus, hours, longest, at.runtime, total, sum(disk[name] for name in holds))
 
     own = [name for name, backbone in spec.backbones.items() if backbone.kind == "trained"]
-    sources = len(used_sources(e))
-    needs_triples = "supervised" in e.kinds
+    sources = len(e.sources)
     shared = max((job.gpus for job in trainings), default=0) if spec.study.resources["train"].gpu else 0
     rules = [
         rule("source", sources, (), None, "raw text"),
         rule("pairs", sources, (), None, "pairs"),
         rule("split", sources, (), None, "splits"),
-        rule("triples", int(needs_triples), (), None, "triples"),
-        rule("lengths", len(backbones) * len(e.kinds), (), None, "rows"),
+        rule("triples", int("supervised" in e.kinds), (), None, "triples"),
+        rule("lengths", len(e.read), (), None, "rows"),
         rule("tasks", int(spec.own_tasks)),
         rule("backbone", len(own)),
-        rule("download", len(backbones) - len(own), (), 0, "backbones"),
-        rule("train", len(trainings) * seeds, [job.work for job in trainings] * seeds, shared, "models"),
+        rule("download", len(spec.backbones) - len(own), (), 0, "backbones"),
+        rule("train", len(trained), trained, shared, "models", "kept checkpoints"),
         rule("evaluate", len(evaluations) * seeds, encoded, None, "store", "MTEB data sets"),
         rule("general", len(general) * seeds, general * seeds),
-        rule("tables", len(spec.study.tables)),
-        rule("report", 1),
+        rule("latency", len(spec.timed), map(e.latency, spec.timed)),
+        rule("cases", len(spec.shown), map(e.cases, spec.shown)),
+        rule("tables", len(spec.tables)),
+        rule("figures", len(spec.figures)),
+        *map(rule, ("audit", "claims", "report"), (1, 1, 1)),
     ]
     # Trainings of different width: the longest job by the wall.
     walls = {"train": max((job.wall for job in trainings), default=0.0) if shared else 0.0}
@@ -121,16 +135,9 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
     return Plan(e, rules, trainings, evaluations, disk, max(checkpoints, default=0.0))
 
 
-def used_sources(e: Estimates) -> list[str]:
-    """Sources that the study reads: of its trainings, and of what the workflow makes from held-out text."""
-    made = e.spec.own_tasks or any(backbone.kind == "trained" for backbone in e.spec.backbones.values())
-    kinds = {*e.kinds, *(["supervised"] if made else [])}
-    return sorted({e.source(kind) for kind in kinds})
-
-
 def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
     """Bytes by what they hold, without what is removed again."""
-    seeds, backbones = len(e.study.seeds), e.spec.backbones
+    backbones = e.spec.backbones
 
     def text(source: str) -> float:
         known, form = e.texts(source), e.spec.sources[source].form
@@ -142,28 +149,25 @@ def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
         supervised = known.query + known.passage * (1 + e.negatives())
         return e.rows(kind) * ((supervised if kind == "supervised" else known.passage) + ROW_BYTES)
 
-    raw = sum(map(text, used_sources(e)))
+    raw = sum(map(text, e.sources))
     parameters = {name: costs.parameters(backbone) for name, backbone in backbones.items()}
-    texts = [field for group in e.sizes for field in e.fields(group)]
-    distinct = sum(field.distinct for field in texts)
-
-    def store(backbone: str, run: str) -> float:
-        at = e.sections[run].evaluation
-        reasons = e.study.runs[run].rationales
-        rationale = TOKEN_BYTES * e.rationale(at.max_new_tokens) if reasons else 0
-        return distinct * (backbones[backbone].width * STORED[at.store] + rationale) * e.encodings(run)
-
+    tasks = {group for runs in e.evaluated.values() for groups in runs.values() for group in groups}
+    texts = [field for group in e.sizes if group in tasks for field in e.fields(group, list(tasks))]
     return {
         "raw text": raw,
         "pairs": raw,
         "splits": raw,
         "triples": trained_on("supervised") if "supervised" in e.kinds else 0.0,
-        "rows": sum(map(trained_on, e.kinds)) * len(backbones),
+        "rows": sum(trained_on(kind) for _, kind in e.read),
         "backbones": sum(
             costs.WEIGHT * count for name, count in parameters.items() if backbones[name].kind != "trained"
         ),
-        "models": sum(costs.SAVED * parameters[job.backbone] for job in trainings) * seeds,
-        "store": sum(store(backbone, run) for backbone in backbones for run in e.spec.evaluated),
+        "models": sum(costs.SAVED * parameters[backbone] * seeds for (backbone, _), seeds in e.trained.items()),
+        "kept checkpoints": sum(
+            costs.SAVED * parameters[job.backbone] * e.trained[job.backbone, job.run] * len(e.reached(job))
+            for job in trainings
+        ),
+        "store": sum(e.store(backbone, run) for backbone, runs in e.evaluated.items() for run in runs),
         "MTEB data sets": 2 * sum(field.distinct * field.mean for field in texts),  # as fetched, and as read
     }
 

@@ -1,5 +1,6 @@
 """Rule `plan`: GPU-hours, tokens, disk and memory of a study before it is run, as Markdown, and as JSON beside it.
 
+The totals hold what is asked for; what each ablation adds is listed, asked for or not, so that one can be dropped.
 Nothing is measured: every number follows from the settings, the backbones' shapes and the assumptions in
 `hardware` of config.yaml, which the page lists. Only the rows of a source are read, once `pairs` has counted them.
 """
@@ -52,6 +53,7 @@ def main(spec: PlanSpec, paths: SimpleNamespace) -> None:
                 {"backbone": backbone, "run": run, "group": group, **asdict(work)}
                 for (backbone, run, group), work in made.evaluations.items()
             ],
+            "ablations": [asdict(one) for one in made.additions],
             "manifest": manifest.make("plan", spec, list(read), paths.started),
         },
     )

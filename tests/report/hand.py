@@ -35,17 +35,36 @@ HAND = {
     },
     "cl": {"batch_size": 10, "mini_batch_size": 10, "processes": 1},
     "simcse": {"batch_size": 10, "mini_batch_size": 5, "processes": 1},
-    "evaluation": {"engine": "transformers", "max_new_tokens": 60, "groups": {"sts": ["BIOSSES"]}},
+    "evaluation": {
+        "engine": "transformers", "max_new_tokens": 60, "groups": {"sts": ["BIOSSES"]}, "subset": ["sts"], "pairs": 0,
+    },
     "general": {"tasks": ["humaneval"], "rationales": 0},
+    # 990 rows, 10 at a time, twice, are 198 updates: the second checkpoint is never reached. A budget of 60 is the run.
+    "ablations": {
+        "lambda": None,
+        "algorithm": {"grid": {"grace.estimator": ["grpo", "remax"]}},
+        "pooling": {"runs": ["grace"], "points": {"max": {"pooling": {"method": "max"}}}},
+        "batch": {"points": {"10": {"grace": {"instances": 10}}, "20": {"grace": {"instances": 20}}}},
+        "rollouts": {"grid": {"grace.rollouts": [2, 4]}},
+        "budget": {"grid": {"evaluation.max_new_tokens": [30, 60, 90]}},
+        "progression": {"runs": ["grace"], "steps": [100, 200]},
+    },
+    "latency": {"budgets": [20, 60], "texts": 3, "repeats": 2},
+    "cases": {"documents": 2, "queries": 1, "max_new_tokens": 60},
     "hardware": HARDWARE,
     "resources": {"train": {"gpu": 1}},
 }  # fmt: skip
 KEPT = {"e5": 1000, "wiki1m": 1000}
 
 
-def spec(study: str = "paper", **over) -> PlanSpec:
+def spec(study: str = "paper", wanted: bool = False, **over) -> PlanSpec:
+    """Of a study, `wanted`: with ablations; `over`: sections of it that differ, or keys of config.yaml."""
+    return PlanSpec.model_validate_json(configured(study, wanted, **over).spec_plan())
+
+
+def configured(study: str = "paper", wanted: bool = False, **over) -> Plan:
     config = copy.deepcopy(CONFIG)
-    config["study"] = study
+    config["study"], config["ablations"] = study, wanted
     config["available_backbones"]["small"] = SMALL
     config["studies"]["hand"] = copy.deepcopy(HAND)
     for section, values in over.items():
@@ -54,7 +73,7 @@ def spec(study: str = "paper", **over) -> PlanSpec:
             config["studies"][study][section] = {**config["studies"][study][section], **values}
         else:
             config[section] = values
-    return PlanSpec.model_validate_json(Plan(config).spec_plan())
+    return Plan(config)
 
 
 def job(made, run, backbone="small"):

@@ -5,6 +5,8 @@ import pytest
 from grace.report.jobs import plan
 from tests.report.hand import HAND, HARDWARE, KEPT, job, rule, spec
 
+NONE = dict.fromkeys(HAND["ablations"])
+
 
 def test_grace_by_hand():
     one = job(plan(spec("hand"), KEPT), "grace")
@@ -50,12 +52,28 @@ def test_grace_with_vllm_by_hand():
     assert apart.parts["decode"] - one.parts["decode"] == pytest.approx(2 * 169_920 / 5e8)
 
 
+def test_an_ablation_changes_what_a_training_takes():
+    made = plan(spec("hand", wanted=True), KEPT)
+    batch, rollouts, remax = (job(made, f"grace.{name}") for name in ("batch-20", "rollouts-4", "estimator-remax"))
+    # 990 rows 20 at a time, twice; 40 rollouts and 20 anchors; a greedy rollout beside query and negative
+    assert (batch.texts, batch.repeats) == (80, 98) and (rollouts.texts, rollouts.repeats) == (60, 198)
+    assert remax.texts == 50 and remax.work.read == pytest.approx((20 * 122 + 10 * (34 + 122 + 122)) * 198)
+    base = job(made, "grace")
+    assert (
+        rollouts.parts["update"] == pytest.approx(2 * base.parts["update"])
+        and remax.parts["update"] == base.parts["update"]
+    )
+    assert {one.run for one in made.trainings if "." in one.run} == {batch.run, rollouts.run, remax.run}
+    assert rule(made, "train").jobs == 8 + 3
+
+
 def test_several_updates_of_a_generation_need_the_old_log_probabilities():
     one, two = (plan(spec("hand", grace={**HAND["grace"], "updates_per_generation": n}), KEPT) for n in (1, 2))
     one, two = job(one, "grace"), job(two, "grace")
     assert two.parts == {**one.parts, "old log-probabilities": pytest.approx(15_304_960 / 5e11)}
     assert (two.repeats, two.updates) == (198, 396)
-    few = job(plan(spec("hand", grace={**HAND["grace"], "updates_per_generation": 2, "max_steps": 10}), KEPT), "grace")
+    short = spec("hand", grace={**HAND["grace"], "updates_per_generation": 2, "max_steps": 10}, ablations=NONE)
+    few = job(plan(short, KEPT), "grace")
     assert (few.repeats, few.updates) == (5, 10)
 
 
@@ -93,14 +111,33 @@ def test_evaluation_by_hand():
     assert reasons.seconds == pytest.approx(written)
 
 
+def test_rationales_that_are_there_are_pooled_in_one_pass():
+    made = plan(spec("hand", wanted=True), KEPT)
+    first, second = 22 + 154.67 / 5, 22 + 158.46 / 5
+    whole = made.evaluations["small", "grace", "sts"]
+    for run, rationale in (
+        ("grace.pooling-max", 50),
+        ("grace.max_new_tokens-30", 30),
+        ("reasoning.max_new_tokens-30", 30),
+    ):
+        lengths = ((92, first + rationale), (97, second + rationale))
+        work = made.evaluations["small", run, "sts"]
+        assert work.seconds == pytest.approx(sum(n * (2 * 616 * at + 16 * at**2) for n, at in lengths) / 5e11)
+        assert (work.read, work.written) == (whole.read, 0)
+    larger = made.evaluations["small", "grace.max_new_tokens-90", "sts"]  # 50 tokens too, in more steps of each batch
+    assert larger.written == whole.written
+    assert larger.seconds - whole.seconds == pytest.approx(4 * 30 * 2832 / 5e8)
+    assert made.evaluations["small", "grace.step-100", "sts"] == whole
+
+
 def test_general_by_hand():
     made = plan(spec("hand"), KEPT)
-    # humaneval: 164 problems of 200 tokens, answers of 250, in 6 batches of 32; 8 models
+    # humaneval: 164 problems of 200 tokens, answers of 250, in 6 batches of 32; 9 models
     prefill = (164 * (2 * 616 * 200 + 16 * 200**2) + 1600 * 164) / 5e11
     decode = (6 * 250 * 2832 + 164 * 250 * 325 * 16) / 5e8
-    assert rule(made, "general").gpu_hours == pytest.approx(8 * (prefill + decode) / 3600)
+    assert rule(made, "general").gpu_hours == pytest.approx(9 * (prefill + decode) / 3600)
     few = plan(spec("hand", general={"limit": 32, "tasks": ["humaneval"], "rationales": 0}), KEPT)
-    assert rule(few, "general").work.written == 8 * 32 * 250
+    assert rule(few, "general").work.written == 9 * 32 * 250
 
 
 def test_disk_by_hand():
@@ -108,10 +145,39 @@ def test_disk_by_hand():
     # Rows of a query, a passage and a negative, and 80 bytes around them; texts of 106 characters
     assert disk["raw text"] == disk["pairs"] == 1000 * (60 + 2 * 500 + 80) + 1000 * (106 + 80)
     assert disk["rows"] == 990 * 1140 + 990 * 186 and disk["triples"] == 990 * 1140
-    assert disk["backbones"] == 2 * 1416 and disk["models"] == 7 * 4 * 1416
-    # Nine runs of 189 vectors of 8 halves; six of them with rationales of 50 tokens
-    assert disk["store"] == 9 * 189 * 16 + 6 * 189 * 200
+    # Eight trainings, and of one a checkpoint before its end
+    assert disk["backbones"] == 2 * 1416 and disk["models"] == 8 * 4 * 1416 and disk["kept checkpoints"] == 4 * 1416
+    # Ten runs of 189 vectors of 8 halves; seven of them with rationales of 50 tokens
+    assert disk["store"] == 10 * 189 * 16 + 7 * 189 * 200
     assert plan(spec("hand"), KEPT).checkpoints == 2 * 12 * 1416
+
+
+def test_pairs_for_the_geometry_are_encoded_with_the_first_group():
+    at = {**HAND["evaluation"], "groups": {"a": ["SICK-R"], "sts": ["BIOSSES"]}, "pairs": 4}
+    with_pairs, without = (plan(spec("hand", evaluation={**at, "pairs": n}), KEPT) for n in (4, 0))
+    # 4 queries of 34 tokens and 4 passages of 122
+    more = {key: work.read - without.evaluations[key].read for key, work in with_pairs.evaluations.items()}
+    assert more["small", "cl", "sts"] == more["small", "grace", "sts"] == pytest.approx(4 * (34 + 122))
+    assert more["small", "grace", "a"] == 0
+    assert with_pairs.disk["store"] - without.disk["store"] == 10 * 8 * 16 + 7 * 8 * 200
+    few = plan(spec("hand", evaluation={**at, "pairs": 50}), KEPT)  # 10 are held out
+    assert few.disk["store"] - without.disk["store"] == 10 * 20 * 16 + 7 * 20 * 200
+
+
+def test_latency_and_cases_by_hand():
+    made = plan(spec("hand", wanted=True), KEPT)
+    # 3 texts, twice: directly, and by backbone and grace with 20 and with 50 of 60 tokens, a step of 2,832 bytes each
+    prefill = 6 * 5 * (2 * 616 * 122 + 16 * 122**2) / 5e11
+    decode = 2 * 6 * (20 * (2832 + 132 * 16) + 50 * (2832 + 147 * 16)) / 5e8
+    one = rule(made, "latency")
+    assert (one.jobs, one.work.written) == (1, 6 * 2 * 70) and one.work.read == 6 * 5 * 122
+    assert one.work.seconds == pytest.approx(prefill + decode)
+    # The backbone, two checkpoints, grace, grace-rollout and grace-random; 2 documents and a query, a batch each
+    each = (2 * (2 * 616 * 122 + 16 * 122**2) + 2 * 616 * 34 + 16 * 34**2 + 3 * 1600) / 5e11
+    each += (2 * 60 * 2832 + (100 * 147 + 50 * 59) * 16) / 5e8
+    assert rule(made, "cases").jobs == 1 and rule(made, "cases").work.seconds == pytest.approx(6 * each)
+    assert rule(plan(spec("hand"), KEPT), "cases") == rule(made, "cases")
+    assert "latency" not in {one.name for one in plan(spec("hand"), KEPT).rules}
 
 
 def test_totals_add_up_over_seeds():
@@ -119,7 +185,8 @@ def test_totals_add_up_over_seeds():
     assert one.gpu_hours == pytest.approx(sum(r.work.seconds for r in one.rules) / 3600)
     # base is one model that samples nothing: its texts are in the store after the first seed
     base = one.evaluations["small", "base", "sts"].seconds / 3600
-    assert three.gpu_hours == pytest.approx(3 * one.gpu_hours - 2 * base)
+    cases = rule(one, "cases").gpu_hours  # of the first seed
+    assert three.gpu_hours == pytest.approx(3 * one.gpu_hours - 2 * base - 2 * cases)
     assert three.disk["models"] == 3 * one.disk["models"] and three.disk["raw text"] == one.disk["raw text"]
 
 
@@ -131,3 +198,10 @@ def test_wall_time_is_never_shorter_than_a_training_and_its_evaluation():
     assert made.chain == pytest.approx(longest)
     crowd = plan(spec("hand", hardware={**HARDWARE, "gpus": 1000}), KEPT)
     assert crowd.wall_hours == pytest.approx(longest / 3600) and crowd.gpu_hours == made.gpu_hours
+
+
+def test_pooling_anew_waits_for_the_rationales():
+    longer = {"pooling": {"runs": ["grace"], "points": {"max": {"pooling": {"method": "max"}}}}}
+    made = plan(spec("hand", wanted=True, ablations=NONE | longer), KEPT)
+    waits = (made.evaluations["small", run, "sts"].seconds for run in ("grace", "grace.pooling-max"))
+    assert made.chain == pytest.approx(job(made, "grace").wall + sum(waits))

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections import Counter
@@ -34,13 +35,30 @@ def test_better_hardware_is_not_slower(faster, values):
 
 
 @pytest.mark.workflow
-@pytest.mark.parametrize("study", ["paper", "single-gpu", "demo"])
-def test_jobs_are_those_of_snakemake(study, tmp_path):
-    done = snakemake(tmp_path, "-n", "--config", f"study={study}")
+@pytest.mark.parametrize("wanted", [False, True])
+@pytest.mark.parametrize(("study", "backbones"), [("paper", ["qwen2.5-3b", "qwen3-4b"]), ("demo", ["tiny"])])
+def test_jobs_are_those_of_snakemake(study, backbones, wanted, tmp_path):
+    made = plan(spec(study, wanted, backbones=backbones))
+    found = planned(tmp_path, f"study={study}", f"ablations={wanted}", f"backbones=[{','.join(backbones)}]")
+    assert found == {rule.name: rule.jobs for rule in made.rules}
+
+
+@pytest.mark.workflow
+def test_the_page_says_how_to_drop_an_ablation(tmp_path):
+    text = plan_page.render(plan(spec("demo", wanted=True)), [])
+    command = next(line for line in text.split("\n") if "null" in line)
+    assert command.split()[:4] == ["snakemake", "--cores", "1", "plan"]
+    found = planned(tmp_path, *shlex.split(command)[5:])
+    # 18 trainings of nine points; that of 0 and 1, for example, is in no other ablation
+    assert found["train"] == rule(plan(spec("demo", wanted=True)), "train").jobs - 18
+
+
+def planned(directory, *config):
+    done = snakemake(directory, "-n", "--config", *config)
     assert done.returncode == 0, done.stderr[-2000:]
-    planned = Counter(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE))
-    del planned["all"], planned["plan"]
-    assert {rule.name: rule.jobs for rule in plan(spec(study)).rules} == planned
+    found = Counter(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE))
+    del found["all"], found["plan"]
+    return found
 
 
 def test_texts_of_the_tasks_are_those_of_the_benchmark():
@@ -60,10 +78,11 @@ def test_texts_of_the_tasks_are_those_of_the_benchmark():
 
 
 def test_fevers_documents_are_encoded_once():
-    both = plan(spec("hand", evaluation={**HAND["evaluation"], "groups": {"a": ["FEVER"], "b": ["ClimateFEVER"]}}))
+    at = {**HAND["evaluation"], "subset": []}
+    both = plan(spec("hand", evaluation={**at, "groups": {"a": ["FEVER"], "b": ["ClimateFEVER"]}}))
     work = [both.evaluations["small", "base", group].read for group in "ab"]
     assert work[1] < work[0] / 1000  # its 1,535 queries
-    alone = plan(spec("hand", evaluation={**HAND["evaluation"], "groups": {"b": ["ClimateFEVER"]}}))
+    alone = plan(spec("hand", evaluation={**at, "groups": {"b": ["ClimateFEVER"]}}))
     assert alone.evaluations["small", "base", "b"].read == pytest.approx(work[0], rel=0.01)
 
 
@@ -86,10 +105,10 @@ def test_the_paper_on_its_node():
     fits = [line for line in text.split("\n") if line.startswith("|") and line.rstrip(" |").endswith(("yes", "NO"))]
     assert all(line.rstrip(" |").endswith("yes") for line in fits if "| grace" in line)
     small = plan_page.render(plan(spec(hardware={"memory_gb": 40, "gpus": 1})), [])
-    assert "- grace: with its longest texts does not fit the 40 GB of a GPU (" in small
+    assert "grace-unsup-random: the longest texts do not fit the 40 GB of a GPU (" in small
     assert "- train: a job takes 4 GPUs, hardware.gpus names 1." in small
     tight = plan_page.render(plan(spec(grace={"vllm_memory": 0.05})), [])
-    assert "- grace on qwen3-4b: vLLM's share does not hold the weights" in tight
+    assert re.search(r"- grace, .* on qwen3-4b: vLLM's share does not hold the weights", tight)
     for key in Hardware.model_fields:
         assert f"hardware.{key}" in text
 
@@ -100,7 +119,7 @@ def test_demo_has_no_gpu(tmp_path, capsys):
     main(["--spec", spec("demo").model_dump_json(), "--out", str(tmp_path / "plan.md")])
     text = (tmp_path / "plan.md").read_text()
     assert "docs/measurements.md" in text and "DocstringRetrieval" in text and "nan" not in text
-    assert re.fullmatch(r"study demo: 36 jobs, no GPU, .* tokens written, .*\n", capsys.readouterr().out)
+    assert re.fullmatch(r"study demo: 47 jobs, no GPU, .* tokens written, .*\n", capsys.readouterr().out)
 
 
 def test_command(tmp_path):
@@ -111,7 +130,7 @@ def test_command(tmp_path):
     command = [sys.executable, "-c", code, "--spec", spec().model_dump_json(), "--threads", "1"]
     done = subprocess.run([*command, "--out", str(root / "plan.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"study paper: 5\d\d jobs, [\d,]+ GPU-hours", done.stdout) and done.stdout.count("\n") == 1
+    assert re.match(r"study paper: 9\d\d jobs, [\d,]+ GPU-hours", done.stdout) and done.stdout.count("\n") == 1
     found = json.loads((root / "plan.json").read_text())
     # 6,336 rows, 64 at a time, twice
     assert {t["repeats"] for t in found["trainings"] if t["run"] == "grace"} == {198}
