@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+WIDE = 60  # a longer cell does not widen its column
 
-def grid(head: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table with aligned columns; those of numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+
+def grid(head: list[str], rows: list[list[str]], left: int | None = None) -> list[str]:
+    """A Markdown table with aligned columns; those of numbers to the right, or all but the first `left`."""
+    widths = [
+        max((len(cell) for cell in column if len(cell) <= WIDE), default=3) for column in zip(head, *rows, strict=True)
+    ]
     right = [all(row[i][:1].isdigit() or not row[i] for row in rows) for i in range(len(head))]
+    if left is not None:
+        right = [i >= left for i in range(len(head))]
 
     def text(cells: list[str]) -> str:
         padded = [

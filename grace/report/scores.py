@@ -2,49 +2,25 @@
 
 Every cell of a table is a weighted mean of task scores. Runs are resampled together, item by item
 within each task; over seeds the mean is taken after resampling, so seeds share their items too.
+What is wrong with a file is no error here: it is a problem of the models that read it (`Models.problems`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from grace import manifest, specs
-from grace.report import bootstrap
-from grace.section import UserError
+from grace import specs
+from grace.report import bootstrap, results
+from grace.report.models import Models, Score, Seed
+from grace.report.results import WELL_FORMED, Entry, Problem
 
+__all__ = ["WELL_FORMED", "Estimate", "Models", "Problem", "Score", "Seed", "difference", "estimate", "load", "tokens"]
 log = logging.getLogger(__name__)
-WELL_FORMED = "well_formed"  # the well-formed rate of rationales, beside the general tasks
-
-
-class Score(NamedTuple):
-    """A task's score of one seed: 0 to 1 (or a perplexity), its resamples [R] if it has items, its file."""
-
-    point: float
-    samples: np.ndarray | None
-    source: str
-
-
-@dataclass
-class Seed:
-    """The results of one trained model. `texts`: per result file, name of a figure -> (value, texts behind it)."""
-
-    seed: int
-    scores: dict[str, Score] = field(default_factory=dict)
-    categories: dict[str, str] = field(default_factory=dict)
-    texts: dict[str, dict[str, tuple[float, int]]] = field(default_factory=dict)
-    missing: list[str] = field(default_factory=list)  # result files that are not there
-
-    def figure(self, name: str) -> tuple[float, list[str]] | None:
-        """Mean over the files' texts of `random_pair_cosine` or `mean_tokens`, and the files."""
-        found = {path: group[name] for path, group in self.texts.items() if name in group}
-        total = sum(count for _, count in found.values())
-        return (sum(value * count for value, count in found.values()) / total, list(found)) if total else None
 
 
 @dataclass
@@ -56,13 +32,22 @@ class Estimate:
     seeds: int
     deviation: float | None
     sources: list[str]
+    problems: list[Problem] = field(default_factory=list)  # of all seeds, also those that it leaves out
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        return None if self.samples is None else bootstrap.interval(self.samples)
+        return _interval(self.samples)
 
 
-Models = dict[tuple[str, str], list[Seed]]
+@dataclass
+class _Read:
+    """A result file that can be used, and the model that it is of."""
+
+    path: str
+    seed: Seed
+    package: str
+    version: str | None
+    revision: str | None
 
 
 def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
@@ -70,85 +55,127 @@ def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
 
     Returns:
         (backbone, run) -> its seeds. A result file that does not exist leaves its tasks out of `scores` and
-        stands in `missing`.
-
-    Raises:
-        UserError: naming a file that is cut off, has no manifest or lacks a field, or two files of one model that
-            were made with different weights or settings, or whose items differ in number.
+        stands in `missing`; all else that is wrong stands in `problems`, and what cannot be trusted to be one
+        number (not a number, or there twice) is left out of `scores`.
     """
-    models: Models = {}
-    raw: dict[str, list[tuple[Seed, dict[str, Any], str]]] = {}
+    models, files = Models(), list[_Read]()
+    raw: dict[str, list[tuple[Seed, Entry, str]]] = {}
     for cell in cells:
         one = Seed(cell.seed)
         models.setdefault((cell.backbone, cell.run), []).append(one)
-        made: dict[str | None, str] = {}  # hash of weights and settings -> the first file with it
-        for path in cell.results:
-            if not Path(path).exists():
-                one.missing.append(path)
-                continue
-            result = manifest.read_result(path)
-            made.setdefault(result["manifest"].get("revision"), path)
-            if len(made) > 1:
-                raise UserError(
-                    f"{path}: made with other weights or settings than {next(iter(made.values()))}; delete the older "
-                    "of the two and run snakemake again."
-                )
-            for name, entry in _entries(one, path, result):
-                raw.setdefault(name, []).append((one, entry, path))
-    for name, entries in raw.items():
-        log.info("resampling %s of %d models", name, len(entries))
-        for (one, entry, path), samples in zip(entries, _resampled(name, entries, resamples, seed), strict=True):
-            one.scores[name] = Score(float(entry["score"]), samples, path)
+        found: dict[str, list[tuple[Entry, str]]] = {}
+        read = [_read(one, path, found) for path in dict.fromkeys(cell.results)]
+        _mark_weights([file for file in read if file])
+        files += [file for file in read if file]
+        for name, entries in found.items():
+            unusable = [problem.path for problem in one.problems if (problem.kind, problem.task) == ("score", name)]
+            paths = list(dict.fromkeys([path for _, path in entries] + unusable))
+            if len(paths) > 1:
+                one.problems.append(Problem(paths[-1], name, "duplicated", _twice(name, paths)))
+            elif not any(problem.kind == "duplicated" and problem.task == name for problem in one.problems):
+                raw.setdefault(name, []).append((one, *entries[0]))
+    _mark_versions(files)
+    for name, taken in raw.items():
+        log.info("resampling %s of %d models", name, len(taken))
+        for (one, entry, path), samples in zip(taken, _resampled(name, taken, resamples, seed), strict=True):
+            one.scores[name] = Score(entry.score, samples, path)
     return models
 
 
-def _entries(one: Seed, path: str, result: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The tasks of a result file as name -> {score, items}; fills in categories and text figures."""
+def _read(one: Seed, path: str, found: dict[str, list[tuple[Entry, str]]]) -> _Read | None:
+    """Adds a file's tasks to `found` and its other content to its model."""
     try:
-        said = result["rationale"]
-        if "geometry" in result:
-            cosine, texts = result["geometry"]["random_pair_cosine"], result["geometry"]["texts"]
-            group = {} if cosine is None else {"random_pair_cosine": (float(cosine), int(texts))}
-            if said:
-                group["mean_tokens"] = (float(said["mean_tokens"]), int(said["texts"]))
-            one.texts[path] = group
-        elif said:
-            yield WELL_FORMED, {"score": said["well_formed_share"], "items": said["items"]}
-        for name, entry in result["tasks"].items():
-            score = entry["main_score"] if "category" in entry else entry["score"]
-            if "category" in entry:
-                one.categories[name] = entry["category"]
-            if score is not None:  # a metric that is undefined, as a correlation without spread
-                yield name, {"score": score, "items": entry["items"]}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not a whole result (field {error}); delete it and run snakemake again.") from None
+        result, problems = results.read(path)
+    except FileNotFoundError:
+        one.missing.append(path)
+        return None
+    one.problems += problems
+    if result is None:
+        return None
+    entries, problems = results.entries(path, result)
+    one.problems += problems
+    for entry in entries:
+        found.setdefault(entry.name, []).append((entry, path))
+        if entry.category:
+            one.categories[entry.name] = entry.category
+    one.files.append(path)
+    one.limited |= results.limited(result)
+    if said := results.tokens(result):
+        one.tokens[path] = said
+    revision = result["manifest"].get("revision")
+    return _Read(path, one, *results.scorer(result), revision if isinstance(revision, str) else None)
 
 
-def _resampled(
-    name: str, entries: list[tuple[Seed, dict[str, Any], str]], resamples: int, seed: int
-) -> list[np.ndarray | None]:
-    """Per entry of one task its resampled scores [R]; None for one without items."""
-    out: list[np.ndarray | None] = [None] * len(entries)
-    known = [i for i, (_, entry, _) in enumerate(entries) if entry["items"]]
-    if not known:
-        return out
-    sizes = {i: [len(part["values"]) for part in entries[i][1]["items"]["parts"]] for i in known}
-    for i in known:
-        if sizes[i] != sizes[known[0]]:
-            raise UserError(
-                f"{entries[i][2]}: task {name!r} has other items than in {entries[known[0]][2]}; "
-                "delete the older of the two and run snakemake again."
+def _twice(name: str, paths: list[str]) -> str:
+    return (
+        f"{name} stands in {' and in '.join(paths)}, and none of them is shown: delete the file that does not belong "
+        "there, or list the task in one group only, and run snakemake again."
+    )
+
+
+def _mark_weights(files: list[_Read]) -> None:
+    """Files of one model that were made with other weights or settings than most; all where there is no most."""
+    counts = Counter(file.revision for file in files).most_common(2)
+    if len(counts) < 2:
+        return
+    usual = counts[0][0] if counts[0][1] > counts[1][1] else object()
+    for file in files:
+        if file.revision != usual:
+            others = next(other.path for other in files if other.revision != file.revision)
+            text = (
+                f"{file.path} was made with other weights or settings than {others} of the same model: delete the "
+                "older of the two and run snakemake again."
             )
-    parts = sizes[known[0]]
-    for i in known:
+            file.seed.problems.append(Problem(file.path, None, "weights", text))
+
+
+def _mark_versions(files: list[_Read]) -> None:
+    """Files that another version of the scoring library made than most, or the older one where they are even."""
+    for package in {file.package for file in files}:
+        made = [file for file in files if file.package == package and file.version]
+        counts = Counter(str(file.version) for file in made)
+        if len(counts) < 2:
+            continue
+        usual = max(counts, key=lambda version: (counts[version], _order(version)))
+        for file in made:
+            if file.version != usual:
+                text = (
+                    f"{file.path} was scored with {package} {file.version}, most of this table with {usual}, so a "
+                    f"difference may be one between versions: {results.AGAIN}."
+                )
+                file.seed.problems.append(Problem(file.path, None, "version", text))
+
+
+def _order(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".") if part.isdigit())
+
+
+def _resampled(name: str, entries: list[tuple[Seed, Entry, str]], resamples: int, seed: int) -> list[np.ndarray | None]:
+    """Per entry of one task its resampled scores [R]; None for one without items, or with others than most."""
+    out: list[np.ndarray | None] = [None] * len(entries)
+    items = {i: entry.items for i, (_, entry, _) in enumerate(entries) if entry.items}
+    if not items:
+        return out
+    sizes = {i: tuple(len(part["values"]) for part in kept["parts"]) for i, kept in items.items()}
+    parts = Counter(sizes.values()).most_common(1)[0][0]
+    like = next(entries[i][2] for i in items if sizes[i] == parts)
+    for i in [i for i in items if sizes[i] != parts]:
+        one, _, path = entries[i]
+        text = (
+            f"{path}: {name} has {sum(sizes[i])} items and {like} has {sum(parts)}, so they cannot be paired and there "
+            "is no interval: delete the older of the two and run snakemake again."
+        )
+        one.problems.append(Problem(path, name, "items", text))
+        del items[i]
+    for i in items:
         out[i] = np.zeros(resamples)
     for number, size in enumerate(parts):
         start = 0
-        prepared = {i: _prepare(entries[i][1]["items"]["parts"][number]) for i in known}
+        prepared = {i: _prepare(kept["parts"][number]) for i, kept in items.items()}
         for drawn in bootstrap.counts(size, resamples, seed, f"{name}/{number}"):
-            for i in known:
+            for i, kept in items.items():
                 values, gold = prepared[i]
-                score = bootstrap.statistic(entries[i][1]["items"]["statistic"], values, gold, drawn)
+                score = bootstrap.statistic(kept["statistic"], values, gold, drawn)
                 out[i][start : start + len(drawn)] += score / len(parts)  # type: ignore[index]
             start += len(drawn)
     return out
@@ -173,19 +200,35 @@ def estimate(seeds: list[Seed], weights: dict[str, float], scale: float = 100.0)
     def mixed(one: Seed, pick: Any) -> Any:
         return scale * sum(weight * pick(one.scores[name]) for name, weight in weights.items()) / total
 
-    points = [mixed(one, lambda score: score.point) for one in whole]
     sampled = all(one.scores[name].samples is not None for one in whole for name in weights)
-    samples = np.mean([mixed(one, lambda score: score.samples) for one in whole], axis=0) if sampled else None
-    return Estimate(
-        point=float(np.mean(points)),
-        samples=samples,
-        seeds=len(whole),
-        deviation=float(np.std(points, ddof=1)) if len(points) > 1 else None,
-        sources=list(dict.fromkeys(one.scores[name].source for one in whole for name in weights)),
+    return _over_seeds(
+        [mixed(one, lambda score: score.point) for one in whole],
+        np.mean([mixed(one, lambda score: score.samples) for one in whole], axis=0) if sampled else None,
+        list(dict.fromkeys(one.scores[name].source for one in whole for name in weights)),
+        [problem for one in seeds for problem in one.problems_of(weights)],
     )
+
+
+def tokens(seeds: list[Seed]) -> Estimate | None:
+    """Mean length of the rationales in tokens, over the seeds whose files are all there."""
+    found = [figure for one in seeds if (figure := one.figure("mean_tokens")) is not None]
+    problems = [problem for one in seeds for problem in one.problems if problem.task is None]
+    sources = [path for _, paths in found for path in paths]
+    return _over_seeds([mean for mean, _ in found], None, sources, problems) if found else None
+
+
+def _over_seeds(
+    points: list[float], samples: np.ndarray | None, sources: list[str], problems: list[Problem]
+) -> Estimate:
+    deviation = float(np.std(points, ddof=1)) if len(points) > 1 else None
+    return Estimate(float(np.mean(points)), samples, len(points), deviation, sources, problems)
 
 
 def difference(ours: Estimate, other: Estimate) -> tuple[float, tuple[float, float] | None]:
     """ours - other, with the interval of the paired resamples."""
     paired = None if ours.samples is None or other.samples is None else ours.samples - other.samples
-    return ours.point - other.point, None if paired is None else bootstrap.interval(paired)
+    return ours.point - other.point, _interval(paired)
+
+
+def _interval(samples: np.ndarray | None) -> tuple[float, float] | None:
+    return None if samples is None or not np.isfinite(samples).any() else bootstrap.interval(samples)

@@ -1,145 +1,67 @@
-"""From result files to cells: arithmetic, pairing, what is missing, what is broken."""
+"""The stage that makes a table: arithmetic, pairing, the paper's numbers, what is missing, and the written files."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from grace import specs
 from grace import tasks as names
 from grace.config import Table
 from grace.paper import numbers
-from grace.report import scores, tables
-from grace.section import UserError
-from tests.test_config import CONFIG
-
-SIZE = 200
-DEMO = {name: category for category, name in names.DEMO.items()}
-
-
-def mean_items(values) -> dict:
-    return {"statistic": "mean", "parts": [{"values": [float(v) for v in values]}]}
-
-
-def result(tasks: dict[str, str], rng, shift: float, rationale: bool = True) -> dict:
-    """A result file of the stage `evaluate` whose tasks are all means of items."""
-    found = {}
-    for name, category in tasks.items():
-        values = np.clip(
-            np.random.default_rng(len(name)).random(SIZE) * 0.5 + shift + 0.02 * rng.normal(size=SIZE), 0, 1
-        )
-        found[name] = {
-            "category": category,
-            "main_score": float(values.mean()),
-            "metric": "x",
-            "items": mean_items(values),
-        }
-    return {
-        "manifest": {"stage": "evaluate"},
-        "tasks": found,
-        "geometry": {"random_pair_cosine": 0.25 + shift, "pairs": 2000, "texts": 100},
-        "rationale": {"mean_tokens": 30.0, "texts": 100} if rationale else None,
-    }
-
-
-def general(rng) -> dict:
-    values, tokens = -rng.random(SIZE) * 100, [20] * SIZE
-    choice = rng.random(SIZE) < 0.4
-    perplexity = {"statistic": "perplexity", "parts": [{"values": values.tolist(), "gold": tokens}]}
-    score = float(np.exp(-values.sum() / (20 * SIZE)))
-    return {
-        "manifest": {"stage": "general"},
-        "tasks": {
-            "docstring_perplexity": {"score": score, "metric": "token_perplexity", "items": perplexity},
-            "docstring_choice": {"score": float(choice.mean()), "metric": "acc", "items": mean_items(choice)},
-        },
-        "rationale": {"well_formed_share": 0.9, "items": mean_items([1] * 9 + [0]), "mean_tokens": 30, "texts": 10},
-    }
-
-
-RUNS = {"base": 0.1, "reasoning": 0.2, "cl": 0.4, "grace": 0.2, "my-ablation": 0.3}
-
-
-class Files(NamedTuple):
-    """The results of one model: of `evaluate` and of `general`."""
-
-    run: str
-    seed: int
-    mteb: Path
-    general: Path
+from grace.report import bootstrap, cells
+from grace.report.table_columns import AVG_PAPER, AVG_TASKS
+from tests.report import made
+from tests.report.made import SIZE, Files, cells_of, spec_of
 
 
 @pytest.fixture
 def study(tmp_path) -> list[Files]:
-    """Five runs x two seeds on the tiny backbone, written as the stages write them."""
-    found = []
-    for run, shift in RUNS.items():
-        for seed in (0, 1):
-            rng = np.random.default_rng([seed, len(run)])
-            mteb, other = tmp_path / f"{run}-{seed}.json", tmp_path / f"{run}-{seed}-general.json"
-            mteb.write_text(json.dumps(result(DEMO, rng, shift + 0.01 * seed, rationale=run != "base")))
-            other.write_text(json.dumps(general(rng)))
-            found.append(Files(run, seed, mteb, other))
-    return found
-
-
-def entry(name: str, *more: str) -> Table:
-    """The configuration's entry, with more runs that the paper does not have."""
-    table = Table(**CONFIG["defaults"]["tables"][name])
-    return table.model_copy(update={"rows": {**table.rows, **dict.fromkeys(more)}})
-
-
-def spec_of(files: list[Files], name: str = "table1", backbone: str = "tiny", tasks=tuple(DEMO)) -> specs.TablesSpec:
-    kind = entry(name).kind
-    cells = [
-        specs.Cell(backbone=backbone, run=one.run, seed=one.seed, results=[str(getattr(one, kind))]) for one in files
-    ]
-    table = entry(name, "my-ablation") if name == "table1" and backbone == "tiny" else entry(name)
-    return specs.TablesSpec(study="demo", bootstrap=200, name=name, table=table, tasks=list(tasks), cells=cells)
-
-
-def cells_of(files: list[Files], name: str = "table1", **settings) -> dict:
-    spec = spec_of(files, name, **settings)
-    built = tables.build(name, spec.table, scores.load(spec.cells, spec.bootstrap), spec.tasks)
-    return {(cell["backbone"], cell["run"], cell["column"]): cell for cell in built}
-
-
-def write(spec: specs.TablesSpec, folder: Path) -> None:
-    paths = [f"--{form}={folder / f'{spec.name}.{form}'}" for form in ("csv", "md", "html")]
-    tables.main(["--spec", spec.model_dump_json(), *paths, f"--record={folder / f'{spec.name}.json'}"])
+    return made.study(tmp_path)
 
 
 def raw(files: list[Files], run: str, seed: int) -> dict:
     return json.loads(next(one.mteb for one in files if (one.run, one.seed) == (run, seed)).read_text())
 
 
+def full(folder, level: dict[str, float], subset: bool = False) -> Files:
+    """A model with one known score for each category's tasks, over all 56 or the 16."""
+    table = names.SUBSET if subset else names.MTEB
+    tasks = {name: category for category, members in table.items() for name in members.split()}
+    content = made.result(tasks, np.random.default_rng(0), 0.2)
+    for entry in content["tasks"].values():
+        score = level[entry["category"]]
+        entry |= {"main_score": score, "items": made.mean_items([score] * 5)}
+    path = made.write(folder / "full.json", content)
+    return Files("grace", 0, path, path)
+
+
+LEVEL = {category: 0.1 * (i + 1) for i, category in enumerate(names.CATEGORIES)}
+
+
 def test_a_cell_is_the_mean_over_seeds_in_percent(study):
-    cell = cells_of(study)["tiny", "cl", "Retrieval"]
+    cell = cells_of(spec_of(study))["tiny", "cl", "Retrieval"]
     points = [100 * raw(study, "cl", seed)["tasks"]["DocstringRetrieval"]["main_score"] for seed in (0, 1)]
     assert cell["ours"] == pytest.approx(np.mean(points), abs=1e-3)
     assert cell["seed_sd"] == pytest.approx(np.std(points, ddof=1), abs=1e-3)
     assert cell["seeds"] == 2 and cell["source"].count(";") == 1
     assert cell["low"] < cell["ours"] < cell["high"]
-    assert cell["paper"] is None and cell["difference"] is None
+    assert cell["paper"] is None and cell["difference"] is None and cell["note"] is None
 
 
 def test_the_average_is_over_tasks_and_needs_all_of_them(study):
-    cells = cells_of(study)
-    six = [cells["tiny", "cl", category]["ours"] for category in names.DEMO]
-    assert cells["tiny", "cl", tables.AVG_TASKS]["ours"] == pytest.approx(np.mean(six), abs=1e-3)
-    assert cells["tiny", "cl", tables.AVG_PAPER]["ours"] is None  # no Summarization in the demo
-    assert cells["tiny", "cl", "Summarization"]["ours"] is None
+    found = cells_of(spec_of(study))
+    six = [found["tiny", "cl", category]["ours"] for category in names.DEMO]
+    assert found["tiny", "cl", AVG_TASKS]["ours"] == pytest.approx(np.mean(six), abs=1e-3)
+    assert found["tiny", "cl", AVG_PAPER]["ours"] is None  # no Summarization in the demo
+    assert found["tiny", "cl", "Summarization"]["ours"] is None
+    assert "does not have the tasks" in found["tiny", "cl", "Summarization"]["note"]
 
 
 def test_intervals_are_those_of_a_slow_loop_over_items_and_seeds(study):
     """Resamples items with plain indices, jointly for both runs and both seeds."""
-    from grace.report import bootstrap
-
     drawn = np.concatenate(list(bootstrap.counts(SIZE, 200, 0, "DocstringSTS/0"))).astype(int)
     values = {
         run: [raw(study, run, seed)["tasks"]["DocstringSTS"]["items"]["parts"][0]["values"] for seed in (0, 1)]
@@ -151,145 +73,177 @@ def test_intervals_are_those_of_a_slow_loop_over_items_and_seeds(study):
         mean = {run: sum(sum(one[i] for i in index) / SIZE for one in seeds) / 2 * 100 for run, seeds in values.items()}
         ours.append(mean["cl"])
         gap.append(mean["cl"] - mean["reasoning"])
-    cell = cells_of(study)["tiny", "cl", "STS"]
+    cell = cells_of(spec_of(study))["tiny", "cl", "STS"]
     assert (cell["low"], cell["high"]) == pytest.approx(tuple(np.percentile(ours, [2.5, 97.5])), abs=1e-3)
     assert (cell["delta_low"], cell["delta_high"]) == pytest.approx(tuple(np.percentile(gap, [2.5, 97.5])), abs=1e-3)
     assert cell["delta_high"] - cell["delta_low"] < (cell["high"] - cell["low"]) / 3  # pairing narrows it
 
 
-def test_runs_come_in_the_tables_order_and_a_paper_row_without_run_stays(study):
-    runs = list(dict.fromkeys(run for backbone, run, _ in cells_of(study) if backbone == "tiny"))
-    assert runs == ["base", "reasoning", "cl", "grace", "my-ablation"]
-    second = cells_of(study, "table2")
-    assert second["tiny", "simcse", "Retrieval"]["ours"] is None
+def test_every_row_of_the_table_stays_also_without_result(study):
+    found = cells_of(spec_of(study))
+    runs = list(dict.fromkeys(run for backbone, run, _ in found if backbone == "tiny"))
+    assert runs == ["base", "reasoning", "cl", "grace", "grace-rollout", "grace-random", "my-ablation"]
+    control = found["tiny", "grace-random", "Retrieval"]
+    assert (control["ours"], control["note"]) == (None, "Not planned in this study.")
+    assert cells_of(spec_of(study, "table2"))["tiny", "simcse", "Retrieval"]["ours"] is None
 
 
 def test_the_papers_rows_follow_in_the_demo_without_difference(study):
-    cells = cells_of(study, "table2")
-    cell = cells["qwen3-4b", "simcse", "STS"]
+    found = cells_of(spec_of(study, "table2"))
+    cell = found["qwen3-4b", "simcse", "STS"]
     assert (cell["paper"], cell["ours"], cell["difference"], cell["reference"]) == (72.48, None, None, True)
-    assert cells["open", "BERT", tables.AVG_PAPER]["paper"] == 38.33
+    assert found["open", "BERT", AVG_PAPER]["paper"] == 38.33
 
 
-def test_a_paper_backbone_gets_the_printed_value_and_the_difference(study, tmp_path):
+def test_a_paper_backbone_gets_the_printed_value_and_the_difference(tmp_path):
     """All 56 tasks at one known score: both averages and the difference follow by hand."""
-    path = tmp_path / "full.json"
-    mteb = {name: category for name, category in names.CATEGORY.items() if name not in DEMO}
-    content = result(mteb, np.random.default_rng(0), 0.2)
-    level = {category: 0.1 * (i + 1) for i, category in enumerate(names.CATEGORIES)}
-    for entry in content["tasks"].values():
-        entry |= {"main_score": level[entry["category"]], "items": mean_items([level[entry["category"]]] * 5)}
-    path.write_text(json.dumps(content))
-    cells = cells_of([Files("grace", 0, path, path)], backbone="qwen2.5-3b", tasks=())
-    found = {
-        column: cells["qwen2.5-3b", "grace", column] for column in (*names.CATEGORIES, "Avg (tasks)", "Avg (paper)")
-    }
-    assert (found["STS"]["paper"], found["STS"]["difference"]) == (74.65, pytest.approx(60 - 74.65))
+    found = cells_of(spec_of([full(tmp_path, LEVEL)], backbone="qwen2.5-3b", tasks=()))
+    ours = {column: found["qwen2.5-3b", "grace", column] for column in (*names.CATEGORIES, AVG_TASKS, AVG_PAPER)}
+    assert (ours["STS"]["paper"], ours["STS"]["difference"]) == (74.65, pytest.approx(60 - 74.65))
     weights = [15, 4, 11, 3, 12, 10, 1]
     values = [10.0, 20, 30, 40, 50, 60, 70]
-    assert found["Avg (tasks)"]["ours"] == pytest.approx(np.average(values, weights=weights), abs=1e-3)
-    assert found["Avg (paper)"]["ours"] == pytest.approx(np.average(values, weights=[*weights[:6], 10]), abs=1e-3)
-    assert found["Avg (paper)"]["difference"] == pytest.approx(found["Avg (paper)"]["ours"] - 54.74, abs=1e-3)
-    assert cells["qwen2.5-3b", "cl", "STS"]["ours"] is None and cells["qwen2.5-3b", "cl", "STS"]["paper"] == 70.05
-    assert ("qwen2.5-3b", "grace-rollout", "STS") not in cells
+    assert ours[AVG_TASKS]["ours"] == pytest.approx(np.average(values, weights=weights), abs=1e-3)
+    assert ours[AVG_TASKS]["paper"] is None
+    assert ours[AVG_PAPER]["ours"] == pytest.approx(np.average(values, weights=[*weights[:6], 10]), abs=1e-3)
+    assert ours[AVG_PAPER]["difference"] == pytest.approx(ours[AVG_PAPER]["ours"] - 54.74, abs=1e-3)
+    assert found["qwen2.5-3b", "cl", "STS"]["ours"] is None and found["qwen2.5-3b", "cl", "STS"]["paper"] == 70.05
+    assert found["qwen2.5-3b", "grace-rollout", "STS"]["ours"] is None
 
 
-def test_a_part_of_a_category_is_not_compared_with_the_paper(study, tmp_path):
-    path = tmp_path / "subset.json"
-    path.write_text(json.dumps(result({"STS17": "STS"}, np.random.default_rng(0), 0.2)))
-    found = cells_of([Files("grace", 0, path, path)], backbone="qwen2.5-3b", tasks=())["qwen2.5-3b", "grace", "STS"]
+def test_table_4_stands_beside_the_papers_16_tasks(tmp_path):
+    found = cells_of(spec_of([full(tmp_path, LEVEL, subset=True)], "table4", "qwen2.5-3b", tasks=()))
+    ours = {column: cell for (_, run, column), cell in found.items() if run == "grace"}
+    assert AVG_PAPER not in ours
+    mean = np.average([10.0, 20, 30, 40, 50, 60, 70], weights=[3, 2, 3, 1, 3, 3, 1])
+    assert ours[AVG_TASKS]["ours"] == pytest.approx(mean, abs=1e-3)
+    assert (ours[AVG_TASKS]["paper"], ours[AVG_TASKS]["difference"]) == (55.89, pytest.approx(mean - 55.89, abs=1e-3))
+    assert ours["STS"]["difference"] == pytest.approx(60 - 72.53)
+    assert not any(cell["reference"] for cell in found.values())  # its rows stand beside ours already
+    text = made.run(spec_of([full(tmp_path, LEVEL, subset=True)], "table4", "qwen2.5-3b", tasks=()), tmp_path).md
+    assert "does not say which of its two 3B backbones" in text
+
+
+def test_a_part_of_a_category_is_not_compared_with_the_paper(tmp_path):
+    path = made.write(tmp_path / "part.json", made.result({"STS17": "STS"}, np.random.default_rng(0), 0.2))
+    spec = spec_of([Files("grace", 0, path, path)], backbone="qwen2.5-3b", tasks=())
+    found = cells_of(spec)["qwen2.5-3b", "grace", "STS"]
     assert found["ours"] is not None and found["paper"] == 74.65 and found["difference"] is None
 
 
-def test_a_missing_result_is_a_missing_cell(study, tmp_path):
+def test_a_missing_result_is_a_missing_cell(study):
     for one in study:
         if one.run == "grace" or (one.run, one.seed) == ("cl", 1):
             one.mteb.unlink()
-    cells = cells_of(study)
-    assert cells["tiny", "grace", "Retrieval"]["ours"] is None
-    assert cells["tiny", "cl", "Retrieval"]["seeds"] == 1 and cells["tiny", "cl", "Retrieval"]["seed_sd"] is None
-
-
-def test_an_undefined_score_is_a_missing_cell(study):
-    content = raw(study, "cl", 0)
-    content["tasks"]["DocstringSTS"] |= {"main_score": None, "items": None}
-    study[4].mteb.write_text(json.dumps(content))
-    assert cells_of(study)["tiny", "cl", "STS"]["seeds"] == 1
-
-
-@pytest.mark.parametrize(
-    ("damage", "says"),
-    [
-        (lambda text: text[: len(text) // 2], "not whole"),
-        (lambda text: "{}", "no manifest"),
-        (lambda text: '{"manifest": {}}', "not a whole result"),
-        (lambda text: text.replace('"main_score"', '"score"'), "not a whole result"),
-    ],
-)
-def test_a_broken_file_is_named_with_what_to_do(study, tmp_path, damage, says):
-    path = tmp_path / "cl-0.json"
-    path.write_text(damage(path.read_text()))
-    with pytest.raises(UserError, match=f"cl-0.json: .*{says}.*delete it"):
-        scores.load(spec_of(study).cells, 10)
-
-
-def test_results_of_different_task_data_are_refused(study, tmp_path):
-    path = tmp_path / "cl-0.json"
-    content = json.loads(path.read_text())
-    content["tasks"]["DocstringSTS"]["items"]["parts"][0]["values"].pop()
-    path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"DocstringSTS.*other items"):
-        scores.load(spec_of(study).cells, 10)
-
-
-def test_results_of_other_weights_are_refused(study, tmp_path):
-    """Two groups of one model, of which one was made before the model was trained again."""
-    spec = spec_of(study)
-    old = tmp_path / "cl-0-old.json"
-    content = json.loads((tmp_path / "cl-0.json").read_text())
-    content["manifest"]["revision"] = "0ld"
-    content["tasks"] = {}
-    old.write_text(json.dumps(content))
-    spec.cells[4].results.append(str(old))
-    with pytest.raises(UserError, match=r"cl-0-old.json: made with other weights.*cl-0.json"):
-        scores.load(spec.cells, 10)
+    found = cells_of(spec_of(study))
+    assert found["tiny", "grace", "Retrieval"]["ours"] is None
+    assert "grace-0.json" in found["tiny", "grace", "Retrieval"]["note"]
+    half = found["tiny", "cl", "Retrieval"]
+    assert half["seeds"] == 1 and half["seed_sd"] is None and "1 of 2 seeds" in half["note"]
 
 
 def test_general_columns(study):
-    cells = cells_of(study, "table5")
+    found = cells_of(spec_of(study, "table5"))
     one = json.loads(study[0].general.read_text())["tasks"]["docstring_perplexity"]["score"]
-    assert cells["tiny", "base", "Perplexity"]["ours"] == pytest.approx(one, rel=0.3)
-    assert cells["tiny", "base", "Perplexity"]["ours"] < 100  # not in percent
-    assert cells["tiny", "base", "Well-formed"]["ours"] == 90.0
-    assert cells["tiny", "base", "GSM8K"]["ours"] is None and cells["tiny", "base", "Avg"]["ours"] is None
-    assert cells["qwen3-4b", "grace_sup", "FEVER"]["paper"] == 84.02
+    assert found["tiny", "base", "Perplexity"]["ours"] == pytest.approx(one, rel=0.3)
+    assert found["tiny", "base", "Perplexity"]["ours"] < 100  # not in percent
+    assert found["tiny", "base", "Well-formed"]["ours"] == 90.0
+    assert found["tiny", "base", "GSM8K"]["ours"] is None and found["tiny", "base", "Avg"]["ours"] is None
+    assert found["qwen3-4b", "grace_sup", "FEVER"]["paper"] == 84.02
 
 
-def test_the_stage_writes_csv_and_markdown(study, tmp_path):
+@pytest.mark.parametrize(("limit", "compared"), [(None, True), (20, False)])
+def test_general_results_of_some_items_are_not_compared_with_the_paper(tmp_path, limit, compared):
+    content = {"tasks": {"gsm8k": {"score": 0.5, "items": made.mean_items([0, 1])}}, "rationale": None}
+    path = made.write(tmp_path / "g.json", content, "general", settings={"general": {"limit": limit}})
+    spec = spec_of([Files("base", 0, path, path)], "table5", backbone="qwen3-4b")
+    found = cells_of(spec)["qwen3-4b", "base", "GSM8K"]
+    assert found["ours"] == 50.0 and found["paper"] == 75.96
+    assert (found["difference"] is not None) is compared
+
+
+def test_a_table_of_tasks_has_one_row_for_each(study, tmp_path):
+    out = made.run(spec_of(study, "table3"), tmp_path / "t")
+    lines = [line.split("|")[1:-1] for line in out.md.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in lines[0]][:4] == ["category", "task", "base", "reasoning"]
+    assert [(line[0].strip(), line[1].strip()) for line in lines[2:]] == [
+        *((category, name) for category, name in names.DEMO.items()),
+        ("", AVG_TASKS),
+    ]
+    frame = pd.read_csv(out.csv).query("column == 'DocstringSTS' and run == 'cl'").iloc[0]
+    points = [100 * raw(study, "cl", seed)["tasks"]["DocstringSTS"]["main_score"] for seed in (0, 1)]
+    assert frame["ours"] == pytest.approx(np.mean(points), abs=1e-3) and frame["category"] == "STS"
+
+
+def test_a_table_of_ones_own_is_one_entry(study, tmp_path):
+    """Another name and other rows, none of them in the paper."""
+    table = Table(title="Mine", caption="Of *mine*.", kind="mteb", rows={"cl": None, "my-ablation": None})
+    spec = spec_of(study).model_copy(update={"name": "mine", "table": table})
+    out = made.run(spec, tmp_path / "t")
+    frame = pd.read_csv(out.csv)
+    assert frame["run"].unique().tolist() == ["cl", "my-ablation"] and frame["paper"].isna().all()
+    assert out.md.startswith("# Mine\n\nOf *mine*.") and "the paper prints" not in out.md
+    assert r"\label{tab:demo-mine}" in out.tex
+
+
+def test_the_geometry_is_shown_and_alignment_has_an_interval(study, tmp_path):
+    for one in study:
+        if one.run == "base":
+            made.change(one.mteb, lambda value: value.update(geometry=None))
+    spec = spec_of(study, "geometry")
+    found = cells_of(spec)
+    squared = [raw(study, "cl", seed)["geometry"]["items"]["alignment"] for seed in (0, 1)]
+    alignment = found["tiny", "cl", "Alignment"]
+    assert alignment["ours"] == pytest.approx(np.mean(squared), abs=1e-4)
+    assert alignment["low"] < alignment["ours"] < alignment["high"]
+    rank = found["tiny", "cl", "Effective rank"]
+    assert (rank["ours"], rank["low"], found["tiny", "cl", "Width"]["ours"]) == (40.25, None, 128)
+    none = found["tiny", "base", "Uniformity"]
+    assert none["ours"] is None and "there is no geometry.uniformity of base" in none["note"]
+    assert "| 40.2 ± 0.0 |" in " ".join(made.run(spec, tmp_path / "t").md.split())
+
+
+def test_the_stage_writes_every_form(study, tmp_path):
     for one in study:
         if one.run == "grace":
             one.mteb.unlink()
-    write(spec_of(study), tmp_path / "tables")
-    frame = pd.read_csv(tmp_path / "tables/table1.csv")
-    assert list(frame.columns) == tables.FIELDS
+    out = made.run(spec_of(study), tmp_path / "tables")
+    frame = pd.read_csv(out.csv)
+    assert list(frame.columns) == cells.FIELDS
     row = frame.query("run == 'grace' and backbone == 'tiny' and column == 'STS'").iloc[0]
     assert np.isnan(row["ours"]) and np.isnan(row["seeds"])
     every = frame.query("backbone == 'tiny'")
-    assert len(every) == 5 * 11 and not every.duplicated(["run", "column"]).any()
+    assert len(every) == 7 * 11 and not every.duplicated(["run", "column"]).any()
     assert (every["ours"].isna() == every["source"].isna()).all()
+    assert every[every["ours"].isna()]["note"].notna().all()
 
-    text = (tmp_path / "tables/table1.md").read_text()
-    line = {part.split("|")[2].strip(): part for part in text.splitlines() if part.startswith("| tiny")}
-    assert line["grace"].count("—") == 11
+    line = {part.split("|")[2].strip(): part for part in out.md.splitlines() if part.startswith("| tiny")}
+    assert line["grace"].count("—") == 11 and "±" in line["cl"]
     assert "**" in line["cl"] and "↑" in line["cl"] and "**" not in line["reasoning"]
-    assert "not comparable" in text and "grace-0.json" in text and "study `demo`" in text.lower()
-    assert numbers.BACKBONES["qwen3-4b"] in text and "56.64" in text
-    assert json.loads((tmp_path / "tables/table1.json").read_text())["manifest"]["stage"] == "tables"
+    assert "not comparable" in out.md and "grace-0.json" in out.md
+    assert numbers.BACKBONES["qwen3-4b"] in out.md and "56.64" in out.md
+    said = out.record["line"]
+    assert said == (
+        "Study demo; backbone tiny; runs base, reasoning, cl, grace, grace-rollout, grace-random, my-ablation; "
+        "2 seeds (0, 1); no result of grace, grace-rollout, grace-random."
+    )
+    assert said in out.md and said in out.html and said in out.tex
+    assert out.record["manifest"]["stage"] == "tables" and out.record["manifest"]["content"]
+    assert (out.record["seeds"], out.record["backbones"]) == ([0, 1], ["tiny"])
+    assert out.record["runs"][-1] == "my-ablation" and len(out.record["missing"]) == 2
+    assert out.record["title"].startswith("Table 1") and out.record["caption"] and out.record["problems"] == []
+
+
+def test_a_difference_inside_its_interval_is_not_bold(study, tmp_path):
+    """grace is reasoning's own file here, so that every difference is zero."""
+    for seed in (0, 1):
+        (tmp_path / f"grace-{seed}.json").write_text((tmp_path / f"reasoning-{seed}.json").read_text())
+    line = [part for part in made.run(spec_of(study), tmp_path / "t").md.splitlines() if part.startswith("| tiny")]
+    assert "**" not in line[3] and "grace" in line[3] and "**" in line[2]
 
 
 def test_the_stage_repeats_byte_for_byte(study, tmp_path):
     for name in ("table1", "table2", "table5"):
         for folder in ("a", "b"):
-            write(spec_of(study, name), tmp_path / folder)
-    for kind in ("table1.csv", "table2.md", "table5.csv"):
+            made.run(spec_of(study, name), tmp_path / folder)
+    for kind in ("table1.csv", "table2.md", "table5.csv", "table1.tex", "table1.html"):
         assert (tmp_path / "a" / kind).read_bytes() == (tmp_path / "b" / kind).read_bytes()

@@ -1,0 +1,119 @@
+"""The LaTeX's structure: rows of one width, balanced braces and environments, nothing that is not escaped."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from grace.report import latex
+from grace.report.grid import Grid, Piece, Sheet, Shown, marked, text
+from tests.report import made
+from tests.report.nasty import TEXT
+
+COMMANDS = {
+    "begin", "end", "centering", "caption", "label", "small", "par", "noindent", "smallskip", "toprule", "midrule",
+    "bottomrule", "raggedright", "footnotesize", "scriptsize", "linewidth", "textbf", "emph", "texttt", "allowbreak",
+    "textsuperscript", "newline", "textbackslash", "textasciicircum", "textasciitilde", "textasciigrave", "textless",
+    "textgreater", "textbar", "ldots", "pm", "uparrow", "downarrow", "times", "input", "usepackage",
+}  # fmt: skip
+
+
+def check(source: str) -> None:
+    """Raises: AssertionError for what a compiler would refuse."""
+    assert source.isascii()
+    lines = [line for line in source.splitlines() if not line.startswith("%")]
+    body = "\n".join(lines)
+    assert set(re.findall(r"\\([A-Za-z]+)", body)) <= COMMANDS
+    bare = re.sub(r"\\[^A-Za-z]", "", re.sub(r"\\\\", "", body))  # without escaped characters and ends of rows
+    depth = 0
+    for character in bare:
+        depth += {"{": 1, "}": -1}.get(character, 0)
+        assert depth >= 0
+    assert depth == 0 and bare.count("$") % 2 == 0
+    assert not re.search(r"[#%_~<>|`]", bare.replace("&", "").replace("``", "")), bare
+    opened = []
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", body):
+        if kind == "begin":
+            opened.append(name)
+        else:
+            assert opened.pop() == name
+    assert opened == []
+    for table in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", body, re.DOTALL):
+        assert [table.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
+        rows = [line for line in table.splitlines() if line.endswith(r"\\")]
+        widths = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
+        assert len(widths) == 1 and not any(re.match(r"\s*[\[*]", row) for row in rows)
+        shape = re.sub(r"p\{[^}]*\}", "p", table.splitlines()[0])
+        assert len(re.findall("[lrp]", shape)) == widths.pop() + 1
+    assert body.count(r"\begin{table}") == body.count(r"\caption{") == body.count(r"\label{") > 0
+
+
+def sheet(*grids: Grid) -> Sheet:
+    return Sheet(
+        "t", "Table 1. 50 % & more", marked("Of *this* `a/b_c`."), "Study x_y.", [marked("**No.**")], list(grids)
+    )
+
+
+def test_every_table_of_the_study_is_well_formed(tmp_path):
+    files = made.study(tmp_path)
+    for name in ("table1", "table2", "table3", "table5", "geometry"):
+        source = made.run(made.spec_of(files, name), tmp_path / "t").tex
+        check(source)
+    assert r"\begin{tabular}{ll" in source and r"\label{tab:demo-geometry}" in source
+    if shutil.which("pdflatex"):  # where there is one
+        (tmp_path / "x.tex").write_text(
+            "\\documentclass{article}\\usepackage{booktabs,adjustbox,textcomp}\\usepackage[T1]{fontenc}"
+            f"\\begin{{document}}{source}\\end{{document}}"
+        )
+        command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "x.tex"]
+        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def test_any_text_is_escaped():
+    grid = Grid(["run", "a_b"], [[text("x"), text(TEXT, "prose")], [text("[y]"), text("*")]], prose=True)
+    source = latex.render(sheet(grid), "tab:x_y z")
+    check(source)
+    assert r"\label{tab:x-y-z}" in source and r"a\_b" in source
+    for shown in (
+        r"- 100 \% \{l\}", r"a\textbar{}b \textbackslash{}\textbar{} \textless{}think\textgreater{}x",
+        r"user \newline \# head", r"-{}-{}-", r"\textbackslash{}begin\{x\}", r"\&amp;",
+        r"m\textbackslash{}x07n", r"\'{e}", r"\texttt{U+4E2D}", r"\ldots{}", r"\$j\$",
+        r"\textasciicircum{}\textasciitilde{}",
+    ):  # fmt: skip
+        assert shown in source, shown
+
+
+@pytest.mark.parametrize("broken", ["a & b \\\\\n", "a & b & c & d \\\\\n", "{", "\\begin{x}", "a_b"])
+def test_the_check_sees_what_is_broken(broken):
+    grid = Grid(["run", "x", "y"], [[text("a"), text("1"), text("2")]])
+    source = latex.render(sheet(grid), "t")
+    check(source)
+    with pytest.raises(AssertionError):
+        check(source.replace("\\bottomrule", broken + "\\bottomrule"))
+
+
+def test_a_row_shows_its_interval_and_the_papers_number_below():
+    main = [Piece("1.00", "bold"), Piece(" ↑"), Piece("a", "sign")]
+    cell = Shown(main, [Piece("[0.5, 1.5]")], [Piece("2.00")])
+    grid = Grid(["run", "x"], [[text("a"), cell], [text("b"), text("—")]], names=1, notes=[("a", [Piece("why")])])
+    rows = latex.render(sheet(grid), "t").splitlines()
+    at = rows.index(r"\midrule")
+    assert rows[at + 1 : at + 5] == [
+        r"a & \textbf{1.00} $\uparrow$\textsuperscript{a} \\",
+        r" & {\scriptsize [0.5, 1.5]} \\",
+        r"{\scriptsize paper} & {\scriptsize 2.00} \\",
+        r"b & --- \\",
+    ]
+    assert r"\textsuperscript{a} why\par" in rows
+
+
+def test_each_grid_is_a_table_with_its_own_label():
+    grid = Grid(["a", "b", "c"], [[text("1"), text("2"), text("3")]])
+    source = latex.render(sheet(grid, grid), "t")
+    check(source)
+    assert re.findall(r"\\label\{(.*?)\}", source) == ["t", "t-2"]
+    assert r"\caption{Table 1. 50 \% \& more. Of \emph{this} \texttt{a/\allowbreak{}b\_c}. Study x\_y.}" in source
+    assert r"\caption{Table 1. 50 \% \& more (continued).}" in source
