@@ -13,8 +13,8 @@ from types import SimpleNamespace
 
 from grace import manifest, stage
 from grace.files import read_json, write_json, writing
-from grace.report import plan_page
-from grace.report.jobs import plan, variations
+from grace.report.planning import page
+from grace.report.planning.jobs import plan, variations
 from grace.section import UserError
 from grace.specs import PlanSpec
 
@@ -37,7 +37,7 @@ def main(spec: PlanSpec, paths: SimpleNamespace) -> None:
     kept = kept_rows(cards)
     made = plan(spec, kept)
     with writing(paths.out) as temporary:
-        temporary.write_text(plan_page.render(made, variations(spec, kept)), encoding="utf-8")
+        temporary.write_text(page.render(made, variations(spec, kept)), encoding="utf-8")
     read = [cards[source] for source in kept]
     write_json(
         paths.out.with_suffix(".json"),
@@ -57,7 +57,7 @@ def main(spec: PlanSpec, paths: SimpleNamespace) -> None:
             "manifest": manifest.make("plan", spec, list(read), paths.started),
         },
     )
-    print(plan_page.line(made))
+    print(page.line(made))
 
 
 if __name__ == "__main__":

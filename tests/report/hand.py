@@ -24,6 +24,7 @@ HARDWARE = {
 }  # fmt: skip
 # An instruction of 35 characters: 7 tokens, and 15 of the template. A query of 60 characters then has 34 tokens, a
 # passage of 500 has 122; of 1,000 rows 1 % are held out.
+WHOLE = {"settings": {"grace": {"max_steps": None}}}  # as long as the run that is varied
 HAND = {
     "title": "By hand",
     "backbones": ["small"],
@@ -44,8 +45,8 @@ HAND = {
         "lambda": None,
         "algorithm": {"grid": {"grace.estimator": ["grpo", "remax"]}},
         "pooling": {"runs": ["grace"], "points": {"max": {"pooling": {"method": "max"}}}},
-        "batch": {"points": {"10": {"grace": {"instances": 10}}, "20": {"grace": {"instances": 20}}}},
-        "rollouts": {"grid": {"grace.rollouts": [2, 4]}},
+        "batch": {"points": {"10": {"grace": {"instances": 10}}, "20": {"grace": {"instances": 20}}}, **WHOLE},
+        "rollouts": {"grid": {"grace.rollouts": [2, 4]}, **WHOLE},
         "budget": {"grid": {"evaluation.max_new_tokens": [30, 60, 90]}},
         "progression": {"runs": ["grace"], "steps": [100, 200]},
     },

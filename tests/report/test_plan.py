@@ -10,10 +10,10 @@ from collections import Counter
 import pytest
 
 from grace.config import Hardware
-from grace.report import plan_page
-from grace.report.jobs import plan, variations
 from grace.report.plan import kept_rows, main
-from grace.report.sizes import task_sizes
+from grace.report.planning import page
+from grace.report.planning.jobs import plan, variations
+from grace.report.planning.sizes import task_sizes
 from grace.section import UserError
 from tests.report.hand import CONFIG, HAND, ROOT, job, rule, spec
 from tests.workflow.conftest import snakemake
@@ -45,7 +45,7 @@ def test_jobs_are_those_of_snakemake(study, backbones, wanted, tmp_path):
 
 @pytest.mark.workflow
 def test_the_page_says_how_to_drop_an_ablation(tmp_path):
-    text = plan_page.render(plan(spec("demo", wanted=True)), [])
+    text = page.render(plan(spec("demo", wanted=True)), [])
     command = next(line for line in text.split("\n") if "null" in line)
     assert command.split()[:4] == ["snakemake", "--cores", "1", "plan"]
     found = planned(tmp_path, *shlex.split(command)[5:])
@@ -96,7 +96,7 @@ def test_rows_follow_the_card_then_max_rows_then_the_paper():
 
 def test_the_paper_on_its_node():
     made = plan(spec())
-    text = plan_page.render(made, variations(spec(), {}))
+    text = page.render(made, variations(spec(), {}))
     # 1,485,000 rows, 64 at a time, twice: floor(23,203.1) x 2
     assert job(made, "grace", "qwen3-4b").repeats == 46_406 and "46,406 batches" in text
     slowest = job(made, "grace", "qwen3-4b")
@@ -104,10 +104,10 @@ def test_the_paper_on_its_node():
     assert f"- train: the longest job is estimated at {slowest.wall / 3600:,.0f} hours and is given 72;" in text
     fits = [line for line in text.split("\n") if line.startswith("|") and line.rstrip(" |").endswith(("yes", "NO"))]
     assert all(line.rstrip(" |").endswith("yes") for line in fits if "| grace" in line)
-    small = plan_page.render(plan(spec(hardware={"memory_gb": 40, "gpus": 1})), [])
+    small = page.render(plan(spec(hardware={"memory_gb": 40, "gpus": 1})), [])
     assert "grace-unsup-random: the longest texts do not fit the 40 GB of a GPU (" in small
     assert "- train: a job takes 4 GPUs, hardware.gpus names 1." in small
-    tight = plan_page.render(plan(spec(grace={"vllm_memory": 0.05})), [])
+    tight = page.render(plan(spec(grace={"vllm_memory": 0.05})), [])
     assert re.search(r"- grace, .* on qwen3-4b: vLLM's share does not hold the weights", tight)
     for key in Hardware.model_fields:
         assert f"hardware.{key}" in text

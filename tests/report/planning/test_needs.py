@@ -2,7 +2,7 @@
 
 import pytest
 
-from grace.report.needs import Needs
+from grace.report.planning.needs import Needs
 from tests.report.hand import HAND, configured, spec
 
 

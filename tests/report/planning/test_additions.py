@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from grace.report.additions import ALL
-from grace.report.jobs import plan
+from grace.report.planning.additions import ALL
+from grace.report.planning.jobs import plan
 from tests.report.hand import HAND, KEPT, job, rule, spec
 
 STORED = 189 * (16 + 200)  # bytes of BIOSSES' embeddings and rationales

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from grace.report import costs, plan_notes
-from grace.report.additions import ALL, Addition
 from grace.report.columns import count, days, grid, hours, size
-from grace.report.costs import Work
-from grace.report.estimates import Training
-from grace.report.jobs import Plan
+from grace.report.planning import costs, notes
+from grace.report.planning.additions import ALL, Addition
+from grace.report.planning.costs import Work
+from grace.report.planning.estimates import Training
+from grace.report.planning.jobs import Plan
 
 UNKNOWN = "unknown"
 
@@ -42,9 +42,9 @@ def render(plan: Plan, variations: list[tuple[str, float]]) -> str:
     lines += ["## Memory of a GPU in training", "", *_memory(plan), ""] if plan.trainings and plan.gpu_hours else []
     lines += ["## Disk", "", *_disk(plan), ""]
     lines += ["## Ablations", "", *_ablations(plan), ""] if plan.additions else []
-    lines += ["## To watch", "", *(f"- {text}" for text in plan_notes.watch(plan)), ""]
-    lines += ["## How it is computed", "", plan_notes.FORMULAS, ""]
-    lines += ["## Assumptions", "", *plan_notes.assumptions(plan), ""]
+    lines += ["## To watch", "", *(f"- {text}" for text in notes.watch(plan)), ""]
+    lines += ["## How it is computed", "", notes.FORMULAS, ""]
+    lines += ["## Assumptions", "", *notes.assumptions(plan), ""]
     if plan.gpu_hours:
         rows = [[name, hours(value), f"{value / plan.gpu_hours:.2f}"] for name, value in variations]
         lines += ["With one of them changed at a time:", "", *grid(["changed", "GPU-hours", "ratio"], rows), ""]
@@ -61,7 +61,7 @@ def _summary(plan: Plan) -> list[str]:
     read, written = plan.work.read, plan.work.written
     facts = {
         "backbones": ", ".join(f"{name} ({count(costs.parameters(b))})" for name, b in e.spec.backbones.items()),
-        "runs": plan_notes.names(e, e.used),
+        "runs": notes.names(e, e.used),
         "seeds": ", ".join(map(str, e.study.seeds)),
         "jobs": f"{sum(rule.jobs for rule in plan.rules):,}",
         "GPU-hours": hours(plan.gpu_hours),
@@ -125,7 +125,7 @@ def _runs(plan: Plan, head: list[str], row: Callable[[Training], list[str]], own
     for job in plan.trainings:
         if not (own and plan.estimates.study.runs[job.run].ablation):
             merged.setdefault((job.backbone, *row(job)), []).append(job.run)
-    rows = [[backbone, plan_notes.names(plan.estimates, runs), *cells] for (backbone, *cells), runs in merged.items()]
+    rows = [[backbone, notes.names(plan.estimates, runs), *cells] for (backbone, *cells), runs in merged.items()]
     return grid(["backbone", "runs", *head], rows)
 
 

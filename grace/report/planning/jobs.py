@@ -8,10 +8,10 @@ from functools import cached_property
 from typing import Any
 
 from grace.config import Hardware
-from grace.report import additions, costs
-from grace.report.additions import Addition
-from grace.report.costs import Work
-from grace.report.estimates import ROW_BYTES, Estimates, Training
+from grace.report.planning import additions, costs
+from grace.report.planning.additions import Addition
+from grace.report.planning.costs import Work
+from grace.report.planning.estimates import ROW_BYTES, Estimates, Training
 from grace.specs import PlanSpec
 
 # Rules that ask for the resources of another.

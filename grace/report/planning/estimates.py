@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from grace.config import Backbone, Evaluation, Study
-from grace.report import costs
-from grace.report.costs import Work
-from grace.report.needs import Needs
-from grace.report.sizes import GENERAL, SOURCES, UNKNOWN, Texts
+from grace.report.planning import costs
+from grace.report.planning.costs import Work
+from grace.report.planning.needs import Needs
+from grace.report.planning.sizes import GENERAL, SOURCES, UNKNOWN, Texts
 from grace.settings import Contrastive, Grace, Prompt
 from grace.specs import PlanSpec
 

@@ -3,7 +3,7 @@
 import pytest
 
 from grace.config import Backbone, Hardware
-from grace.report import costs
+from grace.report.planning import costs
 from grace.settings import Lora
 from tests.report.hand import CONFIG, HARDWARE, SMALL
 

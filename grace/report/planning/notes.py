@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from grace.report.columns import grid, hours
-from grace.report.estimates import Estimates
-from grace.report.jobs import STEPS, Plan
+from grace.report.planning.estimates import Estimates
+from grace.report.planning.jobs import STEPS, Plan
 
 FORMULAS = """\
 P: parameters; E: those of embeddings and head (tied); n: tokens; L: length; d: heads x head width; c: bytes of a

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from grace.exhibits import Figure, Table
-from grace.report import costs
-from grace.report.costs import Work
-from grace.report.estimates import Estimates
+from grace.report.planning import costs
+from grace.report.planning.costs import Work
+from grace.report.planning.estimates import Estimates
 
 ALL = "all of them"
 

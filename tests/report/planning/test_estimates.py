@@ -2,7 +2,7 @@
 
 import pytest
 
-from grace.report.jobs import plan
+from grace.report.planning.jobs import plan
 from tests.report.hand import HAND, HARDWARE, KEPT, job, rule, spec
 
 NONE = dict.fromkeys(HAND["ablations"])

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from grace import ablations
 from grace.config import Study
-from grace.report.sizes import GENERAL, Field, task_sizes
+from grace.report.planning.sizes import GENERAL, Field, task_sizes
 from grace.section import build, merge
 from grace.specs import PlanSpec
 

@@ -1,0 +1,226 @@
+"""Claims against cases worked out by hand: every verdict, both averages, what is missing, what the stage writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from grace import manifest, specs, tasks
+from grace.paper import numbers
+from grace.report import claim, claims
+from grace.report.scores import load
+from tests.test_config import CONFIG
+
+MTEB = [name for group in tasks.MTEB.values() for name in group.split()]
+BY_ID = {one.id: one for one in claim.CLAIMS}
+RESAMPLES = 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "limit", "expected"),
+    [
+        ("above", 0.1, 2, 0, "reproduced"),
+        ("above", -2, -0.1, 0, "contradicted"),
+        ("above", -0.1, 2, 0, "not separable"),
+        ("below", -2, -0.1, 0, "reproduced"),
+        ("below", 0.1, 2, 0, "contradicted"),
+        ("below", -2, 0.1, 0, "not separable"),
+        ("within", -0.4, 0.3, 0.4, "reproduced"),
+        ("within", 0.5, 0.9, 0.4, "contradicted"),
+        ("within", -0.9, -0.5, 0.4, "contradicted"),
+        ("within", -0.5, 0.3, 0.4, "not separable"),
+        ("within", -0.9, 0.9, 0.4, "not separable"),
+        ("gain", 9, 12, 11.52, "reproduced"),
+        ("gain", 12, 14, 11.52, "reproduced"),
+        ("gain", 9, 11, 11.52, "contradicted"),
+        ("gain", -1, 1, 11.52, "contradicted"),
+        ("gain", -1, 12, 11.52, "not separable"),
+    ],
+)
+def test_an_interval_gives_its_verdict(kind, low, high, limit, expected):
+    assert claim.verdict(kind, low, high, limit) == expected
+
+
+def test_a_printed_gain_is_computed_as_the_paper_does_and_over_its_56_data_sets():
+    for name, row in (("grace-gain", "supervised"), ("grace-unsup-gain", "unsupervised")):
+        said = numbers.printed("claims", row, "gain", "Avg")
+        assert claim.printed(BY_ID[name], claims.MEAN, "Avg") == pytest.approx(said, abs=0.01)
+    assert claim.printed(BY_ID["grace-gain"], claims.MEAN, "categories") == 12.96
+    assert claim.printed(BY_ID["grace-unsup-gain"], claims.MEAN, "categories") == 7.60
+    assert claim.printed(BY_ID["grace-above-base"], "qwen2.5-1.5b", "Avg") == pytest.approx(45.48 - 30.33)
+    assert claim.printed(BY_ID["cl-general-below-base"], "qwen3-4b", "Avg") == pytest.approx(8.51 - 60.73)
+    assert claim.printed(BY_ID["grace-above-random"], "tiny", "Avg") is None
+
+
+def result(path: Path, scores: dict[str, list[float]], **more) -> str:
+    """A result of the means of items; one of `evaluate` unless `rationale` and `limit` say otherwise."""
+    kind = "score" if "rationale" in more else "main_score"
+    category = {} if "rationale" in more else {"category": "STS"}
+    found = {
+        name: {
+            kind: sum(values) / len(values),
+            **category,
+            "items": {"statistic": "mean", "parts": [{"values": values}]},
+        }
+        for name, values in scores.items()
+    }
+    limit = more.pop("limit", None)
+    made = {"stage": "evaluate", "settings": {"general": {"limit": limit}}, "revision": str(path)}
+    manifest.write_result(path, made, tasks=found, **more)
+    return str(path)
+
+
+class Study:
+    """Results of some runs, and the claims on them."""
+
+    def __init__(self, folder: Path, planned: list[str], seeds: int = 1) -> None:
+        self.folder, self.planned, self.seeds = folder, planned, range(seeds)
+        self.cells: dict[str, list[specs.Cell]] = {"cells": [], "general": []}
+
+    def add(self, kind: str, backbone: str, run: str, scores: dict[str, list[float]] | None, **more) -> None:
+        for seed in self.seeds:
+            path = self.folder / kind / backbone / run / f"{seed}.json"
+            if scores is not None:
+                result(path, scores, **more)
+            self.cells[kind].append(specs.Cell(backbone=backbone, run=run, seed=seed, results=[str(path)]))
+
+    def embedding(self, backbone: str, **runs: float | list[float] | None) -> None:
+        """Each run with one score, or the same items, in all tasks."""
+        for run, value in runs.items():
+            items = value if isinstance(value, list) else [value] * 4
+            scores = None if value is None else dict.fromkeys(self.planned, items)
+            self.add("cells", backbone, run.replace("_", "-"), scores)
+
+    @property
+    def spec(self) -> specs.ClaimsSpec:
+        return specs.ClaimsSpec(study="hand", bootstrap=RESAMPLES, tasks=self.planned, **self.cells)
+
+    def test(self) -> dict[tuple[str, str, str], dict]:
+        spec = self.spec
+        found = claims.every(spec, load(spec.cells, RESAMPLES), load(spec.general, RESAMPLES))
+        return {(one["id"], one["backbone"], one["measure"]): one for one in found}
+
+
+def test_differences_on_a_backbone_of_our_own(tmp_path):
+    study = Study(tmp_path, ["DocstringSTS", "DocstringPairs"])
+    wide = [0.0, 1.0, 0.0, 1.0, 0.5, 0.5, 0.5, 1.0]
+    study.embedding("tiny", base=[0.5] * 8, reasoning=[0.6] * 8, cl=[0.4] * 8, grace=wide, simcse=None)
+    found = study.test()
+    at = {name: found[name, "tiny", "mean of 2 tasks"] for name in BY_ID if (name, "tiny", "mean of 2 tasks") in found}
+    up, down, open_ = at["reasoning-above-base"], at["cl-above-base"], at["grace-above-base"]
+    assert (up["ours"], up["low"], up["high"], up["verdict"]) == (10.0, 10.0, 10.0, "reproduced")
+    assert (down["ours"], down["verdict"]) == (-10.0, "contradicted")
+    assert open_["ours"] == 6.25 and open_["low"] < 0 < open_["high"] and open_["verdict"] == "not separable"
+    assert up["levels"] == [60.0, 50.0] and up["seeds"] == 1 and up["runs"] == ["reasoning", "base"]
+    assert at["simcse-above-base"]["verdict"] == at["grace-unsup-above-base"]["verdict"] == "not run"
+    assert at["simcse-above-base"]["ours"] is None
+    # A backbone that the paper does not have is set beside the mean over its four, and never comparable.
+    assert up["printed"] == 2.16 and not any(one["comparable"] for one in found.values())
+    assert found["grace-gain", claims.MEAN, "mean of 2 tasks"]["verdict"] == "not run"
+
+
+def test_summarization_counts_ten_times_in_the_papers_average_and_once_in_the_plain_one(tmp_path):
+    study = Study(tmp_path, MTEB)
+    study.embedding("qwen2.5-3b", base=0.2)
+    scores = {name: [0.85 if name == "SummEval" else 0.2] * 4 for name in MTEB}
+    study.add("cells", "qwen2.5-3b", "grace", scores)
+    found = study.test()
+    weighed = found["grace-above-base", "qwen2.5-3b", "average as the paper weighs it"]
+    plain = found["grace-above-base", "qwen2.5-3b", "mean of 56 tasks"]
+    assert weighed["ours"] == pytest.approx(10 * 65 / 65) and plain["ours"] == pytest.approx(65 / 56, abs=1e-4)
+    assert weighed["comparable"] and plain["comparable"] and plain["recomputed"] and not weighed["recomputed"]
+    assert weighed["printed"] == pytest.approx(54.74 - 44.12)
+    assert found["grace-gain", claims.MEAN, "mean of 56 tasks"]["verdict"] == "not run"  # three backbones are missing
+
+
+@pytest.mark.parametrize(("gains", "expected"), [((10, 11, 12, 13.2), "reproduced"), ((1, 2, 3, 4), "contradicted")])
+def test_a_gain_is_of_the_mean_over_the_papers_four(tmp_path, gains, expected):
+    study = Study(tmp_path, MTEB)
+    for backbone, gain in zip(numbers.BACKBONES, gains, strict=True):
+        study.embedding(backbone, base=0.3, grace=0.3 + gain / 100)
+    one = study.test()["grace-gain", claims.MEAN, "average as the paper weighs it"]
+    assert one["ours"] == pytest.approx(sum(gains) / 4) and one["verdict"] == expected and one["comparable"]
+
+
+def general(study: Study, run: str, choice: float, perplexity: float, formed: float) -> None:
+    """The demo's general tasks: 10 questions, 10 rationales, 10 texts of one token each."""
+    from math import exp, log
+
+    path = study.folder / "general" / "tiny" / run / "0.json"
+    ask = [1.0] * round(choice * 10) + [0.0] * round(10 - choice * 10)
+    kept = [1.0] * round(formed * 10) + [0.0] * round(10 - formed * 10)
+    result(path, {"docstring_choice": ask}, rationale=None)
+    body = json.loads(path.read_text())
+    likelihood = {"statistic": "perplexity", "parts": [{"values": [-log(perplexity)] * 10, "gold": [1] * 10}]}
+    body["tasks"]["docstring_perplexity"] = {"score": exp(log(perplexity)), "items": likelihood}
+    items = {"statistic": "mean", "parts": [{"values": kept}]}
+    body["rationale"] = {"well_formed_share": formed, "items": items, "mean_tokens": 3, "texts": 10}
+    made = body.pop("manifest")
+    manifest.write_result(path, made, **body)
+    study.cells["general"].append(specs.Cell(backbone="tiny", run=run, seed=0, results=[str(path)]))
+
+
+def test_the_demos_general_tasks_stand_in_and_a_lower_perplexity_is_better(tmp_path):
+    study = Study(tmp_path, ["DocstringSTS"])
+    general(study, "base", 1.0, 50, 1.0)
+    general(study, "cl", 0.0, 100, 0.0)
+    general(study, "grace", 1.0, 50, 1.0)
+    general(study, "grace-unsup", 0.5, 50, 1.0)
+    found = study.test()
+    worse = found["cl-general-below-base", "tiny", "perplexity, lower is better"]
+    assert (worse["ours"], worse["verdict"], worse["printed"]) == (50.0, "reproduced", None)
+    assert found["cl-general-below-base", "tiny", "well-formed rationales"]["ours"] == -100
+    better = found["grace-general-above-cl", "tiny", "perplexity, lower is better"]
+    assert (better["ours"], better["verdict"]) == (-50.0, "reproduced")
+    # Only what is measured in points can lie within the bound.
+    assert [key[2] for key in found if key[0] == "grace-general-within"] == ["multiple choice"]
+    same = found["grace-general-within", "tiny", "multiple choice"]
+    assert (same["verdict"], same["bound"]) == ("reproduced", 0.4)
+    assert found["grace-unsup-general-within", "tiny", "multiple choice"]["verdict"] == "contradicted"
+
+
+@pytest.mark.parametrize(("limit", "comparable"), [(None, True), (20, False)])
+def test_general_tasks_cut_to_some_items_are_not_comparable(tmp_path, limit, comparable):
+    study = Study(tmp_path, MTEB)
+    for run in ("base", "cl"):
+        scores = {name: [0.5, 0.4] for name in numbers.GENERAL.values()}
+        study.add("general", "qwen3-4b", run, scores, rationale=None, limit=limit)
+    one = study.test()["cl-general-below-base", "qwen3-4b", "mean of the six tasks"]
+    assert one["comparable"] is comparable and one["ours"] == 0 and one["verdict"] == "not separable"
+
+
+def test_what_the_paper_does_not_claim_is_worded_and_counted_apart(tmp_path):
+    study = Study(tmp_path, ["DocstringSTS"])
+    study.embedding("tiny", base=0.5, grace=0.4, grace_random=0.6, grace_rollout=0.5)
+    found = list(study.test().values())
+    words = {one["id"]: (one["verdict"], one["word"]) for one in found}
+    assert words["grace-above-random"] == ("contradicted", "the opposite holds")
+    assert words["rollout-above-anchor"] == ("reproduced", "holds")
+    assert words["grace-above-base"] == ("contradicted", "contradicted")
+    assert claims.totals(found).startswith("10 tests of the paper: 0 reproduced, 1 contradicted")
+    assert claims.totals(found).endswith("; 4 tests beyond it")
+
+
+@pytest.mark.parametrize(
+    ("seeds", "said"), [(1, "One seed: the intervals say nothing about"), (2, "2 seeds, whose mean")]
+)
+def test_the_stage_writes_both_files_and_says_how_many_seeds_there_are(tmp_path, seeds, said):
+    study = Study(tmp_path, ["DocstringSTS"], seeds)
+    study.embedding("tiny", base=0.5, grace=0.6, cl=None)
+    broken = Path(study.cells["cells"][0].results[0]).with_name("broken.json")
+    broken.write_text("{")
+    study.cells["cells"].append(specs.Cell(backbone="tiny", run="reasoning", seed=0, results=[str(broken)]))
+    md, record = tmp_path / "claims.md", tmp_path / "claims.json"
+    claims.main(["--spec", study.spec.model_dump_json(), "--md", str(md), "--json", str(record)])
+    made = json.loads(record.read_text())
+    assert not manifest.edited(made) and {"id", "text", "verdict", "seeds"} <= made["claims"][0].keys()
+    assert len(made["missing"]) == seeds and any("broken.json is not whole" in text for text in made["problems"])
+    text = md.read_text()
+    assert said in text and "No test here is of the paper's backbones and tasks" in text
+    assert "| GRACE embeds better than its base | tiny | mean of 1 task | +11.52 | +10.00 [+10.00, +10.00] |" in text
+    assert "| — | not run |" in text
+
+
+def test_every_run_that_a_claim_names_is_a_run_of_the_studies():
+    named = {run for one in claim.CLAIMS for run in (one.run, one.other)}
+    assert named <= set(CONFIG["defaults"]["runs"])
