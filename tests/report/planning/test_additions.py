@@ -6,7 +6,7 @@ import pytest
 
 from grace.report.planning.additions import ALL
 from grace.report.planning.jobs import plan
-from tests.report.hand import HAND, KEPT, job, rule, spec
+from tests.report.hand import HAND, KEPT, WHOLE, job, rule, spec
 
 STORED = 189 * (16 + 200)  # bytes of BIOSSES' embeddings and rationales
 
@@ -61,7 +61,7 @@ def test_every_seed_and_backbone_counts():
 
 
 def test_a_run_of_two_ablations_counts_once_in_all():
-    again = {"runs": ["grace"], "backbones": ["qwen2.5-3b"], "grid": {"grace.rollouts": [4]}}
+    again = {"runs": ["grace"], "backbones": ["qwen2.5-3b"], "grid": {"grace.rollouts": [4]}, **WHOLE}
     twice = {**HAND["ablations"], "again": again}
     found = added(plan(spec("hand", ablations=twice), KEPT))
     assert found["again"].gpu_hours == found["rollouts"].gpu_hours and found[ALL].trainings == 3

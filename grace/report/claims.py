@@ -1,0 +1,204 @@
+"""Rule `claims`: what the paper claims, tested on the study's results by paired differences."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from grace import manifest, specs, stage
+from grace.files import writing
+from grace.paper import numbers
+from grace.report import claim as claims
+from grace.report.claim import Claim, Measure
+from grace.report.scores import Estimate, Models, difference, estimate, load
+
+MEAN = "mean of the paper's four"
+Entry = dict[str, Any]
+
+
+class Measured(NamedTuple):
+    """Models, and the measures that their results allow."""
+
+    models: Models
+    measures: list[Measure]
+
+
+def judge(claim: Claim, measured: Measured) -> list[Entry]:
+    """A claim on each backbone and by each measure, as in claims.json; a gain once, on the mean of the paper's four."""
+    backbones = list(dict.fromkeys(backbone for backbone, _ in measured.models))
+    measures = [one for one in measured.measures if claim.kind != "within" or one.bounded]
+    if claim.kind == "gain":
+        whole = [one for one in measures if one.comparable] or measures[:1]
+        four = set(numbers.BACKBONES) <= set(backbones)
+        return [_entry(claim, one, MEAN, _mean(claim, one, measured.models), one.comparable and four) for one in whole]
+    return [
+        _entry(claim, one, name, _pair(claim, one, name, measured.models), one.comparable and name in numbers.BACKBONES)
+        for name in backbones
+        for one in measures
+    ]
+
+
+Pair = tuple[Estimate, Estimate]
+
+
+def _pair(claim: Claim, measure: Measure, backbone: str, models: Models) -> Pair | None:
+    ours, other = (
+        estimate(models.get((backbone, run), []), measure.weights, measure.scale) for run in (claim.run, claim.other)
+    )
+    return (ours, other) if ours and other else None
+
+
+def _mean(claim: Claim, measure: Measure, models: Models) -> Pair | None:
+    """Mean over the paper's four backbones, which share their items; None when one of them is missing."""
+    pairs = [pair for name in numbers.BACKBONES if (pair := _pair(claim, measure, name, models))]
+    if len(pairs) < len(numbers.BACKBONES) or not measure.comparable:
+        return None
+    ours, other = zip(*pairs, strict=True)
+    return _over(ours), _over(other)
+
+
+def _over(every: tuple[Estimate, ...]) -> Estimate:
+    samples = [one.samples for one in every if one.samples is not None]
+    return Estimate(
+        point=sum(one.point for one in every) / len(every),
+        samples=sum(samples[1:], samples[0]) / len(every) if len(samples) == len(every) else None,
+        seeds=min(one.seeds for one in every),
+        deviation=None,
+        sources=[path for one in every for path in one.sources],
+        problems=[problem for one in every for problem in one.problems],
+    )
+
+
+def _entry(claim: Claim, measure: Measure, backbone: str, pair: Pair | None, comparable: bool) -> Entry:
+    limit = claims.bound() if claim.kind == "within" else None
+    printed = claims.printed(claim, backbone, measure.average)
+    entry: Entry = {
+        "id": claim.id, "group": claim.group, "text": claim.text, "kind": claim.kind, "measure": measure.name,
+        "backbone": backbone, "printed": printed, "recomputed": measure.average == "categories" and printed is not None,
+        "bound": limit, "ours": None, "low": None, "high": None, "levels": None, "verdict": "not run", "problems": [],
+        "comparable": comparable, "runs": [claim.run, claim.other], "seeds": 0, "where": claims.WHERE[claim.table],
+    }  # fmt: skip
+    if pair is not None:
+        entry |= _found(claim, measure, pair, limit if limit is not None else printed or 0.0)
+    beyond = claims.BEYOND_WORDS if claim.group == claims.BEYOND else {}
+    return {**entry, "word": beyond.get(entry["verdict"], entry["verdict"])}
+
+
+def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
+    """What the results say. limit: as for `claim.verdict`."""
+    gap, interval = difference(*pair)
+    found: Entry = {
+        "ours": round(gap, 4),
+        "levels": [round(one.point, 4) for one in pair],
+        "verdict": "not separable",
+        "seeds": min(one.seeds for one in pair),
+        "problems": list(dict.fromkeys(problem.text for one in pair for problem in one.problems)),
+    }
+    if interval:
+        low, high = interval
+        sides = (-high, -low) if measure.lower else interval
+        found |= {"low": round(low, 4), "high": round(high, 4), "verdict": claims.verdict(claim.kind, *sides, limit)}
+    return found
+
+
+def every(spec: specs.ClaimsSpec, embedding: Models, general: Models) -> list[Entry]:
+    """All claims in their order, as in claims.json."""
+    made = [one for seeds in general.values() for one in seeds]
+    known = {name for one in made for name in one.scores}
+    limited = any(one.limited for one in made)
+    by_mteb = Measured(embedding, claims.embedding_measures(spec.tasks))
+    by_general = Measured(general, claims.general_measures(known, limited))
+    return [entry for one in claims.CLAIMS for entry in judge(one, by_general if one.general else by_mteb)]
+
+
+# ---- Markdown -------------------------------------------------------------------------------
+
+
+def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
+    """The page in Markdown: how many claims got which verdict, each claim, and how to read them."""
+    lines = ["# What the paper claims, and what this study found", "", f"Study `{spec.study}`. {totals(entries)}.", ""]
+    lines += [f"{sentence}\n" for sentence in notes(entries, spec.bootstrap)]
+    for group in claims.GROUPS:
+        rows = [one for one in entries if one["group"] == group]
+        if rows:
+            lines += [f"## {group}", "", *_grid(rows), ""]
+    return "\n".join(lines)
+
+
+def totals(entries: list[Entry]) -> str:
+    """One line: how many tests of the paper's claims got which verdict."""
+    own = [one for one in entries if one["group"] != claims.BEYOND]
+    counts = Counter(one["verdict"] for one in own)
+    more = f"; {len(entries) - len(own)} tests beyond it" if len(entries) > len(own) else ""
+    return f"{len(own)} tests of the paper: " + ", ".join(f"{counts[name]} {name}" for name in claims.VERDICTS) + more
+
+
+def notes(entries: list[Entry], resamples: int) -> list[str]:
+    """What a reader must know to read the verdicts; only what applies."""
+    out = [
+        "Ours is the difference between the two runs, in points, with the 95 % interval of "
+        f"{resamples} paired bootstrap resamples of the test items. Reproduced: the interval lies wholly on the "
+        "claimed side, or within the bound; contradicted: wholly on the other, or outside; not separable: neither, or "
+        "there is no interval; not run: a result is missing. A printed gain is reproduced when ours is surely above "
+        "zero and may be as large."
+    ]
+    seeds = sorted({one["seeds"] for one in entries if one["seeds"]})
+    if seeds == [1]:
+        out.append("One seed: the intervals say nothing about how another training would turn out.")
+    elif seeds:
+        out.append(
+            f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds, whose mean is taken: the intervals "
+            "are those of the test items, not of other trainings."
+        )
+    if flawed := sum(bool(one["problems"]) for one in entries):
+        out.append(
+            f"{flawed} of {len(entries)} tests rest on results with a problem; their verdicts hold as far as these do."
+        )
+    own = [one for one in entries if not one["comparable"]]
+    if own:
+        who = "No test here is" if len(own) == len(entries) else f"{len(own)} of {len(entries)} tests are not"
+        out.append(
+            f"{who} of the paper's backbones and tasks: there only the direction of a difference can be set beside the "
+            "paper, not its size, and the printed number is its mean over the paper's four backbones."
+        )
+    if any(one["recomputed"] for one in entries):
+        out.append("Over 56 tasks the paper's number is recomputed from its category scores.")
+    return out
+
+
+def _grid(entries: list[Entry]) -> list[str]:
+    lines = ["| claim | backbone | measure | paper | ours | verdict |", "|---|---|---|---:|---:|---|"]
+    for one in entries:
+        paper = "—" if one["printed"] is None else f"{one['printed']:+.2f}"
+        paper += f" (bound {one['bound']:g})" if one["bound"] is not None else ""
+        cells = [one["text"], one["backbone"], one["measure"], paper, _ours(one), one["word"]]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def _ours(one: Entry) -> str:
+    if one["ours"] is None:
+        return "—"
+    interval = "" if one["low"] is None else f" [{one['low']:+.2f}, {one['high']:+.2f}]"
+    return f"{one['ours']:+.2f}{interval}"
+
+
+@stage.entry(specs.ClaimsSpec, outputs=("md", "json"))
+def main(spec: specs.ClaimsSpec, paths: SimpleNamespace) -> None:
+    embedding, general = (load(cells, spec.bootstrap) for cells in (spec.cells, spec.general))
+    entries = every(spec, embedding, general)
+    missing = sorted({*embedding.missing, *general.missing})
+    problems = list(dict.fromkeys(one.text for one in embedding.problems + general.problems))
+    read = sorted({path for cell in spec.cells + spec.general for path in cell.results if Path(path).exists()})
+    with writing(paths.md) as temporary:
+        temporary.write_text(render(spec, entries), encoding="utf-8")
+    record = manifest.make("claims", spec, list(read), paths.started)
+    said = notes(entries, spec.bootstrap)
+    manifest.write_result(paths.json, record, claims=entries, notes=said, missing=missing, problems=problems)
+    print(totals(entries))
+
+
+if __name__ == "__main__":
+    main()

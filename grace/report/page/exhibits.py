@@ -1,0 +1,121 @@
+"""Tables and figures as the page shows them: with caption, the runs behind them, problems and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from markupsafe import Markup
+
+from grace import specs
+from grace.report.page import markup, tables
+from grace.report.page.reading import Folder, Record, said
+from grace.report.page.tables import Block
+
+FILES = {"table": ("csv", "md", "tex", "html", "json"), "figure": ("svg", "png", "csv", "json")}
+
+
+REFERENCE = "For reference"  # how the heading of the paper's other rows begins
+
+
+class Link(NamedTuple):
+    text: str
+    address: str
+
+
+class Shown(NamedTuple):
+    """A table or figure.
+
+    line: which runs and seeds are behind it; reference: what the paper prints of other models; lost: why there is
+    nothing to see; missing: result files that it lacks.
+    """
+
+    name: str
+    form: str
+    title: str
+    caption: Markup
+    line: str
+    blocks: list[Block]
+    reference: list[Block]
+    drawing: Markup
+    lost: str
+    missing: list[str]
+    problems: list[str]
+    links: list[Link]
+
+
+class Absent(NamedTuple):
+    """One that was not asked for. links: to its files from an earlier time."""
+
+    name: str
+    title: str
+    command: str
+    links: list[Link]
+
+
+def read(folder: Folder, exhibit: specs.Exhibit, path: Path | None) -> tuple[Shown, Record | None]:
+    """A table or figure that was asked for, and its record.
+
+    Args:
+        path: of its record; None when there is none.
+    """
+    path = path or folder.root / f"{exhibit.form}s" / f"{exhibit.name}.json"
+    record = folder.record(path)
+    line = str((record or {}).get("line", ""))
+    blocks: list[Block] = []
+    drawing, lost = Markup(""), ""
+    if record is None:
+        lost = f"{folder.name(path)} is missing or broken, so this {exhibit.form} is not shown."
+    elif exhibit.form == "table":
+        page = path.with_suffix(".html")
+        text = folder.text(page)
+        blocks = tables.blocks(text, exhibit.name, (_plain(exhibit.caption), line)) if text is not None else []
+        if not any(one.kind == "grid" for one in blocks):
+            lost = f"{folder.name(page)} is missing or holds no table, so there is none to show."
+    else:
+        drawing, lost = _drawing(folder, path.with_suffix(".svg"), exhibit.name)
+    others = (n for n, one in enumerate(blocks) if one.kind == "heading" and one.html.startswith(REFERENCE))
+    own = next(others, len(blocks))
+    shown = Shown(
+        name=exhibit.name,
+        form=exhibit.form,
+        title=exhibit.title,
+        caption=markup.inline(exhibit.caption),
+        line=line,
+        blocks=blocks[:own],
+        reference=blocks[own:],
+        drawing=drawing,
+        lost=lost,
+        missing=said(record or {}, "missing"),
+        problems=said(record or {}, "problems"),
+        links=links(folder, path, exhibit),
+    )
+    return shown, record
+
+
+def _plain(caption: str) -> str:
+    return markup.inline(caption).striptags()
+
+
+def absent(folder: Folder, exhibit: specs.Exhibit, study: str) -> Absent:
+    """A table or figure that was not asked for, and how to ask."""
+    path = folder.root / f"{exhibit.form}s" / f"{exhibit.name}.json"
+    command = f"snakemake --cores all {exhibit.name} --config study={study}"
+    return Absent(exhibit.name, exhibit.title, command, links(folder, path, exhibit))
+
+
+def _drawing(folder: Folder, path: Path, name: str) -> tuple[Markup, str]:
+    text = folder.text(path)
+    if text is None:
+        return Markup(""), f"{folder.name(path)} is missing, so there is no figure to show."
+    try:
+        return markup.svg(text, name), ""
+    except ValueError as error:
+        folder.say(path, f"is no drawing ({error})")
+        return Markup(""), f"{folder.name(path)} is broken, so there is no figure to show."
+
+
+def links(folder: Folder, record: Path, exhibit: specs.Exhibit) -> list[Link]:
+    """The files of a table or figure that are there."""
+    paths = [record.with_suffix(f".{ending}") for ending in FILES[exhibit.form]]
+    return [Link(path.suffix[1:], folder.link(path)) for path in paths if path.exists()]
