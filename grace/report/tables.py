@@ -15,11 +15,12 @@ import pandas as pd
 
 from grace import manifest, specs, stage
 from grace.files import writing
-from grace.report import cells, html, latex, markdown, rationales, score_sheet
-from grace.report.grid import Sheet
 from grace.report.results import Problem
 from grace.report.scores import load
-from grace.report.table_columns import columns
+from grace.report.sheets import cells, html, latex, markdown, rationales
+from grace.report.sheets import scores as score_sheet
+from grace.report.sheets.columns import columns
+from grace.report.sheets.grid import Sheet
 
 WHOLE = ("seeds", "step", "tokens")  # numbers without a fraction
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from grace import specs
-from grace.report import html, report
-from grace.report.grid import Grid, Piece, Sheet, Shown
+from grace.report import report
+from grace.report.sheets import html
+from grace.report.sheets.grid import Grid, Piece, Sheet, Shown
 from tests.test_config import CONFIG
 
 WILD = (

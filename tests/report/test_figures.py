@@ -107,9 +107,8 @@ def test_the_record_says_what_is_behind_the_figure(tmp_path):
     assert (record["title"], record["caption"]) == (spec.figure.title, spec.figure.caption)
 
 
-@pytest.mark.parametrize("name", ["figure1", "figure3"])
-def test_the_stage_repeats_byte_for_byte(tmp_path, name):
-    spec = made.spec(name, tmp_path)
+def test_the_stage_repeats_byte_for_byte(tmp_path):
+    spec = made.spec("figure1", tmp_path)
     fill(spec)
     first, second = write(spec, tmp_path / "a"), write(spec, tmp_path / "b")
     for form in ("csv", "svg", "png"):

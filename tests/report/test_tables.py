@@ -11,8 +11,9 @@ import pytest
 from grace import tasks as names
 from grace.config import Table
 from grace.paper import numbers
-from grace.report import bootstrap, cells
-from grace.report.table_columns import AVG_PAPER, AVG_TASKS
+from grace.report import bootstrap
+from grace.report.sheets import cells
+from grace.report.sheets.columns import AVG_PAPER, AVG_TASKS
 from tests.report import made
 from tests.report.made import SIZE, Files, cells_of, spec_of
 

@@ -2,9 +2,9 @@
 
 from html import unescape
 
-from grace.report import html
-from grace.report.grid import Grid, Piece, Sheet, Shown
 from grace.report.page import tables
+from grace.report.sheets import html
+from grace.report.sheets.grid import Grid, Piece, Sheet, Shown
 
 PAGE = """<!doctype html><html><head><title>T</title><style>p {}</style></head><body>
 <h1>Table 1</h1><p>The <em>caption</em>.</p><p>Study demo; 1 seed.</p>

@@ -14,6 +14,7 @@ def drawn(salt: str = "a"):
     with matplotlib.rc_context({**style.RC, "svg.hashsalt": salt}):
         figure, [[axes]] = style.canvas(2)
         axes.plot([0, 1], [0, 1], "o-", label="A & B <c>")
+        axes.bar([0], [1], hatch="//")
         axes.set_xlabel("λ₁ of $x$")
         style.legend(figure, axes.lines)
         return svg.render(figure, "figure3", 'A "title"', "Said of it.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from grace.report import columns
-from grace.report.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, cut, visible
+from grace.report.sheets.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, cut, visible
 
 RAISED = dict(zip("abcdefghijklmnoprstuvwxyz", "ᵃᵇᶜᵈᵉᶠᵍʰⁱʲᵏˡᵐⁿᵒᵖʳˢᵗᵘᵛʷˣʸᶻ", strict=True))
 

@@ -8,8 +8,8 @@ import subprocess
 
 import pytest
 
-from grace.report import latex
-from grace.report.grid import Grid, Piece, Sheet, Shown, marked, text
+from grace.report.sheets import latex
+from grace.report.sheets.grid import Grid, Piece, Sheet, Shown, marked, text
 from tests.report import made
 from tests.report.nasty import TEXT
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from grace import specs
-from grace.report import rationales
+from grace.report.sheets import rationales
 from tests.report import made
 from tests.report.nasty import TEXT
 

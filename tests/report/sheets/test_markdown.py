@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from markdown_it import MarkdownIt
 
-from grace.report import markdown
-from grace.report.grid import Grid, Piece, Sheet, Shown, marked, text
+from grace.report.sheets import markdown
+from grace.report.sheets.grid import Grid, Piece, Sheet, Shown, marked, text
 from tests.report.nasty import LINES, SEEN, TEXT
 
 PARSER = MarkdownIt("commonmark").enable(["table", "strikethrough"])

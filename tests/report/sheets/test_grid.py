@@ -1,4 +1,4 @@
-from grace.report.grid import Piece, cut, marked, visible
+from grace.report.sheets.grid import Piece, cut, marked, visible
 from tests.report.nasty import SEEN, TEXT
 
 

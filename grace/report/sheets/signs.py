@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from grace.report.grid import LETTERS, Line, Piece
 from grace.report.results import Problem
+from grace.report.sheets.grid import LETTERS, Line, Piece
 
 APART = 2  # files with one kind of problem that get a letter each; where there are more, they share one
 LISTED = 5  # of the tasks or files that share a note

@@ -1,5 +1,5 @@
 from grace.report.results import Problem
-from grace.report.signs import Signs
+from grace.report.sheets.signs import Signs
 
 
 def problem(kind: str, path: str, task: str | None = None) -> Problem:

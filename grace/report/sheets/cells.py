@@ -9,7 +9,7 @@ from grace.paper import numbers
 from grace.report.models import Models, Seed
 from grace.report.results import AGAIN, GEOMETRY, Problem, geometry
 from grace.report.scores import difference, estimate, tokens
-from grace.report.table_columns import Column
+from grace.report.sheets.columns import Column
 
 REFERENCE = "reasoning"  # what every other run is compared with
 GRACE_3B = "grace-3b"  # as the paper calls a backbone of table 4, without saying which of its two
@@ -46,7 +46,7 @@ def build(name: str, table: Table, models: Models, columns: list[Column]) -> lis
         name: the table's, as in the paper's printed numbers.
         table: its entry in the configuration, `rows` with every run it shows.
         models: of `scores.load`.
-        columns: of `table_columns.columns`.
+        columns: of `columns.columns`.
     """
     backbones = list(dict.fromkeys(backbone for backbone, _ in models))
     cells: list[Cell] = []

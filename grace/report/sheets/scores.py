@@ -6,11 +6,11 @@ from collections.abc import Iterable
 
 from grace import specs
 from grace.paper import numbers
-from grace.report import notes
-from grace.report.cells import GRACE_3B, Cell
-from grace.report.grid import MISSING, Grid, Piece, Sheet, Shown, marked, text
-from grace.report.signs import Signs
-from grace.report.table_columns import Column
+from grace.report.sheets import notes
+from grace.report.sheets.cells import GRACE_3B, Cell
+from grace.report.sheets.columns import Column
+from grace.report.sheets.grid import MISSING, Grid, Piece, Sheet, Shown, marked, text
+from grace.report.sheets.signs import Signs
 
 Rows = dict[tuple[str, str], dict[str, Cell]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from html import escape
 
-from grace.report.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, visible
+from grace.report.sheets.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, visible
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 100rem; padding: 0 1rem; color: #1b1f24 }

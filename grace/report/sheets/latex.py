@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from grace.report.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, cut, visible
+from grace.report.sheets.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, cut, visible
 
 ESCAPED = {
     "\\": r"\textbackslash{}",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
-from grace.report import html
-from grace.report.grid import Grid, Piece, Sheet, Shown, marked, text
+from grace.report.sheets import html
+from grace.report.sheets.grid import Grid, Piece, Sheet, Shown, marked, text
 from tests.report.nasty import SEEN, TEXT
 
 VOID = {"meta", "br"}

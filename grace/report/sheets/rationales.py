@@ -8,10 +8,10 @@ from typing import Any
 
 from grace import specs
 from grace.report import results
-from grace.report.grid import LIMIT, MISSING, Grid, Line, Piece, Sheet, Shown, marked, text
 from grace.report.results import Problem
-from grace.report.score_sheet import label, warnings
-from grace.report.signs import Signs
+from grace.report.sheets.grid import LIMIT, MISSING, Grid, Line, Piece, Sheet, Shown, marked, text
+from grace.report.sheets.scores import label, warnings
+from grace.report.sheets.signs import Signs
 
 FIELDS = [
     "table",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from grace.config import Table
 from grace.paper import numbers
-from grace.report.cells import GRACE_3B, Cell
-from grace.report.grid import MISSING, Line, marked
-from grace.report.table_columns import ALIGNMENT, AVG_PAPER, AVG_TASKS, COSINE, TOKENS
+from grace.report.sheets.cells import GRACE_3B, Cell
+from grace.report.sheets.columns import ALIGNMENT, AVG_PAPER, AVG_TASKS, COSINE, TOKENS
+from grace.report.sheets.grid import MISSING, Line, marked
 
 LISTED = 5  # missing files that are named
 
