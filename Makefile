@@ -1,13 +1,14 @@
 # make demo   environment, the embedded demo, where its tables are
 # make test   environment, the test suite
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
+# make readme puts table 1 and figure 1 of results/demo into README.md
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-vllm lint clean
+.PHONY: demo test test-vllm readme lint clean
 
 demo: $(VENV)/.complete
 	snakemake --cores all
@@ -17,6 +18,10 @@ test: $(VENV)/.complete
 
 test-vllm: $(VLLM_VENV)/.complete
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+readme: $(VENV)/.complete
+	snakemake --cores all table1 figure1
+	python -m grace.report.readme results/demo README.md
 
 lint: $(VENV)/.complete
 	ruff check .

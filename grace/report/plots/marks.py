@@ -108,6 +108,8 @@ class Results:
 
 def measured(mark: Mark, found: Estimate | None, seeds: list[Seed], tasks: Iterable[str]) -> Mark:
     """`mark` with an estimate, or with the reason why there is none."""
+    if not seeds:
+        return replace(mark, planned=False, note="not part of this study")
     if found is None:
         return replace(mark, note=_why(seeds, tasks))
     low, high = found.interval or (None, None)

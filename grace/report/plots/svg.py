@@ -20,7 +20,7 @@ def render(figure: Figure, name: str, title: str, description: str) -> str:
         title, description: what a reader who does not see it is told.
     """
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg")
     root = ElementTree.fromstring(buffer.getvalue().encode())
     for parent in list(root.iter()):
         for child in list(parent):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from grace.report import figures
@@ -57,6 +58,8 @@ def test_values_frames_and_gaps_are_drawn(tmp_path):
     assert sum(one.get_hatch() is not None for one in panels["grace-unsup, tiny"].patches) == 9
     assert len(panels["the paper, supervised"].texts) == 25 and len(panels["the paper, unsupervised"].texts) == 20
     assert (ours.get_xlabel(), ours.get_ylabel()) == ("λ₁", "λ₂")
+    colours = ours.collections[0].get_array()  # [lambda2, lambda1]
+    assert colours[2, 1] == pytest.approx(49.9) and colours[1, 2] == pytest.approx(50) and colours[0, 2] is np.ma.masked
     # lambda1 grows to the right, lambda2 upwards: the cell at (0, 0) is the lowest on the left
     assert next(one for one in ours.texts if one.get_text() == "30.0").get_position() == (0, 0)
 

@@ -55,6 +55,15 @@ def test_a_missing_checkpoint_has_no_point(tmp_path):
     assert len(axes.collections) == 3  # a band for each run; the other two have step 0 alone
 
 
+def test_a_study_without_reasoning_has_no_step_0(tmp_path):
+    spec = made.spec("figure5", tmp_path)
+    cells = [cell for cell in spec.cells if cell.run != "reasoning"]
+    results, marks = filled(spec.model_copy(update={"cells": cells}))
+    start = of(marks, progression.SCORE)[0]
+    assert start.x == 0 and start.note == "not part of this study" and not start.left_out
+    assert "Run grace (4 points) on tiny" in figures.sentence(results, marks)
+
+
 def test_an_ablation_without_steps_is_refused(tmp_path):
     spec = made.spec("figure5", tmp_path)
     other = made.spec("figure6", tmp_path).points
