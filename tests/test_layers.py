@@ -68,7 +68,7 @@ def test_every_rule_has_its_module_and_test():
 
     for rules in (ROOT / "rules").glob("*.smk"):
         for rule, module in re.findall(
-            r"^rule (\w+):.*?-m (grace\.\w+\.\w+)", rules.read_text(), re.DOTALL | re.MULTILINE
+            r"^rule (\w+):(?:(?!^rule ).)*?-m (grace\.\w+\.\w+)", rules.read_text(), re.DOTALL | re.MULTILINE
         ):
             path = ROOT / (module.replace(".", "/") + ".py")
             assert path.exists() and path.stem == rule and path.parent.name == rules.stem

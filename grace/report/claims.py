@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 from grace import manifest, specs, stage
 from grace.files import writing
 from grace.paper import numbers
-from grace.report import claim as claims
-from grace.report.claim import Claim, Measure
-from grace.report.scores import Estimate, Models, difference, estimate, load
+from grace.report.scoring import statements
+from grace.report.scoring.scores import Estimate, Models, difference, estimate, load
+from grace.report.scoring.statements import Claim, Measure
 
 MEAN = "mean of the paper's four"
 Entry = dict[str, Any]
@@ -72,22 +72,22 @@ def _over(every: tuple[Estimate, ...]) -> Estimate:
 
 
 def _entry(claim: Claim, measure: Measure, backbone: str, pair: Pair | None, comparable: bool) -> Entry:
-    limit = claims.bound() if claim.kind == "within" else None
-    printed = claims.printed(claim, backbone, measure.average)
+    limit = statements.bound() if claim.kind == "within" else None
+    printed = statements.printed(claim, backbone, measure.average)
     entry: Entry = {
         "id": claim.id, "group": claim.group, "text": claim.text, "kind": claim.kind, "measure": measure.name,
         "backbone": backbone, "printed": printed, "recomputed": measure.average == "categories" and printed is not None,
         "bound": limit, "ours": None, "low": None, "high": None, "levels": None, "verdict": "not run", "problems": [],
-        "comparable": comparable, "runs": [claim.run, claim.other], "seeds": 0, "where": claims.WHERE[claim.table],
+        "comparable": comparable, "runs": [claim.run, claim.other], "seeds": 0, "where": statements.WHERE[claim.table],
     }  # fmt: skip
     if pair is not None:
         entry |= _found(claim, measure, pair, limit if limit is not None else printed or 0.0)
-    beyond = claims.BEYOND_WORDS if claim.group == claims.BEYOND else {}
+    beyond = statements.BEYOND_WORDS if claim.group == statements.BEYOND else {}
     return {**entry, "word": beyond.get(entry["verdict"], entry["verdict"])}
 
 
 def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
-    """What the results say. limit: as for `claim.verdict`."""
+    """What the results say. limit: as for `statements.verdict`."""
     gap, interval = difference(*pair)
     found: Entry = {
         "ours": round(gap, 4),
@@ -99,7 +99,11 @@ def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
     if interval:
         low, high = interval
         sides = (-high, -low) if measure.lower else interval
-        found |= {"low": round(low, 4), "high": round(high, 4), "verdict": claims.verdict(claim.kind, *sides, limit)}
+        found |= {
+            "low": round(low, 4),
+            "high": round(high, 4),
+            "verdict": statements.verdict(claim.kind, *sides, limit),
+        }
     return found
 
 
@@ -108,9 +112,9 @@ def every(spec: specs.ClaimsSpec, embedding: Models, general: Models) -> list[En
     made = [one for seeds in general.values() for one in seeds]
     known = {name for one in made for name in one.scores}
     limited = any(one.limited for one in made)
-    by_mteb = Measured(embedding, claims.embedding_measures(spec.tasks))
-    by_general = Measured(general, claims.general_measures(known, limited))
-    return [entry for one in claims.CLAIMS for entry in judge(one, by_general if one.general else by_mteb)]
+    by_mteb = Measured(embedding, statements.embedding_measures(spec.tasks))
+    by_general = Measured(general, statements.general_measures(known, limited))
+    return [entry for one in statements.CLAIMS for entry in judge(one, by_general if one.general else by_mteb)]
 
 
 # ---- Markdown -------------------------------------------------------------------------------
@@ -120,7 +124,7 @@ def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
     """The page in Markdown: how many claims got which verdict, each claim, and how to read them."""
     lines = ["# What the paper claims, and what this study found", "", f"Study `{spec.study}`. {totals(entries)}.", ""]
     lines += [f"{sentence}\n" for sentence in notes(entries, spec.bootstrap)]
-    for group in claims.GROUPS:
+    for group in statements.GROUPS:
         rows = [one for one in entries if one["group"] == group]
         if rows:
             lines += [f"## {group}", "", *_grid(rows), ""]
@@ -129,10 +133,12 @@ def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
 
 def totals(entries: list[Entry]) -> str:
     """One line: how many tests of the paper's claims got which verdict."""
-    own = [one for one in entries if one["group"] != claims.BEYOND]
+    own = [one for one in entries if one["group"] != statements.BEYOND]
     counts = Counter(one["verdict"] for one in own)
     more = f"; {len(entries) - len(own)} tests beyond it" if len(entries) > len(own) else ""
-    return f"{len(own)} tests of the paper: " + ", ".join(f"{counts[name]} {name}" for name in claims.VERDICTS) + more
+    return (
+        f"{len(own)} tests of the paper: " + ", ".join(f"{counts[name]} {name}" for name in statements.VERDICTS) + more
+    )
 
 
 def notes(entries: list[Entry], resamples: int) -> list[str]:

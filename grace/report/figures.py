@@ -21,7 +21,7 @@ from grace import manifest, specs, stage
 from grace.files import writing
 from grace.report.plots import bars, heatmap, latency, lines, progression, scatter, style, svg, times
 from grace.report.plots.marks import FIELDS, Mark, Results, label, names
-from grace.report.scores import load
+from grace.report.scoring.scores import load
 
 KINDS: dict[str, Any] = {
     "scatter": scatter,

@@ -12,10 +12,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from grace import stage
 from grace.files import writing
-from grace.report.claim import BEYOND, VERDICTS
 from grace.report.page import cost, deviations, exhibits, markup
 from grace.report.page.reading import Folder, Record, objects, said, together, unsaid
 from grace.report.page.summary import MEANING, summary
+from grace.report.scoring.statements import BEYOND, VERDICTS
 from grace.section import UserError
 from grace.specs import PageSpec
 

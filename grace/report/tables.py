@@ -15,10 +15,9 @@ import pandas as pd
 
 from grace import manifest, specs, stage
 from grace.files import writing
-from grace.report.results import Problem
-from grace.report.scores import load
-from grace.report.sheets import cells, html, latex, markdown, rationales
-from grace.report.sheets import scores as score_sheet
+from grace.report.scoring.results import Problem
+from grace.report.scoring.scores import load
+from grace.report.sheets import cells, html, latex, markdown, rationales, score_sheet
 from grace.report.sheets.columns import columns
 from grace.report.sheets.grid import Sheet
 

@@ -7,12 +7,13 @@ import pytest
 
 from grace import manifest, specs, tasks
 from grace.paper import numbers
-from grace.report import claim, claims
-from grace.report.scores import load
+from grace.report import claims
+from grace.report.scoring import statements
+from grace.report.scoring.scores import load
 from tests.test_config import CONFIG
 
 MTEB = [name for group in tasks.MTEB.values() for name in group.split()]
-BY_ID = {one.id: one for one in claim.CLAIMS}
+BY_ID = {one.id: one for one in statements.CLAIMS}
 RESAMPLES = 40
 
 
@@ -38,18 +39,18 @@ RESAMPLES = 40
     ],
 )
 def test_an_interval_gives_its_verdict(kind, low, high, limit, expected):
-    assert claim.verdict(kind, low, high, limit) == expected
+    assert statements.verdict(kind, low, high, limit) == expected
 
 
 def test_a_printed_gain_is_computed_as_the_paper_does_and_over_its_56_data_sets():
     for name, row in (("grace-gain", "supervised"), ("grace-unsup-gain", "unsupervised")):
         said = numbers.printed("claims", row, "gain", "Avg")
-        assert claim.printed(BY_ID[name], claims.MEAN, "Avg") == pytest.approx(said, abs=0.01)
-    assert claim.printed(BY_ID["grace-gain"], claims.MEAN, "categories") == 12.96
-    assert claim.printed(BY_ID["grace-unsup-gain"], claims.MEAN, "categories") == 7.60
-    assert claim.printed(BY_ID["grace-above-base"], "qwen2.5-1.5b", "Avg") == pytest.approx(45.48 - 30.33)
-    assert claim.printed(BY_ID["cl-general-below-base"], "qwen3-4b", "Avg") == pytest.approx(8.51 - 60.73)
-    assert claim.printed(BY_ID["grace-above-random"], "tiny", "Avg") is None
+        assert statements.printed(BY_ID[name], claims.MEAN, "Avg") == pytest.approx(said, abs=0.01)
+    assert statements.printed(BY_ID["grace-gain"], claims.MEAN, "categories") == 12.96
+    assert statements.printed(BY_ID["grace-unsup-gain"], claims.MEAN, "categories") == 7.60
+    assert statements.printed(BY_ID["grace-above-base"], "qwen2.5-1.5b", "Avg") == pytest.approx(45.48 - 30.33)
+    assert statements.printed(BY_ID["cl-general-below-base"], "qwen3-4b", "Avg") == pytest.approx(8.51 - 60.73)
+    assert statements.printed(BY_ID["grace-above-random"], "tiny", "Avg") is None
 
 
 def result(path: Path, scores: dict[str, list[float]], **more) -> str:
@@ -222,5 +223,5 @@ def test_the_stage_writes_both_files_and_says_how_many_seeds_there_are(tmp_path,
 
 
 def test_every_run_that_a_claim_names_is_a_run_of_the_studies():
-    named = {run for one in claim.CLAIMS for run in (one.run, one.other)}
+    named = {run for one in statements.CLAIMS for run in (one.run, one.other)}
     assert named <= set(CONFIG["defaults"]["runs"])

@@ -11,7 +11,7 @@ import pytest
 from grace import tasks as names
 from grace.config import Table
 from grace.paper import numbers
-from grace.report import bootstrap
+from grace.report.scoring import bootstrap
 from grace.report.sheets import cells
 from grace.report.sheets.columns import AVG_PAPER, AVG_TASKS
 from tests.report import made

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from grace.report.claim import BEYOND, VERDICTS
 from grace.report.page.reading import Record, number, objects, said
+from grace.report.scoring.statements import BEYOND, VERDICTS
 
 MEANING = {
     "reproduced": "as the paper claims",

@@ -17,7 +17,7 @@ from matplotlib.patches import Patch, Rectangle
 from grace.paper import numbers
 from grace.report.plots import style
 from grace.report.plots.marks import PAPER, Mark, Results, label, names
-from grace.report.scores import difference
+from grace.report.scoring.scores import difference
 from grace.section import UserError
 
 TABLE, PANELS = "figure3", ("supervised", "unsupervised")

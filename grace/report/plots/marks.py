@@ -8,7 +8,7 @@ from typing import Any
 
 from grace.paper import numbers
 from grace.report.plots.times import Times
-from grace.report.scores import Estimate, Models, Seed, estimate
+from grace.report.scoring.scores import Estimate, Models, Seed, estimate
 from grace.section import UserError
 from grace.specs import FiguresSpec, Point
 

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from grace.report.plots import style
 from grace.report.plots.marks import Mark, Results, among, label, measured, names
-from grace.report.scores import tokens
+from grace.report.scoring.scores import tokens
 
 SCORE, LENGTH = "score", "rationale length"
 START = "reasoning"  # the run with the backbone's own rationales: step 0 of every training

@@ -15,7 +15,7 @@ from grace import tasks
 from grace.paper import numbers
 from grace.report.plots import style
 from grace.report.plots.marks import PAPER, Mark, Results, among, label, measured, names
-from grace.report.scores import WELL_FORMED, Estimate, estimate
+from grace.report.scoring.scores import WELL_FORMED, Estimate, estimate
 
 LINE = 50  # characters of a label that stand below half of the figure
 PANEL = "generation against embedding"

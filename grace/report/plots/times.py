@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from grace.report import results
-from grace.report.results import AGAIN, Problem
+from grace.report.scoring import results
+from grace.report.scoring.results import AGAIN, Problem
 
 PARTS = ("encode", "generate", "match")
 QUANTILES = ("p10", "p50", "p90")

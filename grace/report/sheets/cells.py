@@ -6,9 +6,9 @@ from typing import Any
 
 from grace.config import Table
 from grace.paper import numbers
-from grace.report.models import Models, Seed
-from grace.report.results import AGAIN, GEOMETRY, Problem, geometry
-from grace.report.scores import difference, estimate, tokens
+from grace.report.scoring.models import Models, Seed
+from grace.report.scoring.results import AGAIN, GEOMETRY, Problem, geometry
+from grace.report.scoring.scores import difference, estimate, tokens
 from grace.report.sheets.columns import Column
 
 REFERENCE = "reasoning"  # what every other run is compared with

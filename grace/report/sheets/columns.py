@@ -7,8 +7,8 @@ from typing import NamedTuple
 from grace import tasks
 from grace.config import Table
 from grace.paper import numbers
-from grace.report import results
-from grace.report.models import Models
+from grace.report.scoring import results
+from grace.report.scoring.models import Models
 
 AVG_TASKS, AVG_PAPER = "Avg (tasks)", "Avg (paper)"
 COSINE, TOKENS = "Random-pair cosine", "Rationale tokens"

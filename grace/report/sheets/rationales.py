@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from grace import specs
-from grace.report import results
-from grace.report.results import Problem
+from grace.report.scoring import results
+from grace.report.scoring.results import Problem
 from grace.report.sheets.grid import LIMIT, MISSING, Grid, Line, Piece, Sheet, Shown, marked, text
-from grace.report.sheets.scores import label, warnings
+from grace.report.sheets.score_sheet import label, warnings
 from grace.report.sheets.signs import Signs
 
 FIELDS = [

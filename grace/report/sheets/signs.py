@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
-from grace.report.results import Problem
+from grace.report.scoring.results import Problem
 from grace.report.sheets.grid import LETTERS, Line, Piece
 
 APART = 2  # files with one kind of problem that get a letter each; where there are more, they share one

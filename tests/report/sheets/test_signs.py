@@ -1,4 +1,4 @@
-from grace.report.results import Problem
+from grace.report.scoring.results import Problem
 from grace.report.sheets.signs import Signs
 
 

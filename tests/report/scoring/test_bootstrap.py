@@ -10,7 +10,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score
 
-from grace.report import bootstrap
+from grace.report.scoring import bootstrap
 
 REFERENCE = {
     "mean": lambda values, gold: values.mean(),

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from grace.report import results
-from grace.report.results import Problem
+from grace.report.scoring import results
+from grace.report.scoring.results import Problem
 
 
 class Score(NamedTuple):

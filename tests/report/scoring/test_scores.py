@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grace.report import bootstrap, scores
+from grace.report.scoring import bootstrap, scores
 from tests.report import made
 from tests.report.made import Files, spec_of
 

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from grace import tasks
 from grace.paper import numbers
-from grace.report.scores import WELL_FORMED
+from grace.report.scoring.scores import WELL_FORMED
 
 Kind = Literal["above", "below", "within", "gain"]
 Verdict = Literal["reproduced", "contradicted", "not separable", "not run"]

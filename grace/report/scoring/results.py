@@ -171,7 +171,7 @@ def _is_number(value: Any) -> bool:
 
 def _unusable(items: Any) -> str | None:
     """Why items cannot be resampled."""
-    from grace.report import bootstrap
+    from grace.report.scoring import bootstrap
 
     if not isinstance(items, dict) or items.get("statistic") not in bootstrap.STATISTICS:
         return "are of no known statistic"

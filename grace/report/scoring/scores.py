@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 
 from grace import specs
-from grace.report import bootstrap, results
-from grace.report.models import Models, Score, Seed
-from grace.report.results import WELL_FORMED, Entry, Problem
+from grace.report.scoring import bootstrap, results
+from grace.report.scoring.models import Models, Score, Seed
+from grace.report.scoring.results import WELL_FORMED, Entry, Problem
 
 __all__ = ["WELL_FORMED", "Estimate", "Models", "Problem", "Score", "Seed", "difference", "estimate", "load", "tokens"]
 log = logging.getLogger(__name__)
