@@ -8,16 +8,13 @@ from typing import Any
 from grace import ablations, specs, tasks
 from grace.config import Backbone, Run, Source, Study
 from grace.exhibits import Figure, Table
-from grace.section import Section, UserError, build, hint, merge
+from grace.merging import check_keys, merged_study, switch
+from grace.section import UserError, build, hint, merge
 
 # Sections that a run may change with `settings`.
 RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
 MEMORY_ONLY = (("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("evaluation", "batch_size"))
 
-KEYS = {
-    "study", "preset", "seeds", "backbones", "ablations", "partial", "available_backbones", "sources", "defaults",
-    "presets", "studies",
-}  # fmt: skip
 RULES = (
     "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "train", "evaluate", "general", "latency",
     "cases", "tables", "report",
@@ -35,17 +32,12 @@ class Runs:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
-        for key in config:
-            if key not in KEYS:
-                raise UserError(f"config: {key}: unknown key{hint(key, KEYS)}.")
-        for key in KEYS - {"seeds", "backbones"}:
-            if key not in config:
-                raise UserError(f"config: {key}: this key is missing.")
+        check_keys(config)
         self.name = str(config["study"])
         if self.name not in config["studies"]:
             raise UserError(f"config: study: unknown study {self.name!r}{hint(self.name, config['studies'])}.")
         self.root = f"results/{self.name}"
-        self.ablations_wanted, self.partial = _switch(config, "ablations"), _switch(config, "partial")
+        self.ablations_wanted, self.partial = switch(config, "ablations"), switch(config, "partial")
 
         self.preset = str(config["preset"])
         if self.preset not in config["presets"]:
@@ -272,49 +264,9 @@ class Runs:
         return [] if self.task_data() else [self.test_rows()]
 
 
-def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
-    """Defaults, preset and the study with those that it extends, merged."""
-    chain: list[dict[str, Any]] = []
-    seen: list[str] = []
-    at: str | None = name
-    while at is not None:
-        if at in seen:
-            raise UserError(f"config: studies.{at}.extends: the studies extend each other in a circle.")
-        if at not in config["studies"]:
-            raise UserError(f"config: studies.{seen[-1]}.extends: unknown study {at!r}.")
-        seen.append(at)
-        chain.append(config["studies"][at] or {})
-        at = chain[-1].get("extends")
-    merged = merge(config["defaults"], config["presets"][config["preset"]] or {})
-    for layer in reversed(chain):
-        groups = layer.get("evaluation", {}).get("groups")
-        grids = {key: entry for key, entry in layer.get("ablations", {}).items() if isinstance(entry, dict)}
-        merged = merge(merged, layer)
-        if groups is not None:  # a list of jobs is replaced whole
-            merged = {**merged, "evaluation": {**merged["evaluation"], "groups": groups}}
-        for key, entry in grids.items():  # and so is what an ablation varies
-            whole = {part: entry[part] for part in ("grid", "points") if part in entry}
-            merged = {**merged, "ablations": {**merged["ablations"], key: {**merged["ablations"][key], **whole}}}
-    return merged
-
-
 def _meaning(study: Study) -> dict[str, Any]:
     """What a run may change, without what concerns memory alone."""
     found = {name: getattr(study, name).model_dump() for name in RUN_SECTIONS}
     for section, key in MEMORY_ONLY:
         del found[section][key]
     return found
-
-
-def _switch(config: dict[str, Any], key: str) -> bool:
-    """A key that is true or false; from the command line `true` may come as text."""
-    value = config[key]
-    if isinstance(value, str) and value.lower() in ("true", "false"):
-        return value.lower() == "true"
-    if not isinstance(value, bool):
-        raise UserError(f"config: {key}: it is {value!r}; give true or false.")
-    return value
-
-
-def as_json(spec: Section) -> str:
-    return spec.model_dump_json()

@@ -5,28 +5,26 @@ from __future__ import annotations
 from typing import Any, cast
 
 from grace import specs
-from grace.exhibits import Figure, Table
-from grace.runs import Runs, as_json
-
-REFERENCE = "reasoning"  # what every other run is compared with
+from grace.section import Section
+from grace.shown import REFERENCE, Shown
 
 
-class Plan(Runs):
+class Plan(Shown):
     """A validated study and the slices of it. Raises: as `Runs`."""
 
     # ---- data, training ------------------------------------------------------------------
 
     def spec_source(self, source: str) -> str:
-        return as_json(specs.SourceSpec(name=source, source=self.sources[source], max_rows=self.study.data.max_rows))
+        return _json(specs.SourceSpec(name=source, source=self.sources[source], max_rows=self.study.data.max_rows))
 
     def spec_pairs(self, source: str) -> str:
         data = self.study.data
         form = self.sources[source].form
-        return as_json(specs.PairsSpec(form=form, near_duplicate_cosine=data.near_duplicate_cosine))
+        return _json(specs.PairsSpec(form=form, near_duplicate_cosine=data.near_duplicate_cosine))
 
     def spec_split(self) -> str:
         data = self.study.data
-        return as_json(
+        return _json(
             specs.SplitSpec(
                 test=data.test,
                 validation=data.validation,
@@ -37,18 +35,18 @@ class Plan(Runs):
         )
 
     def spec_triples(self) -> str:
-        return as_json(specs.TriplesSpec(mining=self.study.data.mining))
+        return _json(specs.TriplesSpec(mining=self.study.data.mining))
 
     def spec_lengths(self, data: str) -> str:
-        return as_json(
+        return _json(
             specs.LengthsSpec(prompt=self.study.prompt, data=cast(Any, data), too_long=self.study.data.too_long)
         )
 
     def spec_tasks(self) -> str:
-        return as_json(specs.TasksSpec(seed=0))
+        return _json(specs.TasksSpec(seed=0))
 
     def spec_backbone(self, backbone: str) -> str:
-        return as_json(specs.BackboneSpec(backbone=self.backbones[backbone], prompt=self.study.prompt))
+        return _json(specs.BackboneSpec(backbone=self.backbones[backbone], prompt=self.study.prompt))
 
     def spec_train(self, run: str, seed: int | str) -> str:
         at, entry = self.sections(run), self.study.runs[run]
@@ -57,9 +55,9 @@ class Plan(Runs):
             keep_steps=self.keep_steps(run),
         )  # fmt: skip
         if entry.method == "grace":
-            return as_json(specs.TrainSpec(**common, generation=at.generation, reward=at.reward, grace=at.grace))
+            return _json(specs.TrainSpec(**common, generation=at.generation, reward=at.reward, grace=at.grace))
         contrastive = at.cl if entry.method == "cl" else at.simcse
-        return as_json(specs.TrainSpec(**common, contrastive=contrastive, direct_prompt=at.evaluation.direct_prompt))
+        return _json(specs.TrainSpec(**common, contrastive=contrastive, direct_prompt=at.evaluation.direct_prompt))
 
     # ---- evaluation ---------------------------------------------------------------------
 
@@ -81,7 +79,7 @@ class Plan(Runs):
         at = self.sections(run).evaluation
         names = at.groups[group]
         source = self.rationales_of(run)
-        return as_json(
+        return _json(
             specs.EvaluateSpec(
                 run=run, group=group, tasks=names,
                 local={name: at.local[name] for name in names if name in at.local},
@@ -94,10 +92,6 @@ class Plan(Runs):
     def pair_rows(self, run: str, group: str) -> list[str]:
         """Held-out pairs, in the one group in which a run's geometry is measured."""
         return [self.test_rows()] if group == self.geometry_group and not self.run(run).ablation else []
-
-    @property
-    def geometry_group(self) -> str:
-        return (self.study.evaluation.subset or list(self.study.evaluation.groups))[0]
 
     def rationales_of(self, run: str) -> str | None:
         """The run that has written the rationales of this one: the same model, other pooling or a larger budget."""
@@ -118,12 +112,12 @@ class Plan(Runs):
     def spec_general(self, run: str, seed: int | str) -> str:
         # lm-eval's model and the rationales share one copy of the weights.
         encode = self._encode(run, seed).model_copy(update={"engine": "transformers"})
-        return as_json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode))
+        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode))
 
     def spec_latency(self) -> str:
         seed = self.study.seeds[0]
         encode = self._encode(REFERENCE if REFERENCE in self.study.runs else "backbone", seed)
-        return as_json(specs.LatencySpec(latency=self.study.latency, encode=encode, seed=seed))
+        return _json(specs.LatencySpec(latency=self.study.latency, encode=encode, seed=seed))
 
     def case_models(self, backbone: str) -> list[tuple[str, str]]:
         """Folder of each model whose rationales are shown, and the file that says it is ready."""
@@ -151,94 +145,15 @@ class Plan(Runs):
         cases = self.study.cases
         encode = self._encode("backbone", self.study.seeds[0])
         encode = encode.model_copy(update={"engine": "transformers", "max_new_tokens": cases.max_new_tokens})
-        return as_json(
+        return _json(
             specs.CasesSpec(models=self._case_models(), documents=cases.documents, queries=cases.queries, encode=encode)
         )
 
-    # ---- tables and figures -------------------------------------------------------------
-
-    def wanted(self, form: str) -> list[str]:
-        """Names of the tables or figures that are made unasked: without ablations, unless those are asked for."""
-        every = cast(Any, self.study.tables if form == "table" else self.study.figures)
-        return [name for name, entry in every.items() if self.ablations_wanted or not entry.ablations]
-
-    def _rows(self, entry: Table | Figure) -> dict[str, str | None]:
-        """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
-        named = {run for one in self.study.tables.values() for run in one.rows}
-        rest = [run for run, at in self.study.runs.items() if run not in named and not at.ablation]
-        return {**entry.rows, **dict.fromkeys(rest if isinstance(entry, Table) and entry.rest else [])}
-
-    def _cells(self, runs: list[str], backbones: list[str], results: Any) -> list[specs.Cell]:
-        return [
-            specs.Cell(backbone=backbone, run=run, seed=seed, results=results(backbone, run, seed))
-            for backbone in backbones
-            for run in self.study.runs
-            if run in runs and backbone in self.backbones_of_run(run)
-            for seed in self.study.seeds
-        ]
-
-    def _backbones(self, entry: Table | Figure) -> list[str]:
-        listed = [self.ablation_backbones(name) for name in entry.ablations if name in self.study.ablations]
-        return [one for one in self.study.backbones if not listed or any(one in some for some in listed)]
-
-    def mteb_cells(self, entry: Table | Figure) -> list[specs.Cell]:
-        """Models whose MTEB results an exhibit reads; `reasoning` is what the others are compared with."""
-        runs = [REFERENCE, *self._rows(entry)]
-        if isinstance(entry, Figure):
-            runs += [name for point in self.figure_points(entry) for name in (point.run, point.of)]
-        subset = bool(entry.ablations) or (isinstance(entry, Table) and entry.subset)
-
-        def results(backbone: str, run: str, seed: int) -> list[str]:
-            if entry.kind == "geometry":
-                return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{self.geometry_group}.json"]
-            return self.mteb_results(backbone, run, seed, subset or self.run(run).ablation)
-
-        return self._cells(runs, self._backbones(entry), results)
-
-    def general_cells(self, entry: Table | Figure) -> list[specs.Cell]:
-        """Models whose general results an exhibit reads."""
-        return self._cells(
-            [REFERENCE, *self._rows(entry)],
-            self._backbones(entry),
-            lambda backbone, run, seed: [self.general_result(backbone, run, seed)],
-        )
-
-    def cells(self, table: str) -> list[specs.Cell]:
-        """The models of a table and the files that it reads."""
-        entry = self.study.tables[table]
-        if entry.kind in ("progress", "samples"):
-            return []
-        return self.general_cells(entry) if entry.kind == "general" else self.mteb_cells(entry)
-
-    def table_inputs(self, table: str) -> list[str]:
-        """Every file that a table reads."""
-        return [path for cell in self.cells(table) for path in cell.results] + list(self._cases(table).values())
-
-    def _cases(self, table: str) -> dict[str, str]:
-        shown = self.study.tables[table].kind in ("progress", "samples")
-        return {backbone: f"{self.root}/cases/{backbone}.json" for backbone in self.study.backbones if shown}
-
-    def figure_points(self, entry: Figure) -> list[specs.Point]:
-        return [point for name in entry.ablations for point in self.points.get(name, [])]
-
-    def _figure_files(self, figure: str) -> tuple[list[specs.Cell], list[specs.Cell], dict[str, str]]:
-        entry = self.study.figures[figure]
-        general = self.general_cells(entry) if entry.kind == "scatter" else []
-        timed = self._backbones(entry) if entry.kind == "latency" and self.study.latency.run in self.study.runs else []
-        return self.mteb_cells(entry), general, {name: f"{self.root}/latency/{name}.json" for name in timed}
-
-    def figure_inputs(self, figure: str) -> list[str]:
-        """Every file that a figure reads."""
-        cells, general, latency = self._figure_files(figure)
-        return [path for cell in cells + general for path in cell.results] + list(latency.values())
-
-    def _tasks(self, subset: bool) -> list[str]:
-        groups = self.study.evaluation.groups
-        return [name for group in (self.study.evaluation.subset if subset else groups) for name in groups[group]]
+    # ---- report -------------------------------------------------------------------------
 
     def spec_tables(self, table: str) -> str:
         entry = self.study.tables[table]
-        return as_json(
+        return _json(
             specs.TablesSpec(
                 study=self.name, bootstrap=self.study.bootstrap, name=table,
                 table=entry.model_copy(update={"rows": self._rows(entry)}),
@@ -252,7 +167,7 @@ class Plan(Runs):
         cells, general, latency = self._figure_files(figure)
         points = self.figure_points(entry)
         steps = {point.of: self.sections(point.of).grace.max_steps for point in points}
-        return as_json(
+        return _json(
             specs.FiguresSpec(
                 study=self.name, bootstrap=self.study.bootstrap, name=figure, figure=entry,
                 tasks=self._tasks(bool(entry.ablations)), cells=cells, general=general,
@@ -260,11 +175,9 @@ class Plan(Runs):
             )
         )  # fmt: skip
 
-    # ---- report -------------------------------------------------------------------------
-
     def spec_audit(self) -> str:
         at = self.study.reward
-        return as_json(specs.AuditSpec(study=self.name, lambda1=at.lambda1, lambda2=at.lambda2))
+        return _json(specs.AuditSpec(study=self.name, lambda1=at.lambda1, lambda2=at.lambda2))
 
     def spec_claims(self) -> str:
         main = [run for run, at in self.study.runs.items() if not at.ablation]
@@ -272,7 +185,7 @@ class Plan(Runs):
         general = self._cells(
             main, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
         )
-        return as_json(
+        return _json(
             specs.ClaimsSpec(
                 study=self.name, bootstrap=self.study.bootstrap, tasks=self._tasks(False), cells=cells,
                 general=general,
@@ -293,7 +206,7 @@ class Plan(Runs):
             for form, every in both
             for name, entry in every.items()
         ]  # fmt: skip
-        return as_json(specs.PageSpec(study=self.name, title=self.study.title, exhibits=exhibits, config=self._config))
+        return _json(specs.PageSpec(study=self.name, title=self.study.title, exhibits=exhibits, config=self._config))
 
     def spec_plan(self) -> str:
         """The whole study, with what its wanted tables and figures read."""
@@ -306,7 +219,7 @@ class Plan(Runs):
             if kind in found:
                 groups = found[kind].setdefault(backbone, {}).setdefault(rest[0], [])
                 groups += [rest[2]] if kind == "mteb" and rest[2] not in groups else []
-        return as_json(
+        return _json(
             specs.PlanSpec(
                 name=self.name, study=self.study, backbones=self.backbones, sources=self.sources,
                 tables=self.wanted("table"), figures=self.wanted("figure"),
@@ -316,3 +229,7 @@ class Plan(Runs):
                 own_tasks=bool(self.task_data()),
             )
         )  # fmt: skip
+
+
+def _json(spec: Section) -> str:
+    return spec.model_dump_json()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import grace
-from grace.runs import merged_study
+from grace.merging import merged_study
 from grace.section import UserError
 
 # What a study is called and shown with, and what its jobs may take, change no result.

@@ -1,0 +1,58 @@
+"""From config.yaml and the command line to the settings of one study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grace.section import UserError, hint, merge
+
+KEYS = {
+    "study", "preset", "seeds", "backbones", "ablations", "partial", "available_backbones", "sources", "defaults",
+    "presets", "studies",
+}  # fmt: skip
+
+
+def check_keys(config: dict[str, Any]) -> None:
+    """Raises: UserError for a key that is unknown or missing at the top."""
+    for key in config:
+        if key not in KEYS:
+            raise UserError(f"config: {key}: unknown key{hint(key, KEYS)}.")
+    for key in KEYS - {"seeds", "backbones"}:
+        if key not in config:
+            raise UserError(f"config: {key}: this key is missing.")
+
+
+def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """Defaults, preset and the study with those that it extends, merged."""
+    chain: list[dict[str, Any]] = []
+    seen: list[str] = []
+    at: str | None = name
+    while at is not None:
+        if at in seen:
+            raise UserError(f"config: studies.{at}.extends: the studies extend each other in a circle.")
+        if at not in config["studies"]:
+            raise UserError(f"config: studies.{seen[-1]}.extends: unknown study {at!r}.")
+        seen.append(at)
+        chain.append(config["studies"][at] or {})
+        at = chain[-1].get("extends")
+    merged = merge(config["defaults"], config["presets"][config["preset"]] or {})
+    for layer in reversed(chain):
+        groups = layer.get("evaluation", {}).get("groups")
+        grids = {key: entry for key, entry in layer.get("ablations", {}).items() if isinstance(entry, dict)}
+        merged = merge(merged, layer)
+        if groups is not None:  # a list of jobs is replaced whole
+            merged = {**merged, "evaluation": {**merged["evaluation"], "groups": groups}}
+        for key, entry in grids.items():  # and so is what an ablation varies
+            whole = {part: entry[part] for part in ("grid", "points") if part in entry}
+            merged = {**merged, "ablations": {**merged["ablations"], key: {**merged["ablations"][key], **whole}}}
+    return merged
+
+
+def switch(config: dict[str, Any], key: str) -> bool:
+    """A key that is true or false; from the command line `true` may come as text."""
+    value = config[key]
+    if isinstance(value, str) and value.lower() in ("true", "false"):
+        return value.lower() == "true"
+    if not isinstance(value, bool):
+        raise UserError(f"config: {key}: it is {value!r}; give true or false.")
+    return value

@@ -1,0 +1,98 @@
+"""What a study shows: which models each table and figure is about, and the files that it reads."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from grace import specs
+from grace.exhibits import Figure, Table
+from grace.runs import Runs
+
+REFERENCE = "reasoning"  # what every other run is compared with
+
+
+class Shown(Runs):
+    """A validated study, as its tables and figures see it. Raises: as `Runs`."""
+
+    def wanted(self, form: str) -> list[str]:
+        """Names of the tables or figures that are made unasked: without ablations, unless those are asked for."""
+        every = cast(Any, self.study.tables if form == "table" else self.study.figures)
+        return [name for name, entry in every.items() if self.ablations_wanted or not entry.ablations]
+
+    def _rows(self, entry: Table | Figure) -> dict[str, str | None]:
+        """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
+        named = {run for one in self.study.tables.values() for run in one.rows}
+        rest = [run for run, at in self.study.runs.items() if run not in named and not at.ablation]
+        return {**entry.rows, **dict.fromkeys(rest if isinstance(entry, Table) and entry.rest else [])}
+
+    def _cells(self, runs: list[str], backbones: list[str], results: Any) -> list[specs.Cell]:
+        return [
+            specs.Cell(backbone=backbone, run=run, seed=seed, results=results(backbone, run, seed))
+            for backbone in backbones
+            for run in self.study.runs
+            if run in runs and backbone in self.backbones_of_run(run)
+            for seed in self.study.seeds
+        ]
+
+    def _backbones(self, entry: Table | Figure) -> list[str]:
+        listed = [self.ablation_backbones(name) for name in entry.ablations if name in self.study.ablations]
+        return [one for one in self.study.backbones if not listed or any(one in some for some in listed)]
+
+    def mteb_cells(self, entry: Table | Figure) -> list[specs.Cell]:
+        """Models whose MTEB results an exhibit reads; `reasoning` is what the others are compared with."""
+        runs = [REFERENCE, *self._rows(entry)]
+        if isinstance(entry, Figure):
+            runs += [name for point in self.figure_points(entry) for name in (point.run, point.of)]
+        subset = bool(entry.ablations) or (isinstance(entry, Table) and entry.subset)
+
+        def results(backbone: str, run: str, seed: int) -> list[str]:
+            if entry.kind == "geometry":
+                return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{self.geometry_group}.json"]
+            return self.mteb_results(backbone, run, seed, subset or self.run(run).ablation)
+
+        return self._cells(runs, self._backbones(entry), results)
+
+    def general_cells(self, entry: Table | Figure) -> list[specs.Cell]:
+        """Models whose general results an exhibit reads."""
+        return self._cells(
+            [REFERENCE, *self._rows(entry)],
+            self._backbones(entry),
+            lambda backbone, run, seed: [self.general_result(backbone, run, seed)],
+        )
+
+    def cells(self, table: str) -> list[specs.Cell]:
+        """The models of a table and the files that it reads."""
+        entry = self.study.tables[table]
+        if entry.kind in ("progress", "samples"):
+            return []
+        return self.general_cells(entry) if entry.kind == "general" else self.mteb_cells(entry)
+
+    def table_inputs(self, table: str) -> list[str]:
+        """Every file that a table reads."""
+        return [path for cell in self.cells(table) for path in cell.results] + list(self._cases(table).values())
+
+    def _cases(self, table: str) -> dict[str, str]:
+        shown = self.study.tables[table].kind in ("progress", "samples")
+        return {backbone: f"{self.root}/cases/{backbone}.json" for backbone in self.study.backbones if shown}
+
+    def figure_points(self, entry: Figure) -> list[specs.Point]:
+        return [point for name in entry.ablations for point in self.points.get(name, [])]
+
+    def _figure_files(self, figure: str) -> tuple[list[specs.Cell], list[specs.Cell], dict[str, str]]:
+        entry = self.study.figures[figure]
+        general = self.general_cells(entry) if entry.kind == "scatter" else []
+        timed = self._backbones(entry) if entry.kind == "latency" and self.study.latency.run in self.study.runs else []
+        return self.mteb_cells(entry), general, {name: f"{self.root}/latency/{name}.json" for name in timed}
+
+    def figure_inputs(self, figure: str) -> list[str]:
+        """Every file that a figure reads."""
+        cells, general, latency = self._figure_files(figure)
+        return [path for cell in cells + general for path in cell.results] + list(latency.values())
+
+    def _tasks(self, subset: bool) -> list[str]:
+        groups = self.study.evaluation.groups
+        return [name for group in (self.study.evaluation.subset if subset else groups) for name in groups[group]]
+
+    @property
+    def geometry_group(self) -> str:
+        return (self.study.evaluation.subset or list(self.study.evaluation.groups))[0]
