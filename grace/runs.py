@@ -19,6 +19,7 @@ RULES = (
     "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "train", "evaluate", "general", "latency",
     "cases", "tables", "report",
 )  # fmt: skip
+TARGETS = (*RULES, "all", "audit", "claims", "download", "figures", "paper_items", "plan")
 
 
 class Runs:
@@ -104,25 +105,34 @@ class Runs:
             for suffix, at, settings in ablations.points(name, entry):
                 made = ablations.run_of(entry, base, run, at, settings)
                 point = base + suffix
-                if self._same(base, point, made):
+                end = self.sections(base).grace.max_steps
+                if made.step and end and made.step > end:
+                    raise UserError(
+                        f"config: ablations.{name}.steps: {made.step} is over grace.max_steps ({end}) of run {base!r}; "
+                        "leave it out."
+                    )
+                if made.step and made.step == end:
                     point = base
-                elif self.study.runs.get(point, made) != made:
+                elif known := self._known_as(base, point, made):
+                    point = known
+                elif point in self.study.runs:
                     raise UserError(f"config: ablations.{name}: another run is called {point!r}; change one of them.")
                 else:
                     self.study.runs[point] = made
-                if made.step and (last := self.sections(base).grace.max_steps) and made.step >= last:
-                    raise UserError(
-                        f"config: ablations.{name}.steps: {made.step} is not under grace.max_steps ({last}) of run "
-                        f"{base!r}, whose end is a point anyway."
-                    )
                 found.append(specs.Point(ablation=name, run=point, of=base, at=at))
         return found
 
-    def _same(self, base: str, point: str, run: Run) -> bool:
-        """Whether a point's run changes nothing."""
-        if run.step:
-            return False
-        return _meaning(self._built(point, run)) == _meaning(self.sections(base))
+    def _known_as(self, base: str, point: str, run: Run) -> str | None:
+        """The name of a run that is the same as a point's: the run that it varies, or one of another point."""
+        meaning = _meaning(self._built(point, run))
+        if not run.step and meaning == _meaning(self.sections(base)):
+            return base
+        bare = run.model_copy(update={"settings": {}})  # what the settings come to is compared instead
+        for name, other in self.study.runs.items():
+            alike = other.ablation and other.model_copy(update={"settings": {}}) == bare
+            if alike and _meaning(self.sections(name)) == meaning:
+                return name
+        return None
 
     def ablation_backbones(self, name: str) -> list[str]:
         listed = [one for one in self.study.backbones if one in (self.study.ablations[name].backbones or [])]
@@ -150,7 +160,14 @@ class Runs:
             for run in exhibit.rows:
                 if run not in self._known_runs | set(self.study.runs) and not self._dropped(run):
                     raise UserError(f"config: {where}.rows: unknown run {run!r}{hint(run, self.study.runs)}.")
-        for key, run in (("latency.run", self.study.latency.run), ("cases.progress", self.study.cases.progress)):
+            if (name := where.split(".", 1)[1]) in TARGETS:
+                raise UserError(f"config: {where}: a rule is called {name!r}; choose another name.")
+        cases = self.study.cases
+        for key, run in (
+            ("latency.run", self.study.latency.run),
+            ("cases.progress", cases.progress),
+            *(("cases.also", run) for run in cases.also),
+        ):
             if run not in self._known_runs:
                 raise UserError(f"config: {key}: unknown run {run!r}{hint(run, self._known_runs)}.")
 
@@ -167,20 +184,18 @@ class Runs:
         """The study as this run sees it: its `settings` on top of the study's sections."""
         if run == "backbone" or not self.study.runs[run].settings:
             return self.study
-        return self._built(run, self.study.runs[run])
+        if run not in self._sections:
+            self._sections[run] = self._built(run, self.study.runs[run])
+        return self._sections[run]
 
     def _built(self, name: str, run: Run) -> Study:
-        if name not in self._sections:
-            for section in run.settings:
-                if section not in RUN_SECTIONS:
-                    raise UserError(
-                        f"config: runs.{name}.settings.{section}: unknown key{hint(section, RUN_SECTIONS)}."
-                    )
-            try:
-                self._sections[name] = build(Study, merge(self._raw, run.settings), "")
-            except UserError as error:
-                raise UserError(str(error).replace("config: ", f"config: runs.{name}.settings.", 1)) from None
-        return self._sections[name]
+        for section in run.settings:
+            if section not in RUN_SECTIONS:
+                raise UserError(f"config: runs.{name}.settings.{section}: unknown key{hint(section, RUN_SECTIONS)}.")
+        try:
+            return build(Study, merge(self._raw, run.settings), "")
+        except UserError as error:
+            raise UserError(str(error).replace("config: ", f"config: runs.{name}.settings.", 1)) from None
 
     @cached_property
     def _sections(self) -> dict[str, Study]:

@@ -48,11 +48,12 @@ class Plan(Shown):
     def spec_backbone(self, backbone: str) -> str:
         return _json(specs.BackboneSpec(backbone=self.backbones[backbone], prompt=self.study.prompt))
 
-    def spec_train(self, run: str, seed: int | str) -> str:
+    def spec_train(self, run: str, seed: int | str, keep_steps: list[int] | None = None) -> str:
+        """keep_steps: None for those that the ablations look at."""
         at, entry = self.sections(run), self.study.runs[run]
         common: dict[str, Any] = dict(
             run=run, method=entry.method, data=entry.data, seed=int(seed), prompt=at.prompt, pooling=at.pooling,
-            keep_steps=self.keep_steps(run),
+            keep_steps=self.keep_steps(run) if keep_steps is None else keep_steps,
         )  # fmt: skip
         if entry.method == "grace":
             return _json(specs.TrainSpec(**common, generation=at.generation, reward=at.reward, grace=at.grace))

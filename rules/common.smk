@@ -1,4 +1,6 @@
 # From config.yaml to the plan of a study. Everything here is known before the first job.
+import hashlib
+import json
 import os
 import re
 import shlex
@@ -16,6 +18,8 @@ except UserError as error:
 
 ROOT = PLAN.root
 RESOURCES = PLAN.study.resources
+with open(f"{workflow.basedir}/grace/paper/printed.csv", "rb") as _handle:
+    PRINTED = hashlib.sha256(_handle.read()).hexdigest()  # what the paper prints
 STORE = f"{ROOT}/store"  # rationales and embeddings, by content
 
 # A conda environment holds the packages but not the project.

@@ -96,7 +96,7 @@ rule general:
         " --model {params.model:q} --data {input.data:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
 
 
-# Time per text. Alone on the machine, or the other jobs would be in the figure.
+# Time per text. Alone on this machine, or the other jobs would be in the figure; on a cluster a job has its own cores.
 rule latency:
     input:
         backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
@@ -112,7 +112,7 @@ rule latency:
         f"{ROOT}/benchmarks/latency/{{backbone}}.tsv"
     conda:
         GPU_ENV
-    threads: workflow.cores or RESOURCES["latency"].threads
+    threads: workflow.resource_settings.cores or RESOURCES["latency"].threads
     resources:
         mem_mb=mem_mb("latency"),
         runtime=runtime("latency"),

@@ -29,6 +29,7 @@ rule tables:
         gpu=RESOURCES["tables"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_tables(wildcards.table),
+        printed=PRINTED,
         found=lambda wildcards: found(PLAN.table_inputs(wildcards.table)),
         caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
     shell:
@@ -63,6 +64,7 @@ rule figures:
         gpu=RESOURCES["tables"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_figures(wildcards.figure),
+        printed=PRINTED,
         found=lambda wildcards: found(PLAN.figure_inputs(wildcards.figure)),
         caption=lambda wildcards: PLAN.study.figures[wildcards.figure].caption,
     shell:
@@ -105,6 +107,7 @@ rule audit:
         gpu=RESOURCES["report"].gpu,
     params:
         spec=PLAN.spec_audit(),
+        printed=PRINTED,
     shell:
         "python -m grace.report.audit --spec {params.spec:q} --threads {threads} --md {output.md:q}"
         " --json {output.json:q} > {log:q} 2>&1"
@@ -130,6 +133,7 @@ rule claims:
         gpu=RESOURCES["tables"].gpu,
     params:
         spec=PLAN.spec_claims(),
+        printed=PRINTED,
         found=found(PLAN.claim_inputs()),
     shell:
         "python -m grace.report.claims --spec {params.spec:q} --threads {threads} --md {output.md:q}"

@@ -80,4 +80,20 @@ def test_two_ablations_may_not_share_a_name():
     with pytest.raises(UserError, match=r"another run is called 'grace\.lambda2-0\.5'"):
         plan(a={"runs": ["grace"], "grid": grid},
              b={"runs": ["grace"], "grid": grid, "settings": {"grace": {"max_steps": 9}}})  # fmt: skip
-    plan(a={"runs": ["grace"], "grid": grid}, b={"runs": ["grace"], "grid": grid})  # the same run twice
+    made = plan(a={"runs": ["grace"], "grid": grid}, b={"runs": ["grace"], "grid": grid})  # the same run twice
+    assert made.points["a"][0].run == made.points["b"][0].run == "grace.lambda2-0.5"
+
+
+def test_two_points_that_are_the_same_model_are_one_run():
+    longer = {"grace": {"max_steps": 99}}
+    made = plan(
+        a={"runs": ["grace"], "grid": {"grace.rollouts": [4, 8]}, "settings": longer},
+        b={"runs": ["grace"], "grid": {"grace.instances": [8, 16]}, "settings": longer},
+    )
+    assert [point.run for point in made.points["b"]] == ["grace.instances-8", "grace.rollouts-8"]
+
+
+def test_the_last_step_is_the_run_itself():
+    made = plan(steps={"runs": ["grace"], "steps": [40, 80]})
+    assert [point.run for point in made.points["steps"]] == ["grace.step-40", "grace"]
+    assert made.keep_steps("grace") == [40]

@@ -87,7 +87,17 @@ def test_every_study_is_valid(study):
             ["cl"],
             "ablations.progression.runs: run 'cl' is not",
         ),
-        ("studies/demo/ablations/progression/steps", [80], "ablations.progression.steps: 80 is not under"),
+        (
+            "studies/demo/ablations/progression/steps",
+            [81],
+            "ablations.progression.steps: 81 is over",
+        ),
+        (
+            "defaults/cases/also",
+            ["grace-rolout"],
+            "cases.also: unknown run 'grace-rolout'",
+        ),
+        ("defaults/tables/report", {"title": "", "caption": "", "kind": "mteb"}, "tables.report: a rule is called"),
         ("defaults/ablations/algorithm/grid", {"grace.estimater": ["grpo"]}, "settings.grace.estimater: unknown key"),
         ("defaults/ablations/algorithm/grid", {"estimator": ["grpo"]}, "name a setting as section.key"),
         ("defaults/ablations/algorithm/grid", {"grace.estimator": ["ppo"]}, "settings.grace.estimator: "),

@@ -8,7 +8,7 @@ from importlib import resources
 from types import SimpleNamespace
 
 from grace import manifest, stage
-from grace.files import sha256, write_json, writing
+from grace.files import sha256, writing
 from grace.paper import numbers
 from grace.paper.audit import audit
 from grace.paper.finding import Finding
@@ -52,7 +52,7 @@ def main(spec: AuditSpec, paths: SimpleNamespace) -> None:
     with writing(paths.md) as temporary:
         temporary.write_text(render(findings), encoding="utf-8")
     record = manifest.make("audit", spec, [], paths.started, printed=printed)
-    write_json(paths.json, {"manifest": record, "findings": [asdict(one) for one in findings]})
+    manifest.write_result(paths.json, record, findings=[asdict(one) for one in findings])
     print(totals(findings))
 
 

@@ -26,17 +26,20 @@ class Measured(NamedTuple):
 
 
 def judge(claim: Claim, measured: Measured) -> list[Entry]:
-    """A claim on each backbone and by each measure, as in claims.json; a gain once, on the mean of the paper's four."""
+    """A claim on each backbone and by each measure, as in claims.json; the first measure is the one that counts.
+
+    A gain stands once, on the mean of the paper's four backbones, and not at all where the study lacks one of them or
+    the paper's tasks.
+    """
     backbones = list(dict.fromkeys(backbone for backbone, _ in measured.models))
     measures = [one for one in measured.measures if claim.kind != "within" or one.bounded]
     if claim.kind == "gain":
-        whole = [one for one in measures if one.comparable] or measures[:1]
-        four = set(numbers.BACKBONES) <= set(backbones)
-        return [_entry(claim, one, MEAN, _mean(claim, one, measured.models), one.comparable and four) for one in whole]
+        measures = [one for one in measures if one.comparable]
+        backbones = [MEAN] if set(numbers.BACKBONES) <= set(backbones) else []
     return [
-        _entry(claim, one, name, _pair(claim, one, name, measured.models), one.comparable and name in numbers.BACKBONES)
+        {**_entry(claim, one, name, measured.models), "headline": place == 0}
         for name in backbones
-        for one in measures
+        for place, one in enumerate(measures)
     ]
 
 
@@ -53,7 +56,7 @@ def _pair(claim: Claim, measure: Measure, backbone: str, models: Models) -> Pair
 def _mean(claim: Claim, measure: Measure, models: Models) -> Pair | None:
     """Mean over the paper's four backbones, which share their items; None when one of them is missing."""
     pairs = [pair for name in numbers.BACKBONES if (pair := _pair(claim, measure, name, models))]
-    if len(pairs) < len(numbers.BACKBONES) or not measure.comparable:
+    if len(pairs) < len(numbers.BACKBONES):
         return None
     ours, other = zip(*pairs, strict=True)
     return _over(ours), _over(other)
@@ -71,7 +74,9 @@ def _over(every: tuple[Estimate, ...]) -> Estimate:
     )
 
 
-def _entry(claim: Claim, measure: Measure, backbone: str, pair: Pair | None, comparable: bool) -> Entry:
+def _entry(claim: Claim, measure: Measure, backbone: str, models: Models) -> Entry:
+    pair = _mean(claim, measure, models) if backbone == MEAN else _pair(claim, measure, backbone, models)
+    comparable = measure.comparable and backbone in (MEAN, *numbers.BACKBONES)
     limit = statements.bound() if claim.kind == "within" else None
     printed = statements.printed(claim, backbone, measure.average)
     entry: Entry = {
@@ -132,13 +137,19 @@ def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
 
 
 def totals(entries: list[Entry]) -> str:
-    """One line: how many tests of the paper's claims got which verdict."""
-    own = [one for one in entries if one["group"] != statements.BEYOND]
+    """One line: how many of the paper's claims got which verdict, each once per backbone by its first measure."""
+    counted = [one for one in entries if one["headline"]]
+    own = [one for one in counted if one["group"] != statements.BEYOND]
     counts = Counter(one["verdict"] for one in own)
-    more = f"; {len(entries) - len(own)} tests beyond it" if len(entries) > len(own) else ""
-    return (
-        f"{len(own)} tests of the paper: " + ", ".join(f"{counts[name]} {name}" for name in statements.VERDICTS) + more
-    )
+    once = ", counted once per backbone" if len({one["backbone"] for one in own} - {MEAN}) > 1 else ""
+    more = f"; {len(counted) - len(own)} comparisons beyond it" if len(counted) > len(own) else ""
+    found = ", ".join(f"{counts[name]} {name}" for name in statements.VERDICTS)
+    return f"{len(own)} claims of the paper{once}: {found}{more}"
+
+
+def _split(entries: list[Entry]) -> set[tuple[str, str]]:
+    """Id and backbone of the claims whose measures disagree."""
+    return statements.split(((one["id"], one["backbone"]), one["verdict"]) for one in entries)
 
 
 def notes(entries: list[Entry], resamples: int) -> list[str]:
@@ -147,9 +158,16 @@ def notes(entries: list[Entry], resamples: int) -> list[str]:
         "Ours is the difference between the two runs, in points, with the 95 % interval of "
         f"{resamples} paired bootstrap resamples of the test items. Reproduced: the interval lies wholly on the "
         "claimed side, or within the bound; contradicted: wholly on the other, or outside; not separable: neither, or "
-        "there is no interval; not run: a result is missing. A printed gain is reproduced when ours is surely above "
-        "zero and may be as large."
+        "there is no interval; not run: one of the two runs has no result."
     ]
+    if any(one["kind"] == "gain" for one in entries):
+        out[0] += " A printed gain is reproduced when ours is surely above zero and may be as large."
+    elif entries:
+        out.append(
+            "The printed gains are means over the paper's four backbones and all its tasks. This study does not have "
+            "all of these, so it cannot test them: they are neither listed nor counted."
+        )
+    out += _measures(entries)
     seeds = sorted({one["seeds"] for one in entries if one["seeds"]})
     if seeds == [1]:
         out.append("One seed: the intervals say nothing about how another training would turn out.")
@@ -167,19 +185,48 @@ def notes(entries: list[Entry], resamples: int) -> list[str]:
         who = "No test here is" if len(own) == len(entries) else f"{len(own)} of {len(entries)} tests are not"
         out.append(
             f"{who} of the paper's backbones and tasks: there only the direction of a difference can be set beside the "
-            "paper, not its size, and the printed number is its mean over the paper's four backbones."
+            f"paper, not its size{_beside(own)}."
         )
     if any(one["recomputed"] for one in entries):
         out.append("Over 56 tasks the paper's number is recomputed from its category scores.")
     return out
 
 
+def _measures(entries: list[Entry]) -> list[str]:
+    """How claims with more than one measure are counted."""
+    if all(one["headline"] for one in entries):
+        return []
+    apart = len(_split(entries))
+    more = f" The measures disagree in {apart} claim{'s' * (apart != 1)}, which say{'s' * (apart == 1)} so."
+    return [
+        "A claim counts once per backbone, by the first measure it is listed with; its further measures stand below."
+        + more * bool(apart)
+    ]
+
+
+def _beside(entries: list[Entry]) -> str:
+    """What the printed numbers of tests that are not comparable are."""
+    known = {one["backbone"] in numbers.BACKBONES for one in entries if one["printed"] is not None}
+    if known == {True}:
+        return ", and the printed number is the paper's for the same backbone"
+    if known == {False}:
+        return ", and the printed number is its mean over the paper's four backbones"
+    if known:
+        return (
+            ", and the printed number is the paper's for the same backbone, or its mean over its four where the "
+            "backbone is none of them"
+        )
+    return ""
+
+
 def _grid(entries: list[Entry]) -> list[str]:
+    apart = _split(entries)
     lines = ["| claim | backbone | measure | paper | ours | verdict |", "|---|---|---|---:|---:|---|"]
     for one in entries:
         paper = "—" if one["printed"] is None else f"{one['printed']:+.2f}"
         paper += f" (bound {one['bound']:g})" if one["bound"] is not None else ""
-        cells = [one["text"], one["backbone"], one["measure"], paper, _ours(one), one["word"]]
+        said = "; measures disagree" if one["headline"] and (one["id"], one["backbone"]) in apart else ""
+        cells = [one["text"], one["backbone"], one["measure"], paper, _ours(one), one["word"] + said]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
 

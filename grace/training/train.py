@@ -84,13 +84,13 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         logged = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
         record = manifest.make(
             "train", spec, [paths.backbone, paths.rows], paths.started, backbone=_origin(paths.backbone),
-            resumed_from=Path(resume).name if resume else None, steps=step, rows=len(rows),
+            resumed_from=Path(resume).name if resume else None, training=checkpoints.name, steps=step, rows=len(rows),
             preflight=trainer.preflight.record, history=json.loads(json.dumps(logged).replace("NaN", "null")),
         )  # fmt: skip
         save_model(folder, made, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
 
     trainer = build_trainer(model, tokenizer, spec, rows, checkpoints)
-    kept = KeepSteps(spec.keep_steps, checkpoints, save)
+    kept = KeepSteps(spec.keep_steps, checkpoints, paths.out.parent, save)
     trainer.add_callback(kept)
     resume = last_checkpoint(checkpoints)
     if resume:
@@ -102,7 +102,7 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
             if bar := getattr(callback, "training_bar", None):
                 bar.close()
     if trainer.is_world_process_zero():
-        kept.hand_over(paths.out.parent)
+        kept.hand_over()
     save(paths.out.parent, trainer.state.global_step)
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)

@@ -33,7 +33,7 @@ def claim(verdict: str, **more: Any) -> dict[str, Any]:
         "id": f"claim-{verdict}", "group": "Embeddings, supervised", "text": f"A claim that is {verdict}",
         "measure": "mean of 6 tasks", "backbone": "tiny", "printed": 11.52, "bound": None, "ours": -2.5, "low": -4.0,
         "high": -1.0, "levels": [32.5, 35.0], "verdict": verdict, "word": verdict, "comparable": False,
-        "runs": ["grace", "base"], "seeds": 1, "where": "Table 1", "problems": [], **more,
+        "runs": ["grace", "base"], "seeds": 1, "where": "Table 1", "problems": [], "headline": True, **more,
     }  # fmt: skip
 
 

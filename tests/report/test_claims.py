@@ -117,7 +117,6 @@ def test_differences_on_a_backbone_of_our_own(tmp_path):
     assert at["simcse-above-base"]["ours"] is None
     # A backbone that the paper does not have is set beside the mean over its four, and never comparable.
     assert up["printed"] == 2.16 and not any(one["comparable"] for one in found.values())
-    assert found["grace-gain", claims.MEAN, "mean of 2 tasks"]["verdict"] == "not run"
 
 
 def test_summarization_counts_ten_times_in_the_papers_average_and_once_in_the_plain_one(tmp_path):
@@ -131,7 +130,7 @@ def test_summarization_counts_ten_times_in_the_papers_average_and_once_in_the_pl
     assert weighed["ours"] == pytest.approx(10 * 65 / 65) and plain["ours"] == pytest.approx(65 / 56, abs=1e-4)
     assert weighed["comparable"] and plain["comparable"] and plain["recomputed"] and not weighed["recomputed"]
     assert weighed["printed"] == pytest.approx(54.74 - 44.12)
-    assert found["grace-gain", claims.MEAN, "mean of 56 tasks"]["verdict"] == "not run"  # three backbones are missing
+    assert weighed["headline"] and not plain["headline"]
 
 
 @pytest.mark.parametrize(("gains", "expected"), [((10, 11, 12, 13.2), "reproduced"), ((1, 2, 3, 4), "contradicted")])
@@ -141,6 +140,34 @@ def test_a_gain_is_of_the_mean_over_the_papers_four(tmp_path, gains, expected):
         study.embedding(backbone, base=0.3, grace=0.3 + gain / 100)
     one = study.test()["grace-gain", claims.MEAN, "average as the paper weighs it"]
     assert one["ours"] == pytest.approx(sum(gains) / 4) and one["verdict"] == expected and one["comparable"]
+
+
+def gains(study: Study) -> dict[str, tuple[str, bool]]:
+    """Measure -> verdict and whether it counts, of GRACE's printed gain."""
+    found = {key: one for key, one in study.test().items() if key[0] == "grace-gain"}
+    assert {backbone for _, backbone, _ in found} <= {claims.MEAN}
+    return {measure: (one["verdict"], one["headline"]) for (_, _, measure), one in found.items()}
+
+
+def test_a_gain_is_not_run_where_a_result_is_missing_and_left_out_where_the_study_has_none(tmp_path):
+    whole, three, own = (Study(tmp_path / name, MTEB) for name in ("whole", "three", "own"))
+    own.planned = ["DocstringSTS"]
+    for backbone in numbers.BACKBONES:
+        whole.embedding(backbone, base=0.3, grace=None if backbone == "qwen3-4b" else 0.4)
+        own.embedding(backbone, base=0.3, grace=0.4)
+        if backbone != "qwen3-4b":
+            three.embedding(backbone, base=0.3, grace=0.4)
+    assert gains(whole) == {
+        "average as the paper weighs it": ("not run", True),
+        "mean of 56 tasks": ("not run", False),
+    }
+    assert gains(three) == gains(own) == {}
+    said = {study: " ".join(claims.notes(list(study.test().values()), RESAMPLES)) for study in (whole, three, own)}
+    assert "A printed gain is reproduced when" in said[whole] and "cannot test them" not in said[whole]
+    for study in (three, own):
+        assert "A printed gain is" not in said[study] and said[study].count("so it cannot test them") == 1
+    embedding = [one for one in three.test().values() if one["group"] != statements.GENERAL]
+    assert claims.totals(embedding).startswith("24 claims of the paper, counted once per backbone: 3 reproduced")
 
 
 def general(study: Study, run: str, choice: float, perplexity: float, formed: float) -> None:
@@ -171,6 +198,8 @@ def test_the_demos_general_tasks_stand_in_and_a_lower_perplexity_is_better(tmp_p
     worse = found["cl-general-below-base", "tiny", "perplexity, lower is better"]
     assert (worse["ours"], worse["verdict"], worse["printed"]) == (50.0, "reproduced", None)
     assert found["cl-general-below-base", "tiny", "well-formed rationales"]["ours"] == -100
+    # The paper measures none of these, so no number of its table 5 stands beside them.
+    assert {one["printed"] for one in found.values() if one["group"] == statements.GENERAL} == {None}
     better = found["grace-general-above-cl", "tiny", "perplexity, lower is better"]
     assert (better["ours"], better["verdict"]) == (-50.0, "reproduced")
     # Only what is measured in points can lie within the bound.
@@ -178,6 +207,56 @@ def test_the_demos_general_tasks_stand_in_and_a_lower_perplexity_is_better(tmp_p
     same = found["grace-general-within", "tiny", "multiple choice"]
     assert (same["verdict"], same["bound"]) == ("reproduced", 0.4)
     assert found["grace-unsup-general-within", "tiny", "multiple choice"]["verdict"] == "contradicted"
+
+
+def test_a_claim_counts_once_by_its_first_measure_and_says_when_another_disagrees(tmp_path):
+    study = Study(tmp_path, ["DocstringSTS"])
+    general(study, "base", 1.0, 50, 1.0)
+    general(study, "cl", 0.0, 25, 0.0)  # of which its perplexity says the opposite
+    general(study, "grace", 1.0, 25, 1.0)
+    assert statements.split([("a", "reproduced"), ("a", "not run"), ("b", "reproduced")]) == set()
+    found = [one for one in study.test().values() if one["verdict"] != "not run"]
+    verdicts = {(one["id"], one["measure"]): (one["headline"], one["verdict"]) for one in found}
+    assert verdicts == {
+        ("cl-general-below-base", "multiple choice"): (True, "reproduced"),
+        ("cl-general-below-base", "well-formed rationales"): (False, "reproduced"),
+        ("cl-general-below-base", "perplexity, lower is better"): (False, "contradicted"),
+        ("grace-general-above-cl", "multiple choice"): (True, "reproduced"),
+        ("grace-general-above-cl", "well-formed rationales"): (False, "reproduced"),
+        ("grace-general-above-cl", "perplexity, lower is better"): (False, "not separable"),
+        ("grace-general-within", "multiple choice"): (True, "reproduced"),
+    }
+    assert claims.totals(found) == "3 claims of the paper: 3 reproduced, 0 contradicted, 0 not separable, 0 not run"
+    lines = [line for line in claims.render(study.spec, found).splitlines() if "reproduced; measures disagree" in line]
+    assert [line.split(" | ")[2] for line in lines] == ["multiple choice"] * 2
+    assert "The measures disagree in 2 claims, which say so." in claims.render(study.spec, found)
+
+
+@pytest.mark.parametrize(
+    ("backbones", "said", "unsaid"),
+    [
+        (["tiny"], "printed number is its mean over the paper's four backbones.", "same backbone"),
+        (["qwen2.5-3b"], "printed number is the paper's for the same backbone.", "mean over the paper's four"),
+        (["tiny", "qwen2.5-3b"], "or its mean over its four where the backbone is none of them.", "backbones."),
+    ],
+)
+def test_a_printed_number_that_is_not_comparable_is_called_what_it_is(tmp_path, backbones, said, unsaid):
+    study = Study(tmp_path, ["DocstringSTS"])
+    for backbone in backbones:
+        study.embedding(backbone, base=0.5, grace=0.6)
+    found = list(study.test().values())
+    note = next(text for text in claims.notes(found, RESAMPLES) if text.startswith("No test here"))
+    assert note.endswith(said) and unsaid not in note.replace("paper's backbones", "")
+    printed = {one["backbone"]: one["printed"] for one in found if one["id"] == "grace-above-base"}
+    assert printed.items() <= {"tiny": 11.52, "qwen2.5-3b": 10.62}.items()
+
+
+def test_claims_without_a_printed_number_say_nothing_of_one(tmp_path):
+    study = Study(tmp_path, ["DocstringSTS"])
+    general(study, "base", 1.0, 50, 1.0)
+    general(study, "cl", 0.0, 100, 0.0)
+    note = next(text for text in claims.notes(list(study.test().values()), RESAMPLES) if text.startswith("No test"))
+    assert note.endswith("not its size.")
 
 
 @pytest.mark.parametrize(("limit", "comparable"), [(None, True), (20, False)])
@@ -198,8 +277,9 @@ def test_what_the_paper_does_not_claim_is_worded_and_counted_apart(tmp_path):
     assert words["grace-above-random"] == ("contradicted", "the opposite holds")
     assert words["rollout-above-anchor"] == ("reproduced", "holds")
     assert words["grace-above-base"] == ("contradicted", "contradicted")
-    assert claims.totals(found).startswith("10 tests of the paper: 0 reproduced, 1 contradicted")
-    assert claims.totals(found).endswith("; 4 tests beyond it")
+    claimed = [one for one in found if one["group"] != statements.GENERAL]
+    assert claims.totals(claimed).startswith("8 claims of the paper: 0 reproduced, 1 contradicted")
+    assert claims.totals(claimed).endswith("; 4 comparisons beyond it")
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,12 @@
 """The page in a real browser without a network, and what it says when its files are missing or broken."""
 
 import re
+import shlex
 from html import unescape
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 from tests.report.browser import browser, needs_chromium, opened
 from tests.report.sample import RUNS, WILD, Sample, claim
@@ -169,7 +171,33 @@ def test_problems_missing_files_and_what_was_not_made_are_named(sample):
     said = words(text(sample))
     assert "Problems in the results: 1 results/mine/x.json was edited after it was made" in said
     assert "Result files that are missing: 1 results/mine/mteb/tiny/cl/seed0/docstrings.json" in said
-    assert "Figure 3. What it shows snakemake --cores all figure3 --config study=demo" in said
+    assert "Figure 3. What it shows snakemake --cores all figure3 --config study=demo —" in said
+    assert "all together with snakemake --cores all --config study=demo ablations=true ." in said
+
+
+def test_a_command_keeps_what_the_study_was_made_with(tmp_path):
+    made = Sample(tmp_path)
+    made.config |= {"seeds": ["0", "1"], "preset": "as_released", "backbones": ["tiny", "tiny-smoke"]}
+    kept = "--config study=demo 'seeds=[0,1]' preset=as_released 'backbones=[tiny,tiny-smoke]'"
+    said = words(text(made))
+    assert f"snakemake --cores all figure3 {kept} —" in said
+    assert f"snakemake --cores all {kept} ablations=true ." in said
+    given = {one.split("=")[0]: one.split("=")[1] for one in shlex.split(kept)[1:]}
+    assert yaml.safe_load(given["seeds"]) == [0, 1] and yaml.safe_load(given["backbones"]) == ["tiny", "tiny-smoke"]
+
+
+def test_a_claim_counts_once_and_says_where_its_measures_disagree(tmp_path):
+    made = Sample(tmp_path)
+    one, other = ({"id": name, "text": f"Claim {name}."} for name in "ab")
+    tests = [claim("reproduced", **one), claim("contradicted", measure="another", headline=False, **one)]
+    tests += [claim("reproduced", backbone=name, **other) for name in ("tiny", "big")]
+    tests += [claim("contradicted", backbone="big", measure="another", headline=False, **other)]
+    made.write("claims.json", {"claims": tests})
+    said = words(text(made))
+    assert "3 reproduced as the paper claims 0 contradicted the other way round" in said
+    assert "Claim a. Table 1 1 reproduced measures disagree tiny" in said
+    assert "Claim b. Table 1 2 reproduced measures disagree on 1 of 2 backbones tiny" in said
+    assert "0 not run a run has no result" in said
 
 
 def test_cost_and_deviations_are_shown(sample):

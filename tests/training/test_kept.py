@@ -54,3 +54,35 @@ def test_a_step_beyond_the_end_is_a_sentence(train, tmp_path):
     with pytest.raises(UserError, match="step 2 is to be kept of a training of 2 steps"):
         train("out", keep=(2,), max_steps=2)
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_a_training_killed_while_it_saves_its_end_finds_its_steps_again(train, tmp_path, monkeypatch):
+    from grace.training import train as module
+
+    save_model = module.save_model
+
+    def dies_at_the_end(folder, *args, **kwargs):
+        if not folder.name.startswith("step"):
+            raise KeyboardInterrupt
+        save_model(folder, *args, **kwargs)
+
+    monkeypatch.setattr(module, "save_model", dies_at_the_end)
+    with pytest.raises(KeyboardInterrupt):
+        train("out", keep=(1, 2), max_steps=3)
+    monkeypatch.undo()
+    assert not (tmp_path / "out/manifest.json").exists()
+    out = train("out", keep=(1, 2), max_steps=3)
+    whole = train("whole", keep=(1, 2), max_steps=3)
+    assert json.loads((out / "manifest.json").read_text())["resumed_from"] == "checkpoint-3"
+    assert all(same(out / name, whole / name) for name in ("step1", "step2", "."))
+
+
+def test_a_step_asked_for_too_late_is_a_sentence(train, tmp_path, monkeypatch):
+    from grace.training import train as module
+
+    monkeypatch.setattr(module, "save_model", lambda *args, **kwargs: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train("out", max_steps=3)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="has passed step 2 without keeping it"):
+        train("out", keep=(2,), max_steps=3)  # the same training: what is kept changes no weight

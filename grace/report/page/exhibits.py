@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
@@ -13,8 +14,7 @@ from grace.report.page.reading import Folder, Record, said
 from grace.report.page.tables import Block
 
 FILES = {"table": ("csv", "md", "tex", "html", "json"), "figure": ("svg", "png", "csv", "json")}
-
-
+USUAL = {"seeds": None, "preset": "as_printed", "backbones": None}  # keys that the command line may change
 REFERENCE = "For reference"  # how the heading of the paper's other rows begins
 
 
@@ -97,11 +97,27 @@ def _plain(caption: str) -> str:
     return markup.inline(caption).striptags()
 
 
-def absent(folder: Folder, exhibit: specs.Exhibit, study: str) -> Absent:
+def absent(folder: Folder, exhibit: specs.Exhibit, study: str, config: dict[str, Any]) -> Absent:
     """A table or figure that was not asked for, and how to ask."""
     path = folder.root / f"{exhibit.form}s" / f"{exhibit.name}.json"
-    command = f"snakemake --cores all {exhibit.name} --config study={study}"
-    return Absent(exhibit.name, exhibit.title, command, links(folder, path, exhibit))
+    return Absent(exhibit.name, exhibit.title, command(study, config, exhibit.name), links(folder, path, exhibit))
+
+
+def command(study: str, config: dict[str, Any], target: str = "", **more: str) -> str:
+    """The call of snakemake that makes a target, or all, of the study as it was configured.
+
+    Args:
+        config: whose seeds, preset and backbones are passed on where they are not the usual ones.
+        more: further keys for `--config`, which come last.
+    """
+    changed = {key: config[key] for key, usual in USUAL.items() if config.get(key, usual) not in (None, usual)}
+    given = {"study": study, **changed, **more}
+    pairs = [shlex.quote(f"{key}={_flow(value)}") for key, value in given.items()]
+    return " ".join(["snakemake --cores all", *([target] if target else []), "--config", *pairs])
+
+
+def _flow(value: Any) -> str:
+    return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
 def _drawing(folder: Folder, path: Path, name: str) -> tuple[Markup, str]:

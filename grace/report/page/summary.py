@@ -10,24 +10,25 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from grace.report.page.reading import Record, number, objects, said
-from grace.report.scoring.statements import BEYOND, VERDICTS
+from grace.report.scoring.statements import BEYOND, VERDICTS, split
 
 MEANING = {
     "reproduced": "as the paper claims",
     "contradicted": "the other way round",
     "not separable": "the interval covers both",
-    "not run": "a result is missing",
+    "not run": "a run has no result",
 }
-NEED = ("id", "group", "text", "measure", "backbone", "verdict", "comparable", "runs")
+NEED = ("id", "group", "text", "measure", "backbone", "verdict", "headline", "comparable", "runs")
 DRAWN = ("ours", "low", "high", "bound")
 WIDTH, HEIGHT = 160, 18  # of an interval's drawing, in its own units
 
 
 class Test(NamedTuple):
-    """A claim on one backbone by one measure."""
+    """A claim on one backbone by one measure. headline: whether the claim is counted by it."""
 
     backbone: str
     measure: str
+    headline: bool
     printed: str
     bound: str
     ours: str
@@ -50,13 +51,21 @@ class Claimed(NamedTuple):
 
     @property
     def tally(self) -> list[tuple[str, str, int]]:
-        """Each verdict that a test has: its name, how it is worded, and the number of tests."""
-        found = Counter((one.verdict, one.word) for one in self.tests)
+        """Each verdict that counts: its name, how it is worded, and on how many backbones."""
+        found = Counter((one.verdict, one.word) for one in self.tests if one.headline)
         return [(verdict, word, count) for (verdict, word), count in found.items()]
+
+    @property
+    def split(self) -> str:
+        """Says on how many backbones the measures disagree; empty where they agree."""
+        apart = len(split((one.backbone, one.verdict) for one in self.tests))
+        every = len({one.backbone for one in self.tests})
+        where = f" on {apart} of {every} backbones" if every > 1 else ""
+        return f"measures disagree{where}" if apart else ""
 
 
 class Summary(NamedTuple):
-    """counts: verdict -> tests of the paper's claims; groups: name -> claims.
+    """counts: verdict -> the paper's claims, each once per backbone; groups: name -> claims.
 
     tests: number of all tests; comparable: of those with the paper's backbones and tasks.
     """
@@ -71,7 +80,7 @@ class Summary(NamedTuple):
 def summary(record: Record) -> Summary:
     """The claims of a claims.json. Entries that lack what is shown are left out, and counted nowhere."""
     found = [one for one in objects(record, "claims", *NEED) if isinstance(one["runs"], list)]
-    claimed = [one for one in found if one["group"] != BEYOND]
+    claimed = [one for one in found if one["group"] != BEYOND and one["headline"]]
     counts: dict[str, int] = {name: sum(one["verdict"] == name for one in claimed) for name in VERDICTS}
     scales = _scales(found)
     groups = [
@@ -114,6 +123,7 @@ def _test(entry: dict[str, Any], scale: float) -> Test:
     return Test(
         backbone=str(entry["backbone"]),
         measure=str(entry["measure"]),
+        headline=bool(entry["headline"]),
         printed=paper,
         bound="" if bound is None else f"bound ±{bound:g}",
         ours="—" if ours is None else signed(ours),

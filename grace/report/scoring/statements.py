@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeVar
 
 from grace import tasks
 from grace.paper import numbers
 from grace.report.scoring.scores import WELL_FORMED
 
 Kind = Literal["above", "below", "within", "gain"]
+Key = TypeVar("Key", bound=Hashable)
 Verdict = Literal["reproduced", "contradicted", "not separable", "not run"]
 VERDICTS: tuple[Verdict, ...] = ("reproduced", "contradicted", "not separable", "not run")
 SUPERVISED = "Embeddings, supervised"
@@ -89,8 +90,8 @@ class Measure(NamedTuple):
     """A weighted mean of task scores, in percent unless `scale` says otherwise.
 
     average: the column of the paper that it is set beside, "Avg" as printed, "categories" recomputed from its category
-    scores; empty: none. comparable: whether the tasks are the paper's. lower: whether lower is better.
-    bounded: whether the paper's bound of general capability, in points, can be applied.
+    scores; empty: none, since the paper measures nothing of the kind. comparable: whether the tasks are the paper's.
+    lower: whether lower is better. bounded: whether the paper's bound of general capability, in points, can be applied.
     """
 
     name: str
@@ -103,7 +104,7 @@ class Measure(NamedTuple):
 
 
 def embedding_measures(planned: Iterable[str]) -> list[Measure]:
-    """The plain mean over a study's tasks, and with the paper's 56 also the mean as its tables weigh it."""
+    """The plain mean over a study's tasks; with the paper's 56, first the mean as its tables weigh it."""
     names = list(planned)
     whole = {name for group in tasks.MTEB.values() for name in group.split()}
     plain = dict.fromkeys(names, 1.0)
@@ -118,15 +119,15 @@ def embedding_measures(planned: Iterable[str]) -> list[Measure]:
 
 
 def general_measures(known: set[str], limited: bool = False) -> list[Measure]:
-    """The mean of the paper's six tasks; where none of these ran, the demo's own.
+    """The mean of the paper's six tasks; where none of these ran, the demo's own, which the paper prints nothing of.
 
     Args:
         known: names of all tasks with a score.
         limited: whether only the first items of each task were asked.
     """
     own = [
-        Measure("multiple choice", {"docstring_choice": 1.0}, "Avg", bounded=True),
-        Measure("well-formed rationales", {WELL_FORMED: 1.0}, "Avg"),
+        Measure("multiple choice", {"docstring_choice": 1.0}, bounded=True),
+        Measure("well-formed rationales", {WELL_FORMED: 1.0}),
         Measure("perplexity, lower is better", {"docstring_perplexity": 1.0}, scale=1.0, lower=True),
     ]
     six = dict.fromkeys(numbers.GENERAL.values(), 1.0)
@@ -177,3 +178,12 @@ def verdict(kind: Kind, low: float, high: float, limit: float = 0.0) -> Verdict:
     held = {"within": -limit <= low and high <= limit, "gain": low > 0 and high >= limit}.get(kind, low > 0)
     broken = {"within": low > limit or high < -limit, "gain": high < limit}.get(kind, high < 0)
     return "reproduced" if held else "contradicted" if broken else "not separable"
+
+
+def split(verdicts: Iterable[tuple[Key, str]]) -> set[Key]:
+    """The keys with more than one verdict, of those that ran."""
+    found: dict[Key, set[str]] = {}
+    for key, one in verdicts:
+        if one != "not run":
+            found.setdefault(key, set()).add(one)
+    return {key for key, every in found.items() if len(every) > 1}
