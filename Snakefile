@@ -34,8 +34,19 @@ rule all:
 
 
 onsuccess:
-    made = [
-        f"{ROOT}/{name}.{ending}"
-        for name, ending in (("plan", "md"), ("audit", "md"), ("report", "html"))
+    pages = [
+        f"{ROOT}/{name}"
+        for name in ("report.html", "claims.md", "audit.md", "plan.md")
     ]
-    print("\n" + "\n".join(path for path in made if os.path.exists(path)) + "\n")
+    each = [f"{ROOT}/tables/{name}.md" for name in PLAN.study.tables]
+    each += [f"{ROOT}/figures/{name}.svg" for name in PLAN.study.figures]
+    made = [
+        path
+        for path in pages + each
+        if os.path.exists(path) and os.path.getmtime(path) >= STARTED
+    ]
+    print(
+        "\n"
+        + "\n".join(path for path in made if path in pages or pages[0] not in made)
+        + "\n"
+    )

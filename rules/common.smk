@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import time
 
 sys.path.insert(0, workflow.basedir)
 
@@ -17,6 +18,7 @@ except UserError as error:
     sys.exit(f"error: {error}")
 
 ROOT = PLAN.root
+STARTED = time.time()
 RESOURCES = PLAN.study.resources
 with open(f"{workflow.basedir}/grace/paper/printed.csv", "rb") as _handle:
     PRINTED = hashlib.sha256(_handle.read()).hexdigest()  # what the paper prints

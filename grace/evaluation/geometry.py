@@ -7,30 +7,28 @@ which is a mean over the pairs. Memory is the embeddings as they are read, and b
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from grace.files import read_jsonl
+from grace.evaluation.held_out import by_hash
 from grace.section import UserError
 
 BLOCK = 2048  # rows that are compared with as many others at a time
 
 
 def read_pairs(paths: list[Path], count: int) -> tuple[list[str], list[str]]:
-    """Queries and positives of the first `count` rows, of fewer where there are fewer.
+    """Queries and positives of `count` held-out rows, of fewer where there are fewer; taken by hash, since a file may
+    hold one source after another.
 
     Raises:
-        UserError: when there are none, or naming file and row for a row without query or positive.
+        UserError: when there are none, or naming file and row for a row that lacks a field.
     """
-    rows = chain.from_iterable(read_jsonl(path, need=("query", "positive")) for path in paths)
-    pairs = [(row["query"], row["positive"]) for row in islice(rows, count)]
-    if not pairs:
-        given = ", ".join(map(str, paths)) or "no file"
-        raise UserError(f"spec.pairs: {count} held-out pairs are wanted but there are none ({given}); correct --pairs.")
-    return [query for query, _ in pairs], [positive for _, positive in pairs]
+    rows = [row for path in paths for row in by_hash(path)][:count]
+    if not rows:
+        raise UserError(f"spec.pairs: {count} held-out pairs are wanted but no file is given; correct --pairs.")
+    return [row["query"] for row in rows], [row["positive"] for row in rows]
 
 
 def measure(queries: list[str], positives: list[str], embed: Callable[[list[str]], np.ndarray]) -> dict[str, Any]:

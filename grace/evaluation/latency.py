@@ -162,12 +162,6 @@ def _check(latency: Latency, encoder: RationaleEncoder, folder: Path) -> None:
 @stage.entry(specs.LatencySpec, inputs=("backbone", "model", "texts"), outputs=("out",))
 def main(spec: specs.LatencySpec, paths: SimpleNamespace) -> None:
     latency = spec.latency
-    if not latency.budgets:
-        raise UserError("config: latency.budgets: give at least one number of tokens.")
-    if latency.top > latency.corpus:
-        raise UserError(
-            f"config: latency.top: {latency.top} of {latency.corpus} embeddings; lower it to latency.corpus."
-        )
     texts = chosen(paths.texts, latency.texts)
     encode = spec.encode.model_copy(update={"engine": "transformers", "batch_size": 1})
     backbone = RationaleEncoder.from_spec(paths.backbone, encode)

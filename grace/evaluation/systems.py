@@ -13,7 +13,6 @@ import torch
 
 from grace.encoder.encoder import RationaleEncoder
 from grace.exhibits import EncoderShape, Latency
-from grace.section import UserError
 
 
 @dataclass
@@ -28,11 +27,7 @@ class System:
 
 
 def systems(latency: Latency, backbone: RationaleEncoder, model: RationaleEncoder, seed: int) -> list[System]:
-    """Everything that is timed: encoder only, direct, and both models with a rationale at each budget.
-
-    Raises:
-        UserError: for an encoder's shape that is none.
-    """
+    """Everything that is timed: encoder only, direct, and both models with a rationale at each budget."""
 
     def direct(text: str) -> tuple[np.ndarray, int]:
         return backbone.encode([text], rationales=False).embeddings[0], 0
@@ -64,8 +59,6 @@ def encoder_only(shape: EncoderShape, like: RationaleEncoder, seed: int) -> Call
     """
     from transformers import BertConfig, BertModel
 
-    if shape.width % shape.heads:
-        raise UserError(f"config: latency.encoder.heads: {shape.heads} do not divide the width {shape.width}.")
     torch.manual_seed(seed)
     config = BertConfig(
         vocab_size=shape.vocab_size,

@@ -16,7 +16,14 @@ COMPLETE = "complete"  # written into a checkpoint once all its files are there
 
 
 class MarkComplete(TrainerCallback):
-    """Marks each checkpoint when it is whole; a kill while it is written leaves it unmarked."""
+    """Marks each checkpoint when it is whole; a kill while it is written leaves it unmarked.
+
+    There is none of the last step: resumed there, the Trainer would take one step more.
+    """
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         PartialState().wait_for_everyone()  # each process writes its own random state

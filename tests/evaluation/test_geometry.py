@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -86,19 +87,21 @@ def test_one_text_has_no_pairs():
     assert made["alignment"] == 0 and made["texts"] == 1
 
 
-def test_the_first_rows_of_the_files_are_read(tmp_path):
-    for name in "ab":
-        row = '{{"id": "{0}{1}", "query": "q{0}{1}", "positive": "p{0}{1}", "negatives": ["n"]}}\n'
-        (tmp_path / name).write_text("".join(row.format(name, i) for i in range(3)))
-    files = [tmp_path / "a", tmp_path / "b"]
-    assert geometry.read_pairs(files, 4) == (["qa0", "qa1", "qa2", "qb0"], ["pa0", "pa1", "pa2", "pb0"])
-    assert len(geometry.read_pairs(files, 100)[0]) == 6
+def test_pairs_are_drawn_from_the_whole_file(tmp_path):
+    path = tmp_path / "rows"
+    rows = [{"id": str(i), "query": f"q{i}", "positive": f"p{i}", "negatives": ["n"]} for i in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    queries, positives = geometry.read_pairs([path], 20)
+    assert [query[1:] for query in queries] == [positive[1:] for positive in positives]
+    numbers = [int(query[1:]) for query in queries]
+    assert len(set(numbers)) == 20 and max(numbers) > 50 and min(numbers) < 50
+    assert geometry.read_pairs([path], 20) == (queries, positives)
+    assert len(geometry.read_pairs([path], 1000)[0]) == 100
 
 
 def test_rows_that_are_no_pairs_are_named(tmp_path):
-    (tmp_path / "rows").write_text('{"query": "q", "positive": "p"}\n{"query": "q"}\n')
+    (tmp_path / "rows").write_text('{"id": "a", "query": "q", "positive": "p"}\n{"id": "b", "query": "q"}\n')
     with pytest.raises(UserError, match="rows, row 2: the field 'positive' is missing"):
         geometry.read_pairs([tmp_path / "rows"], 5)
-    (tmp_path / "rows").write_text("")
-    with pytest.raises(UserError, match="5 held-out pairs are wanted but there are none"):
-        geometry.read_pairs([tmp_path / "rows"], 5)
+    with pytest.raises(UserError, match="5 held-out pairs are wanted but no file is given"):
+        geometry.read_pairs([], 5)

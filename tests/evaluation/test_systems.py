@@ -7,7 +7,6 @@ import torch
 from grace import RationaleEncoder
 from grace.evaluation.systems import encoder_only, systems
 from grace.exhibits import EncoderShape, Latency
-from grace.section import UserError
 
 SHAPE = EncoderShape(layers=2, width=16, heads=2, feed_forward=32, vocab_size=50)
 LATENCY = Latency(run="grace", budgets=[4, 24], encoder=SHAPE, texts=2, repeats=1, corpus=20, top=3)
@@ -73,8 +72,3 @@ def test_the_encoder_only_model_cuts_texts_to_its_positions(models):
     assert len(ids) > room and models[0].template.text_ids([head])[0] == ids[:room]
     np.testing.assert_array_equal(embed(words)[0], embed(head)[0])
     assert np.isfinite(embed("")[0]).all()
-
-
-def test_a_shape_that_is_none_is_one_sentence(models):
-    with pytest.raises(UserError, match=r"latency\.encoder\.heads: 3 do not divide the width 16\."):
-        encoder_only(SHAPE.model_copy(update={"heads": 3}), models[0], seed=0)

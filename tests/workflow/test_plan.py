@@ -1,12 +1,14 @@
 """What snakemake plans, without running it."""
 
 import re
+import subprocess
+import sys
 import time
 from collections import Counter
 
 import pytest
 
-from tests.workflow.conftest import snakemake
+from tests.workflow.conftest import ENV, ROOT, snakemake
 
 
 def planned(directory, *arguments):
@@ -104,6 +106,15 @@ ONE = ("--config", "study=paper", "backbones=qwen2.5-1.5b")
 def test_a_part_of_the_paper(tmp_path, target, jobs):
     found, _ = planned(tmp_path, *target, *ONE)
     assert found == jobs
+
+
+def test_the_slurm_profile_needs_no_cores(tmp_path):
+    arguments = ["--snakefile", str(ROOT / "Snakefile"), "--directory", str(tmp_path), "--unlock"]
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", str(ROOT / "profiles/slurm"), *arguments],
+        capture_output=True, text=True, env=ENV,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_three_seeds(tmp_path):

@@ -142,7 +142,7 @@ def assumptions(plan: Plan) -> list[str]:
     return [
         *grid(["key", "value", "enters"], [[f"hardware.{key}", str(value), enters[key]] for key, value in h]),
         "",
-        "Assumed without a key (grace/report/sizes.py):",
+        "Assumed without a key (grace/report/planning/sizes.py):",
         "",
         *(f"- {length}" for length in lengths),
         "- prompts and answers of the general tasks have the lengths of its table GENERAL",
