@@ -95,3 +95,16 @@ def found(paths):
     if not PLAN.partial:
         return None
     return {path: os.path.getmtime(path) for path in paths if os.path.exists(path)}
+
+
+def keep_steps(wildcards):
+    """Steps whose weights a training keeps. Those that it has kept stay, so that asking for fewer retrains nothing."""
+    wanted = PLAN.keep_steps(wildcards.run)
+    path = (
+        f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json"
+    )
+    if not os.path.exists(path):
+        return wanted
+    with open(path) as handle:
+        kept = json.load(handle)["settings"].get("keep_steps", [])
+    return kept if set(wanted) <= set(kept) else wanted

@@ -51,19 +51,6 @@ rule download:
         "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
 
 
-def keep_steps(wildcards):
-    """Steps whose weights a training keeps. Those that it has kept stay, so that asking for fewer retrains nothing."""
-    wanted = PLAN.keep_steps(wildcards.run)
-    path = (
-        f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json"
-    )
-    if not os.path.exists(path):
-        return wanted
-    with open(path) as handle:
-        kept = json.load(handle)["settings"].get("keep_steps", [])
-    return kept if set(wanted) <= set(kept) else wanted
-
-
 rule train:
     input:
         backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
