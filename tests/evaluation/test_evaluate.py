@@ -217,15 +217,15 @@ def test_a_results_content_is_hashed(job):
     assert manifest.edited(written)
 
 
-def test_geometry_is_that_of_the_first_pairs_and_leaves_the_rationales_figures_alone(job, tmp_path, data):
+def test_geometry_is_that_of_the_pairs_and_leaves_the_rationales_figures_alone(job, tmp_path, data):
     arguments, out = job
     plain = results(arguments, out, tmp_path / "plain")
     assert plain["geometry"] is None
-    rows = [{"id": "other", "query": "a new query 4", "positive": "a new positive 4"}, *data["test"]]
+    rows = [{"id": f"n{i}", "query": f"a new query {i}", "positive": f"a new positive {i}"} for i in range(3)]
     (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     given = [*changed(arguments, pairs=3), "--pairs", str(tmp_path / "test.jsonl")]
     found = results(given, out, tmp_path / "store")
-    vectors = FakeEncoder().encode([row[key] for key in ("query", "positive") for row in rows[:3]]).embeddings
+    vectors = FakeEncoder().encode([row[key] for key in ("query", "positive") for row in rows]).embeddings
     cosine = (vectors.astype(float) @ vectors.T.astype(float))[~np.eye(6, dtype=bool)].mean()
     assert found["geometry"]["random_pair_cosine"] == pytest.approx(cosine, abs=1e-6)
     assert (found["geometry"]["pairs"], found["geometry"]["texts"], found["geometry"]["width"]) == (3, 6, 32)
@@ -240,7 +240,7 @@ def test_pairs_of_texts_that_are_known_cost_nothing(job, tmp_path, data, monkeyp
     arguments, out = job
     one = FakeEncoder(rationales=True)
     monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: one)
-    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": 0, **row}) + "\n" for row in data["test"]))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": "0", **row}) + "\n" for row in data["test"]))
     given = changed(arguments, tasks=["DocstringRetrieval"], pairs=1000)
     found = results([*given, "--pairs", str(tmp_path / "test.jsonl")], out, tmp_path / "store")
     assert found["geometry"]["pairs"] == len(data["test"]) == 150
@@ -251,7 +251,7 @@ def test_wanted_pairs_that_are_not_given_are_said_before_anything_is_embedded(jo
     from grace.encoder.encoder import RationaleEncoder
 
     monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: 1 / 0)
-    with pytest.raises(SystemExit, match="3 held-out pairs are wanted but there are none"):
+    with pytest.raises(SystemExit, match="3 held-out pairs are wanted but no file is given"):
         evaluate.main(changed(job[0], pairs=3))
 
 
