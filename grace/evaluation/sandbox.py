@@ -236,11 +236,12 @@ class Sandbox:
             options += ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
         else:
             options += ["--unshare-user", "--uid", "65534", "--gid", "65534"]
-        options += [*self._mounts, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
         if self._sized:  # else there is no writable folder at all: a folder without a limit would be memory without
             options += ["--perms", "1777", "--size", str(self.limits.disk), "--tmpfs", "/tmp"]
         else:
             options += ["--dir", "/tmp"]
+        # After /tmp, in which Python may lie.
+        options += [*self._mounts, "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"]
         return [*options, "--remount-ro", "/", "--chdir", "/tmp"]
 
 

@@ -9,6 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -209,6 +210,18 @@ def test_printing_without_end(sandbox):
         "        except OSError: pass"
     )
     assert holds(sandbox, everywhere).reason == "output"
+
+
+@needs_bubblewrap
+def test_python_in_the_folder_for_temporary_files():
+    """A clone under /tmp has its environment there, where the sandbox has a folder of its own."""
+    program = 'from grace.evaluation.sandbox import Sandbox; print(Sandbox().run(\'open("a", "w").write("b")\'))'
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        command = [f"{folder}/bin/python", "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert "passed=True" in done.stdout, done.stderr
 
 
 @needs_bubblewrap

@@ -246,7 +246,7 @@ def test_problems_that_say_the_same_of_many_files_are_one(tmp_path):
 def test_a_broken_result_that_a_table_names_is_named_once(tmp_path):
     made = Sample(tmp_path)
     path = made.write("mteb/tiny/cl/seed0/docstrings.json", "{")
-    assert words(text(made)).count(f"{path} is not whole (broken JSON): delete it") == 1
+    assert words(text(made)).count(f"{path} is not whole (broken JSON): make it again") == 1
     made.write("tables/table1.json", {"problems": [f"{path} is not whole (broken JSON), so nothing of it is shown."]})
     said = words(text(made))
     assert said.count(str(path)) == 1 and "so nothing of it is shown" in said

@@ -130,14 +130,17 @@ def test_nothing_to_do_after_a_run(smoke):
 def test_one_runs_setting_replans_that_run(smoke):
     edit = "defaults={runs: {grace-rollout: {settings: {reward: {lambda2: 0.5}}}}}"
     jobs, text = planned(smoke, "--config", "study=smoke", edit)
-    assert jobs == {"train": 1, "evaluate": 1, "general": 1, "tables": 2, "report": 1, "all": 1}
+    assert jobs == {
+        "train": 1, "evaluate": 1, "general": 1, "cases": 1, "tables": 6, "figures": 1, "claims": 1, "report": 1,
+        "all": 1,
+    }  # fmt: skip
     made = set(re.findall(r"output: (results/smoke/(?:models|mteb|general)/\S+?),?$", text, re.MULTILINE))
     assert len(made) == 3 and all("/grace-rollout/" in path for path in made)
 
 
 def test_a_table_setting_replans_the_tables(smoke):
     jobs, _ = planned(smoke, "--config", "study=smoke", "studies={smoke: {bootstrap: 60}}")
-    assert jobs == {"tables": 3, "report": 1, "all": 1}
+    assert jobs == {"tables": 7, "figures": 1, "claims": 1, "report": 1, "all": 1}
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ import pytest
 from safetensors.torch import load_file
 
 from grace.report.readme import BEGIN, END, FIGURE, block
+from tests.report.browser import browser, needs_chromium, opened
 from tests.test_config import CONFIG
 from tests.workflow.conftest import ENV, ROOT, command, snakemake
 
@@ -60,6 +61,28 @@ def test_report(smoke):
     assert page.count("<svg") >= 1 and "95 % interval" in page and "figure3" in page  # which was not asked for
 
 
+@needs_chromium
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)], ids=["desktop", "phone"])
+def test_the_report_opens_in_a_browser(smoke, size):
+    with browser() as found, opened(found, smoke / "results/smoke/report.html", *size) as (page, wrong):
+        assert wrong == []
+        drawings = page.locator("#figures figure svg")
+        assert drawings.count() == 1 and drawings.first.bounding_box()["width"] > 200
+        assert page.locator("#tables table").count() >= 7
+        assert page.evaluate("document.documentElement.scrollWidth") == size[0]
+
+
+def test_a_half_finished_study_is_shown_as_far_as_it_has_come(copy):
+    shutil.rmtree(copy / "results/smoke/mteb/tiny-smoke/simcse")
+    done = snakemake(copy, "--nolock", "--config", "study=smoke", "partial=true", "ablations=true")
+    assert done.returncode == 0, done.stderr[-3000:]
+    jobs = set(re.findall(r"^(?:local)?rule (\w+):", done.stdout + done.stderr, re.MULTILINE))
+    assert jobs <= {"tables", "figures", "audit", "claims", "report", "all"}
+    missing = json.loads((copy / "results/smoke/tables/table2.json").read_text())["missing"]
+    assert missing == ["results/smoke/mteb/tiny-smoke/simcse/seed0/docstrings.json"]
+    assert "<svg" in (copy / "results/smoke/figures/figure3.svg").read_text()  # of which there is no result
+
+
 def test_audit_and_claims(smoke):
     assert "15/4/11/3/12/10/10 over 65" in (smoke / "results/smoke/audit.md").read_text()
     claims = json.loads((smoke / "results/smoke/claims.json").read_text())["claims"]
@@ -91,7 +114,7 @@ def test_models_are_ordinary_folders(smoke):
 
 def test_every_job_left_log_and_benchmark(smoke):
     logs = list((smoke / "results/smoke/logs").rglob("*.log"))
-    assert len(logs) == len(list((smoke / "results/smoke/benchmarks").rglob("*.tsv"))) == 36
+    assert len(logs) == len(list((smoke / "results/smoke/benchmarks").rglob("*.tsv"))) == 47
 
 
 def test_half_a_result_is_not_taken_for_whole(copy):
@@ -104,12 +127,13 @@ def test_half_a_result_is_not_taken_for_whole(copy):
     assert [(p["kind"], p["path"]) for p in record["problems"]] == [("broken", str(path.relative_to(copy)))]
     with open(copy / "results/smoke/tables/table1.csv") as handle:
         ours = {(c["run"], c["column"]): c for c in csv.DictReader(handle) if c["backbone"] == "tiny-smoke"}
-    assert not ours["grace", "Retrieval"]["ours"] and "delete it" in ours["grace", "Retrieval"]["note"]
+    assert not ours["grace", "Retrieval"]["ours"] and "--force" in ours["grace", "Retrieval"]["note"]
     assert ours["grace-rollout", "Retrieval"]["ours"]
     assert "docstrings.json" in (copy / "results/smoke/report.html").read_text()
-    path.unlink()
+    again = snakemake(copy, "--force", str(path.relative_to(copy)), "--config", "study=smoke")
+    assert again.returncode == 0 and json.loads(path.read_text())["tasks"] == json.loads(whole)["tasks"]
     assert snakemake(copy, "--config", "study=smoke").returncode == 0
-    assert json.loads(path.read_text())["tasks"] == json.loads(whole)["tasks"]
+    assert json.loads((copy / "results/smoke/tables/table1.json").read_text())["problems"] == []
 
 
 def start_training(copy):

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from grace.report.scoring.results import AGAIN
+
 Record = dict[str, Any]
-AGAIN = "delete it if it is there and run snakemake again"
 
 
 class Folder:

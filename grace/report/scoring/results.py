@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 
 from grace import manifest
 
-AGAIN = "delete it and run snakemake again"
+# To delete the file would not do: snakemake does not miss a result whose table is there.
+FORCED = "again with snakemake --force and its path, then run snakemake as before"
+AGAIN = f"make it {FORCED}"
 WELL_FORMED = "well_formed"  # the well-formed rate of rationales, beside the general tasks
 GEOMETRY = ("random_pair_cosine", "uniformity", "alignment", "effective_rank", "width")  # names in a result
 Items = dict[str, Any]

@@ -123,8 +123,8 @@ def _mark_weights(files: list[_Read]) -> None:
         if file.revision != usual:
             others = next(other.path for other in files if other.revision != file.revision)
             text = (
-                f"{file.path} was made with other weights or settings than {others} of the same model: delete the "
-                "older of the two and run snakemake again."
+                f"{file.path} was made with other weights or settings than {others} of the same model: "
+                f"make the older of the two {results.FORCED}."
             )
             file.seed.problems.append(Problem(file.path, None, "weights", text))
 
@@ -163,7 +163,7 @@ def _resampled(name: str, entries: list[tuple[Seed, Entry, str]], resamples: int
         one, _, path = entries[i]
         text = (
             f"{path}: {name} has {sum(sizes[i])} items and {like} has {sum(parts)}, so they cannot be paired and there "
-            "is no interval: delete the older of the two and run snakemake again."
+            f"is no interval: make the older of the two {results.FORCED}."
         )
         one.problems.append(Problem(path, name, "items", text))
         del items[i]

@@ -29,4 +29,4 @@ def test_missing_and_broken_files_are_said(tmp_path):
     found = times.load({"a": str(tmp_path / "none.json"), "b": str(broken), "c": str(partial)})
     assert found.missing == [str(tmp_path / "none.json")] and not found.systems
     assert [one.path for one in found.problems] == [str(broken), str(partial)]
-    assert "encode" in found.problems[1].text and "run snakemake again" in found.problems[1].text
+    assert "encode" in found.problems[1].text and "snakemake --force" in found.problems[1].text

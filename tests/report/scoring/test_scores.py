@@ -166,7 +166,7 @@ def test_a_broken_file_leaves_its_cells_empty_and_says_what_to_do(study, tmp_pat
     path.write_text(damage(path.read_text()))
     out, frame, _ = out_of(study, tmp_path)
     assert pd.isna(frame.loc[("cl", "STS"), "ours"]) and pd.isna(frame.loc[("cl", "Avg (tasks)"), "ours"])
-    assert re.search(f"cl-0.json.*{says}.*delete it and run snakemake again", frame.loc[("cl", "STS"), "note"])
+    assert re.search(f"cl-0.json.*{says}.*make it again with snakemake --force", frame.loc[("cl", "STS"), "note"])
     assert re.fullmatch("— .+", row(out, "cl")[5]) and says in out.md
     assert frame.loc[("base", "STS"), "ours"] > 0
 
