@@ -322,24 +322,6 @@ def test_humaneval_with_a_model_and_with_code_that_misbehaves(tiny, folders, tmp
 # ---- settings, and what is wrong with data --------------------------------------------------
 
 
-@pytest.mark.parametrize("name", HUB)
-def test_settings_are_written_down_in_full(name):
-    configs = [general_tasks._settled(name, config) for config in general_tasks._configs(HUB[name])]
-    text = (Path(__file__).parents[2] / "docs" / "general.md").read_text()
-    table = [line for line in text.split("\n") if line.startswith("| ")][:8]
-    column = [line.split("|")[2 + list(HUB).index(name)] for line in table]
-    assert column[0].strip() == name and column[2].split()[0].rstrip(",") == str(HUB[name].shots)
-    if "max_gen_toks" in HUB[name].generation:
-        assert column[6].strip().replace(",", "") == str(HUB[name].generation["max_gen_toks"])
-    for config in configs:
-        assert config["num_fewshot"] == HUB[name].shots
-        assert config.get("unsafe_code", False) is False
-        metrics = {entry["metric"] for entry in config["metric_list"]}
-        assert metrics == ({"bypass"} if name == "humaneval" else {HUB[name].metric})
-        if name not in ("fever", "humaneval"):
-            assert HUB[name].filter in {entry["name"] for entry in config["filter_list"]}
-
-
 def test_unreachable_hub_is_one_sentence(monkeypatch, tmp_path):
     import datasets
 
@@ -351,58 +333,6 @@ def test_unreachable_hub_is_one_sentence(monkeypatch, tmp_path):
         UserError, match=r"task 'gsm8k': its data cannot be loaded.*Couldn't reach.*general.local.gsm8k"
     ):
         harness.load(["gsm8k"], None, {}, tmp_path)
-
-
-GSM8K = {"question": "How many?", "answer": "#### 3"}
-MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "B"}
-
-
-@pytest.mark.parametrize(
-    ("name", "files", "message"),
-    [
-        ("gsm8k", None, "is not a folder"),
-        (
-            "gsm8k",
-            {"test": [GSM8K]},
-            r"train.jsonl is missing; gsm8k needs train.jsonl with the fields question, answer ",
-        ),
-        ("gsm8k", {"train": [GSM8K] * 3, "test": [GSM8K]}, r"train.jsonl holds 3 rows, but gsm8k needs 5"),
-        ("gsm8k", {"train": [GSM8K] * 5, "test": [GSM8K, {"question": "?"}]}, r"test.jsonl, row 2: the field 'answer'"),
-        ("gsm8k", {"train": [], "test": []}, "holds no rows"),
-        ("mmlu", {"dev": [MMLU] * 5, "test": [{**MMLU, "answer": "E"}]}, "row 1: needs four 'choices' and an 'answer'"),
-        ("mmlu", {"dev": [MMLU] * 5, "test": [{**MMLU, "answer": 0}]}, "no rows whose subject is 'abstract_algebra'"),
-        ("mmlu", {"dev": [MMLU] * 4, "test": [MMLU]}, "dev.jsonl holds 4 rows of 'anatomy', but mmlu needs 5"),
-        (
-            "bbh",
-            {"test": [{"task": "web_of_lies", "input": "x", "target": "Yes"}]},
-            "no rows whose task is 'boolean_exp",
-        ),
-        (
-            "triviaqa",
-            {"train": [{"question": "?", "answer": "Paris"}]},
-            "row 1: the field 'answer' needs a list 'aliases'",
-        ),
-        (
-            "fever",
-            {"validation": [{"claim": "x", "label": "SUPPORT"}]},
-            "unknown label 'SUPPORT'.*did you mean 'SUPPORTS'",
-        ),
-        (
-            "humaneval",
-            {"test": [{"task_id": "HumanEval/0", "prompt": "def f():"}]},
-            "row 1: the field 'test' is missing",
-        ),
-    ],
-)
-def test_what_is_wrong_with_local_data_is_named(name, files, message, tmp_path):
-    folder = tmp_path / name
-    for split, values in (files or {}).items():
-        write(folder / f"{split}.jsonl", values)
-    if name == "triviaqa":
-        write(folder / "validation.jsonl", [{"question": "?", "answer": "Paris"}])
-    with pytest.raises(UserError, match=message) as caught:
-        general_tasks.load(name, str(folder))
-    assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_humaneval_needs_its_sandbox_before_any_data(monkeypatch, tmp_path):
