@@ -8,7 +8,6 @@ config.yaml, adding a kind is a module of `grace.report.plots` and its line in K
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +18,7 @@ from matplotlib.figure import Figure
 
 from grace import manifest, specs, stage
 from grace.files import writing
+from grace.paper.finding import listed
 from grace.report.plots import bars, heatmap, latency, lines, progression, scatter, style, svg, times
 from grace.report.plots.marks import FIELDS, Mark, Results, label, names
 from grace.report.scoring.scores import load
@@ -73,16 +73,11 @@ def left_out(marks: list[Mark]) -> list[str]:
     backbones = names([one for one in marks if one.backbone], "backbone")
     every = {run: set(names([one for one in marks if (one.run or one.series) == run], "backbone")) for run in gone}
     said = [
-        run if len(backbones) == 1 or set(on) == every[run] > {on[0]} else f"{run} on {_listed(on)}"
+        run if len(backbones) == 1 or set(on) == every[run] > {on[0]} else f"{run} on {listed(dict.fromkeys(on))}"
         for run, on in gone.items()
     ]
     more = f" and {len(said) - NAMED} more, which the csv names" if len(said) > NAMED else ""
     return [f"No result: {'; '.join(said[:NAMED])}{more}."]
-
-
-def _listed(names: Iterable[str]) -> str:
-    *first, last = dict.fromkeys(names)
-    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _resamples(results: Results) -> str:
@@ -107,8 +102,8 @@ def sentence(results: Results, marks: list[Mark]) -> str:
     runs = [run if found == {run} else f"{run} ({len(found)} points)" for run, found in points.items()]
     seeds = sorted(set(names(shown, "seeds")))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-    where = _listed(label(name) for name in names(shown, "backbone"))
-    return f"Run{'s' * (len(runs) > 1)} {_listed(runs)} on {where}, {count} seed{'s' * (seeds != [1])} each."
+    where = listed(dict.fromkeys(label(name) for name in names(shown, "backbone")))
+    return f"Run{'s' * (len(runs) > 1)} {listed(dict.fromkeys(runs))} on {where}, {count} seed{'s' * (seeds != [1])} each."
 
 
 def record(results: Results, marks: list[Mark]) -> dict[str, Any]:

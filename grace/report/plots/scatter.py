@@ -13,6 +13,7 @@ from matplotlib.lines import Line2D
 
 from grace import tasks
 from grace.paper import numbers
+from grace.paper.finding import listed
 from grace.report.plots import style
 from grace.report.plots.marks import PAPER, Mark, Results, among, label, measured, names
 from grace.report.scoring.scores import WELL_FORMED, Estimate, estimate
@@ -117,7 +118,7 @@ def draw(results: Results, marks: list[Mark]) -> Figure:
         if not own:
             one.text(0.5, 0.5, "no result", transform=one.transAxes, ha="center", color=style.MUTED)
     used = [NAMES[name] for name in generative(results)]
-    said = f"generative score: mean of {_listed(used)} (%)" if used else "generative score (no result)"
+    said = f"generative score: mean of {listed(used)} (%)" if used else "generative score (no result)"
     for one in axes[-1]:
         one.set_xlabel(textwrap.fill(said, LINE * (1 if len(backbones) > 1 else 2)))
     for row in axes:
@@ -162,8 +163,3 @@ def _legend(figure: Figure, marks: list[Mark], looks: dict[str, tuple[str, str]]
     if among(marks, series=PAPER):
         handles.append(Line2D([], [], linestyle="", marker="o", color=style.MUTED, label="hollow: the paper", **HOLLOW))
     style.legend(figure, handles)
-
-
-def _listed(names: list[str]) -> str:
-    *first, last = names
-    return f"{', '.join(first)} and {last}" if first else last

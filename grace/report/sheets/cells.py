@@ -10,8 +10,8 @@ from grace.report.scoring.models import Models, Seed
 from grace.report.scoring.results import AGAIN, GEOMETRY, Problem, geometry
 from grace.report.scoring.scores import difference, estimate, tokens
 from grace.report.sheets.columns import Column
+from grace.shown import REFERENCE
 
-REFERENCE = "reasoning"  # what every other run is compared with
 GRACE_3B = "grace-3b"  # as the paper calls a backbone of table 4, without saying which of its two
 FIELDS = [
     "table",
