@@ -103,7 +103,9 @@ def sentence(results: Results, marks: list[Mark]) -> str:
     seeds = sorted(set(names(shown, "seeds")))
     count = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
     where = listed(dict.fromkeys(label(name) for name in names(shown, "backbone")))
-    return f"Run{'s' * (len(runs) > 1)} {listed(dict.fromkeys(runs))} on {where}, {count} seed{'s' * (seeds != [1])} each."
+    return (
+        f"Run{'s' * (len(runs) > 1)} {listed(dict.fromkeys(runs))} on {where}, {count} seed{'s' * (seeds != [1])} each."
+    )
 
 
 def record(results: Results, marks: list[Mark]) -> dict[str, Any]:
