@@ -31,6 +31,8 @@ DEFAULT_PROMPT = Prompt(
     ),
     max_prompt_tokens=1024,
 )
+# Texts that are tokenised and sorted by length together: bounded, so that memory does not grow with the corpus.
+BLOCK = 8192
 DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
 
 
@@ -164,7 +166,11 @@ class RationaleEncoder:
 
     def encode_batches(self, texts: list[str], rationales: bool | None = None) -> Iterator[tuple[list[int], Encoding]]:
         """The same batch by batch: yields (indices of n texts, their `Encoding`) in the order batches finish."""
-        return self._finished((self._reason if self._reasons(rationales) else self._direct)(_checked(texts)))
+        embed: Any = self._reason if self._reasons(rationales) else self._direct
+        texts = _checked(texts)
+        for start in range(0, len(texts), BLOCK):
+            for rows, made in self._finished(embed(texts[start : start + BLOCK])):
+                yield [start + row for row in rows], made
 
     def encode_written(self, texts: list[str], token_ids: Sequence[list[int]]) -> Iterator[tuple[list[int], Encoding]]:
         """`encode_batches` of texts whose rationales are there already: one forward pass, nothing is generated.
@@ -215,16 +221,17 @@ class RationaleEncoder:
     ) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
         # The last token has no part in an embedding, as where the engine writes it.
         sequences = [prompt + ids[:-1] for prompt, ids in zip(self.template.ids(texts), token_ids, strict=True)]
-        order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
-        for start in range(0, len(order), self.spec.batch_size):
-            rows = order[start : start + self.spec.batch_size]
-            pooled = packed.embed(
-                self.model,
-                [sequences[i] for i in rows],
-                pool_from=len(self.template.prefix),
-                pooling=self.spec.pooling,
-            )
-            yield rows, pooled.cpu(), self._rationales([token_ids[i] for i in rows])
+        for rows, pooled in self._embedded(sequences, len(self.template.prefix)):
+            yield rows, pooled, self._rationales([token_ids[i] for i in rows])
+
+    def _embedded(self, sequences: list[list[int]], pool_from: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+        """Given sequences, longest first, in parts after each of which they can be kept."""
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        for start in range(0, len(order), 8 * self.spec.batch_size):
+            rows = order[start : start + 8 * self.spec.batch_size]
+            some = [sequences[i] for i in rows]
+            pooled = packed.embed(self.model, some, pool_from=pool_from, pooling=self.spec.pooling)
+            yield rows, pooled.cpu()
 
     def _rationales(self, token_ids: list[list[int]]) -> list[Rationale]:
         cuts = [ids[-1] not in self.ends for ids in token_ids]
@@ -235,14 +242,10 @@ class RationaleEncoder:
             for text, ids, cut in zip(decoded, token_ids, cuts, strict=True)
         ]
 
-    @torch.no_grad()
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
         sequences, pool_from = direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
-        batches = engine.embed_batches(
-            self.model, sequences, pool_from=pool_from, pooling=self.spec.pooling, batch_size=self.spec.batch_size
-        )
-        for rows, pooled in batches:
-            yield rows, pooled.cpu(), None
+        for rows, pooled in self._embedded(sequences, pool_from):
+            yield rows, pooled, None
 
 
 def _checked(texts: list[str]) -> list[str]:

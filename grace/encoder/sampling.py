@@ -20,19 +20,19 @@ def text_key(*parts: object) -> int:
     return int.from_bytes(digest, "big", signed=True)
 
 
-def gumbel(keys: Tensor, step: int, size: int) -> Tensor:
+def gumbel(keys: Tensor, step: Tensor, size: int) -> Tensor:
     """Standard Gumbel noise.
 
     Args:
         keys: [N] int64, one per row.
-        step: position in the row's own sequence.
+        step: [N], the position in each row's own sequence.
         size: vocabulary size V.
 
     Returns:
-        [N, V] float32; row n depends on (keys[n], step) alone.
+        [N, V] float32; row n depends on (keys[n], step[n]) alone.
     """
     low, high = (keys & 0xFFFFFFFF).to(torch.int32), (keys >> 32).to(torch.int32)
-    low = _mix(low + _wrap((step + 1) * GOLDEN), high)
+    low = _mix(low + (step.to(torch.int32) + 1) * GOLDEN, high)
     high = _mix(high ^ low, low)
     bits = _mix(
         low.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN, high.unsqueeze(1)
@@ -42,13 +42,13 @@ def gumbel(keys: Tensor, step: int, size: int) -> Tensor:
     return uniform.neg_().log1p_().neg_().log_().neg_()
 
 
-def sample(logits: Tensor, keys: Tensor, step: int, temperature: Tensor) -> Tensor:
+def sample(logits: Tensor, keys: Tensor, step: Tensor, temperature: Tensor) -> Tensor:
     """Draw one token per row from softmax(logits / temperature), by the Gumbel-max rule.
 
     Args:
         logits: [N, V].
         keys: [N] int64.
-        step: number of tokens drawn before.
+        step: [N] number of tokens drawn before.
         temperature: [N]; 0 takes the most likely token.
 
     Returns:
@@ -65,7 +65,3 @@ def _mix(x: Tensor, salt: Tensor) -> Tensor:
     x = (x ^ ((x >> 16) & 0xFFFF)) * MIX_1  # the masks make torch's arithmetic shift a logical one
     x = (x ^ ((x >> 13) & 0x7FFFF) ^ salt) * MIX_2
     return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _wrap(value: int) -> int:
-    return (value + (1 << 31)) % (1 << 32) - (1 << 31)

@@ -1,7 +1,10 @@
 """The fused engine against transformers' own generate and a separate forward pass."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
@@ -75,13 +78,101 @@ def test_truncated(tiny, texts):
         assert not set(ids[:-1]) & set(ends)
 
 
-def test_embed_is_safe_under_padding(tiny):
-    sequences = [[5, 9, 11, 40], [7], [8, 3, 2, 6, 7, 9, 30, 31, 32]]
-    pooling = Pooling(method="mean", layer="last", normalize=False)
-    together = engine.embed(tiny[0], sequences, pool_from=0, pooling=pooling, batch_size=3)
-    alone = engine.embed(tiny[0], sequences, pool_from=0, pooling=pooling, batch_size=1)
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
-    right_ids = torch.tensor([[5, 9, 11, 40, 0, 0], [7, 0, 0, 0, 0, 0]])
-    right_mask = torch.tensor([[1, 1, 1, 1, 0, 0], [1, 0, 0, 0, 0, 0]])
-    right = engine.forward_pooled(tiny[0], right_ids, right_mask, 0, pooling)
-    torch.testing.assert_close(right, alone[:2], atol=1e-5, rtol=1e-4)
+SHAPE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
+FAMILIES = {
+    "llama": {"num_key_value_heads": 1, "num_hidden_layers": 2},
+    "qwen3": {"num_key_value_heads": 2, "num_hidden_layers": 2},
+    "mistral": {"num_key_value_heads": 4, "num_hidden_layers": 2, "sliding_window": 9},
+    "gemma3_text": {"num_key_value_heads": 2, "num_hidden_layers": 4, "sliding_window": 9, "sliding_window_pattern": 2},
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_architectures_write_and_pool_as_transformers_does(family):
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SHAPE, **FAMILIES[family])).eval()
+    for parameter in model.parameters():
+        parameter.data.mul_(4 if parameter.ndim == 2 else 1)
+    prompts = [[7, 8, 9, *range(20, 20 + n)] for n in (1, 2, 3, 5, 8, 8, 13, 21, 30)]
+    made = engine.generate(
+        model, prompts, pool_from=3, pooling=Pooling(method="mean", layer="last", normalize=False), keys=[0] * 9,
+        temperatures=[0.0] * 9, max_new_tokens=20, ends=[*range(300, 340)], batch_size=4,
+    )  # fmt: skip
+    for prompt, written, vector in zip(prompts, made.token_ids, made.pooled, strict=True):
+        ids = list(prompt)
+        for token in written:  # one token at a time, without a cache
+            with torch.no_grad():
+                out = model(torch.tensor([ids]), output_hidden_states=True, use_cache=False)
+            assert out.logits[0, -1].argmax() == token
+            ids.append(token)
+        torch.testing.assert_close(vector, out.hidden_states[-1][0, 3:].mean(0), atol=2e-5, rtol=1e-4)
+    assert model.config._attn_implementation == "sdpa"
+
+
+@contextmanager
+def counted(model):
+    """Tokens that each of the decoder's forward passes reads, padding included: (rows, tokens a row)."""
+    shapes = []
+    hook = model.get_decoder().register_forward_pre_hook(
+        lambda _, __, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    yield shapes
+    hook.remove()
+
+
+def test_little_of_what_is_computed_is_padding(tiny):
+    """Lengths as in real corpora, rationales of very different lengths, 16 side by side."""
+    dice = torch.Generator().manual_seed(0)
+    lengths = torch.empty(300).log_normal_(3.5, 0.8, generator=dice).clamp(5, 500).int().tolist()
+    limits = torch.empty(300).exponential_(1 / 20, generator=dice).clamp(1, 100).int().tolist()
+    prompts = [[7, 8, i, *([9] * (n - 1))] for i, n in enumerate(lengths)]
+    with counted(tiny[0]) as shapes:
+        made = engine.generate(
+            tiny[0], prompts, pool_from=2, pooling=Pooling(method="mean", layer="last", normalize=False),
+            keys=list(range(300)), temperatures=[1.0] * 300, max_new_tokens=limits, ends=[], batch_size=16,
+        )  # fmt: skip
+    assert [len(ids) for ids in made.token_ids] == limits
+    computed = sum(rows * tokens for rows, tokens in shapes)
+    needed = 2 + sum(lengths) + sum(limit - 1 for limit in limits)
+    assert needed <= computed <= 1.1 * needed
+    # A batch that waits for its slowest rationale would take 300 / 16 times the longest one's steps.
+    steps = [rows for rows, tokens in shapes if tokens == 1]
+    assert len(steps) < 1.5 * sum(limits) / 16 < 300 / 16 * max(limits) / 3
+
+
+def test_equal_prompts_are_read_once(tiny, texts):
+    template, prompts = prompts_of(tiny, texts[:2])
+    with counted(tiny[0]) as shapes:
+        made = write(tiny, template, prompts * 8)
+    assert sum(rows * tokens for rows, tokens in shapes if tokens > 1) <= 2 * max(map(len, prompts))
+    alone = [
+        write(tiny, template, prompts[:1], temperature=0.0),
+        write(tiny, template, prompts[:1] * 9, temperature=0.0),
+    ]
+    assert alone[1].token_ids == alone[0].token_ids * 9
+    torch.testing.assert_close(alone[1].pooled, alone[0].pooled.expand(9, -1), atol=1e-5, rtol=0)
+    assert len({tuple(ids) for ids in made.token_ids}) > 8  # each has noise of its own
+
+
+def test_each_prompt_may_have_a_limit_of_its_own(tiny, texts):
+    template, prompts = prompts_of(tiny, texts)
+    whole = write(tiny, template, prompts, limit=24)
+    limits = [1, 3, 24, 7, 2, 12]
+    cut = write(tiny, template, prompts, limit=limits)
+    assert cut.token_ids == [ids[:limit] for ids, limit in zip(whole.token_ids, limits, strict=True)]
+
+
+def test_nothing_is_pooled_where_nothing_is_asked_for(tiny, texts):
+    _, prompts = prompts_of(tiny, texts)
+    settings = dict(
+        pool_from=0, keys=list(range(6)), temperatures=[1.0] * 6, max_new_tokens=9, ends=engine.end_tokens(*tiny),
+        batch_size=4,
+    )  # fmt: skip
+    bare = [batch for batch in engine.generate_batches(tiny[0], prompts, pooling=None, **settings)]
+    assert all(batch.pooled.shape == (len(batch.rows), 0) for batch in bare)
+    pooled = engine.generate(
+        tiny[0], prompts, pooling=Pooling(method="mean", layer="last", normalize=False), **settings
+    )
+    assert {row: ids for batch in bare for row, ids in zip(batch.rows, batch.token_ids, strict=True)} == dict(
+        enumerate(pooled.token_ids)
+    )

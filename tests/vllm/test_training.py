@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 
-from grace.encoder.engines import transformers as fused
+from grace.encoder.engines import packed
 from grace.training.arguments import grpo_config
 from grace.training.train import load
 from grace.training.trainer import GraceTrainer
@@ -137,10 +137,11 @@ def test_rationales_end_at_the_models_end_tokens(trainer):
 def test_embeddings_are_of_the_policy_that_sampled(trainer):
     weights, prompts, _, _, written, _, at = trainer.kept[1]
     model = model_with(trainer, weights)
-    expected = fused.embed(
-        model, [prompt + ids[:-1] for prompt, ids in zip(prompts, written, strict=True)],
-        pool_from=len(trainer.template.prefix), pooling=trainer.spec.pooling, batch_size=4,
-    ).detach()  # fmt: skip
+    rows = [prompt + ids[:-1] for prompt, ids in zip(prompts, written, strict=True)]
+    with torch.no_grad():
+        expected = packed.forward_pooled(
+            model, *packed.left_pad(rows), len(trainer.template.prefix), trainer.spec.pooling
+        )
     torch.testing.assert_close(at.positives.flatten(0, 1), expected[:32], atol=1e-4, rtol=0)
     torch.testing.assert_close(at.query, expected[32::2], atol=1e-4, rtol=0)
     torch.testing.assert_close(at.negatives[:, 0], expected[33::2], atol=1e-4, rtol=0)

@@ -5,24 +5,22 @@ Rows of at most so many tokens go through the model together, in one of two ways
 - packed: all sequences in one row without padding. Positions start at 0 with each of them, and transformers, given
   no mask, keeps attention inside each. Flash attention does that by lengths, at no cost; the other kinds of attention
   build a mask of T x T for T tokens and compute all of it.
-- padded: sequences of similar length side by side, the short ones padded.
+- padded: sequences of similar length side by side, the short ones padded, and what all begin with is read once.
 
 So a model that runs flash attention gets packed rows, any other padded ones: docs/measurements.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.transformers import forward_pooled, left_pad
+from grace.encoder.engines.reading import Reader, batches, hidden_states
+from grace.encoder.engines.slots import Slots, attending
+from grace.method.pooling import pool
 from grace.settings import Pooling
-
-# Tokens that go through the model together; a longer sequence goes alone. A CPU is fastest while they fit its cache.
-MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 
 @torch.no_grad()
@@ -35,7 +33,7 @@ def embed(
     packed: bool | None = None,
     max_tokens: int | None = None,
 ) -> Tensor:
-    """Pool given token sequences; equals `engines.transformers.embed` up to floating-point error.
+    """Pool given token sequences; equals `forward_pooled` up to floating-point error.
 
     Args:
         model: a causal LM of transformers, unwrapped.
@@ -46,38 +44,24 @@ def embed(
     Returns:
         [N, d] float32, not normalised, in the order of `sequences`; zeros where there is nothing to pool.
     """
-    device = next(model.parameters()).device
-    packed = runs_flash_attention(model) if packed is None else packed
-    pooled = torch.zeros(len(sequences), model.config.get_text_config().hidden_size, device=device)
-    for rows in batches([len(ids) for ids in sequences], max_tokens or MAX_TOKENS.get(device.type, 4096)):
-        texts = [sequences[i] for i in rows]
-        if packed:
-            pooled[rows] = forward_packed(model, texts, pool_from, pooling)
-        else:
-            pooled[rows] = forward_pooled(model, *left_pad(texts, device), pool_from, pooling)
+    device, config = next(model.parameters()).device, model.config.get_text_config()
+    pooled = torch.zeros(len(sequences), config.hidden_size, device=device)
+    reader = Reader(model, Slots(0, 0, config.num_hidden_layers), pool_from, pooling)
+    room = max_tokens or reader.max_tokens
+    if runs_flash_attention(model) if packed is None else packed:
+        for rows in batches([len(ids) for ids in sequences], room, similar=0):
+            pooled[rows] = forward_packed(model, [sequences[i] for i in rows], pool_from, pooling)
+        return pooled
+    with attending(model):
+        reader.read_prefix([ids for ids in sequences if ids])
+        for rows in batches([max(0, len(ids) - reader.cache.prefix) for ids in sequences], room):
+            pooled[rows] = reader.embed([sequences[i] for i in rows])
     return pooled
 
 
 def runs_flash_attention(model: Any) -> bool:
     """Whether attention is told the lengths of packed sequences instead of a mask."""
     return "flash" in str(model.config._attn_implementation)
-
-
-def batches(lengths: list[int], max_tokens: int) -> Iterator[list[int]]:
-    """Indices of sequences that go together, longest first: at most `max_tokens` once all are padded to the longest.
-
-    Empty sequences are in no batch.
-    """
-    rows: list[int] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if lengths[i] == 0:
-            break
-        if rows and (len(rows) + 1) * lengths[rows[0]] > max_tokens:
-            yield rows
-            rows = []
-        rows.append(i)
-    if rows:
-        yield rows
 
 
 def forward_packed(model: Any, sequences: list[list[int]], pool_from: int, pooling: Pooling) -> Tensor:
@@ -87,15 +71,15 @@ def forward_packed(model: Any, sequences: list[list[int]], pool_from: int, pooli
     owner = torch.arange(len(sequences)).repeat_interleave(lengths)
     first = lengths.cumsum(0) - lengths
     position = torch.arange(int(lengths.sum())) - first[owner]
-    deeper = pooling.layer == "penultimate"
-    out = model.get_decoder()(
+    found, _ = hidden_states(
+        model,
+        pooling,
         input_ids=torch.tensor([[token for ids in sequences for token in ids]], device=device),
         position_ids=position.unsqueeze(0).to(device),
         attention_mask=None,
         use_cache=False,
-        output_hidden_states=deeper,
     )
-    hidden = (out.hidden_states[-2] if deeper else out.last_hidden_state)[0]
+    hidden = found[0]
     used = position >= pool_from
     return pool_segments(hidden[used.to(device)].float(), owner[used].to(device), len(sequences), pooling.method)
 
@@ -114,3 +98,24 @@ def pool_segments(hidden: Tensor, owner: Tensor, count: int, method: str) -> Ten
         return pooled
     index = owner.unsqueeze(1).expand_as(hidden)
     return pooled.scatter_reduce(0, index, hidden, {"mean": "mean", "max": "amax"}[method], include_self=False)
+
+
+def forward_pooled(model: Any, ids: Tensor, mask: Tensor, pool_from: int, pooling: Pooling) -> Tensor:
+    """[N, d] float32 embeddings of padded `ids` [N, L] with `mask` [N, L], gradients kept."""
+    position = (mask.cumsum(1) - 1).clamp(min=0)
+    hidden, _ = hidden_states(
+        model, pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
+    )
+    return pool(hidden.float(), mask.bool() & (position >= pool_from), pooling.method)
+
+
+def left_pad(rows: list[list[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Token rows of different lengths as ids [N, L] (0 where padded) and mask [N, L]."""
+    width = max(1, max(map(len, rows)))
+    ids = torch.zeros(len(rows), width, dtype=torch.long)
+    mask = torch.zeros(len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        if row:
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+    return ids.to(device), mask.to(device)

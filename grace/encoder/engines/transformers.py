@@ -4,7 +4,11 @@ Every hidden state that eq. 11 averages is computed while the rationale is writt
 as we go saves the second forward. The decoder is called without its language-model head, and
 the head only where a token is sampled.
 
-Which tokens are pooled, here and in `embed`: the text, the template's glue after it, and the
+Rows are written in slots (`slots`): prompts are read longest first, and when rows have ended, the next prompts take
+their slots, so that no row waits for the slowest. What all prompts begin with is read
+once, and equal prompts are read once.
+
+Which tokens are pooled, here and in `packed`: the text, the template's glue after it, and the
 rationale without its last sampled token. That token (the end token, or the one at the length
 limit) is never fed back, so it has no hidden state.
 """
@@ -12,28 +16,30 @@ limit) is never fed back, so it has no hidden state.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
+from grace.encoder.engines.reading import Reader, batches
+from grace.encoder.engines.slots import Slots, attending
 from grace.encoder.sampling import sample
-from grace.method.pooling import pool
 from grace.section import UserError
 from grace.settings import Pooling
 
-# Rows are dropped from the batch once this share of them has finished: copying the cache costs too.
-COMPACT_AT = 0.25
+# Free slots wait for the next prompts until this share of all is free, or the prompts fill a forward pass: reading
+# a few tokens costs as much as reading some hundred.
+REFILL_AT = 0.125
 
 
 class Written(NamedTuple):
-    """One finished batch of n rationales and embeddings."""
+    """Some rationales and embeddings that are finished, n of them."""
 
     rows: list[int]  # which of the prompts given
     token_ids: list[list[int]]  # with the end token, if it was reached
     truncated: list[bool]  # the limit was reached without an end token
-    pooled: Tensor  # [n, d] float32, not normalised, on the CPU
+    pooled: Tensor  # [n, d] float32, not normalised, on the CPU; [n, 0] where nothing is pooled
 
 
 class Rationales(NamedTuple):
@@ -64,186 +70,220 @@ def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Rationale
     return Rationales(written, truncated, pooled)
 
 
-@torch.no_grad()
 def generate_batches(
     model: Any,
     prompts: list[list[int]],
     *,
     pool_from: int,
-    pooling: Pooling,
+    pooling: Pooling | None,
     keys: list[int],
     temperatures: list[float],
-    max_new_tokens: int,
+    max_new_tokens: int | list[int],
     ends: list[int],
     batch_size: int,
 ) -> Iterator[Written]:
-    """Write a rationale for each prompt and pool it on the way; yields batches as they finish, longest prompts first.
+    """Write a rationale for each prompt and pool it on the way; yields about `batch_size` at a time, as they finish.
 
     Args:
         model: a causal LM of transformers, unwrapped.
-        prompts: token ids.
+        prompts: token ids, none empty.
         pool_from: L_sys, the number of leading tokens that are not pooled (eq. 11).
+        pooling: None pools nothing.
         keys: one per prompt (`sampling.text_key`); the sampled tokens depend on it and on the prompt alone.
         temperatures: one per prompt; 0 is greedy.
+        max_new_tokens: the limit of all rationales, or one per prompt; at least 1.
         ends: ids that end a rationale.
-        batch_size: prompts per batch.
+        batch_size: rationales that are written side by side.
 
     Raises:
-        UserError: when the model turns hidden states into logits by more than a linear head.
+        UserError: when the model turns hidden states into logits by more than a linear head, or attends in a way that
+            torch's attention function does not know.
     """
-    if any(getattr(model.config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
-        raise UserError(
-            f"{model.config.model_type}: this architecture rescales its logits, which the engine does not do."
+    _check(model)
+    if not prompts:
+        return
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    with torch.no_grad(), attending(model):
+        writer = _Writer(model, prompts, pool_from, pooling, keys, temperatures, limits, ends, batch_size)
+    while writer.busy:
+        with torch.no_grad(), attending(model):
+            while writer.busy and len(writer.done) < batch_size:
+                writer.fill()
+                writer.step()
+        yield writer.hand_over()
+
+
+def _check(model: Any) -> None:
+    kind, config = model.config.model_type, model.config
+    if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
+        raise UserError(f"{kind}: this architecture rescales its logits, which the engine does not do.")
+    if not model._supports_sdpa or getattr(config, "attn_logit_softcapping", None):
+        raise UserError(f"{kind}: this architecture has an attention of its own, which the engine does not know.")
+
+
+@dataclass
+class _State:
+    """What belongs to each of S slots besides its keys and values."""
+
+    keys: Tensor  # [S] int64
+    temperatures: Tensor  # [S]
+    limits: Tensor  # [S] tokens that may be written
+    steps: Tensor  # [S] tokens that are written
+    lengths: Tensor  # [S] tokens in the cache
+    token: Tensor  # [S] the last one written
+    tokens: Tensor  # [S, limit]
+    hidden: Tensor  # [S, d] of the last position
+    pooled: Tensor  # [S, d] float32; the sum, where the mean is asked for
+
+    def put(self, slots: Any, **values: Any) -> None:
+        for name, value in values.items():
+            getattr(self, name)[slots] = value
+
+    def move(self, to: Tensor, of: Tensor) -> None:
+        for part in vars(self).values():
+            part[to] = part[of]
+
+
+class _Writer:
+    """The prompts that wait (`queue`, the next one last), the rows in their slots, and the rationales that are done."""
+
+    def __init__(
+        self,
+        model: Any,
+        prompts: list[list[int]],
+        pool_from: int,
+        pooling: Pooling | None,
+        keys: list[int],
+        temperatures: list[float],
+        limits: list[int],
+        ends: list[int],
+        batch_size: int,
+    ) -> None:
+        self.prompts, self.keys, self.temperatures, self.limits, self.ends = prompts, keys, temperatures, limits, ends
+        self.pool_from, self.pooling, self.head = pool_from, pooling, model.get_output_embeddings()
+        self.greedy = not any(temperatures)
+        # Longest first: neighbours pad little, and too large a batch fails at once instead of an hour later.
+        self.queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
+        self.size = min(batch_size, len(prompts))
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        self.cache = Slots(self.size, longest - 1, model.config.get_text_config().num_hidden_layers)
+        self.reader = Reader(model, self.cache, pool_from, pooling)
+        self.reader.read_prefix(prompts)
+        self.ending = torch.tensor(ends, device=self.reader.device)
+        self.rows: list[int] = []  # of `prompts`, that the slots in use serve
+        self.lengths: list[int] = []  # `state.lengths` of these slots, without asking the device
+        self.state: _State | None = None
+        self.done: list[tuple[int, list[int], Tensor]] = []
+
+    @property
+    def busy(self) -> bool:
+        return bool(self.queue or self.rows)
+
+    def hand_over(self) -> Written:
+        rows, token_ids, pooled = map(list, zip(*self.done, strict=True))
+        self.done = []
+        return Written(rows, token_ids, [ids[-1] not in self.ends for ids in token_ids], torch.stack(pooled).cpu())
+
+    def fill(self) -> None:
+        """Read the next prompts into the free slots, if that is worth a forward pass now."""
+        free = min(self.size - len(self.rows), len(self.queue))
+        waiting = self.queue[len(self.queue) - free :][::-1]
+        tokens = sum(len(self.prompts[i]) - self.cache.prefix for i in waiting)
+        if not free or (self.rows and free < REFILL_AT * self.size and tokens < self.reader.max_tokens):
+            return
+        del self.queue[len(self.queue) - free :]
+        owners: dict[tuple[int, ...], list[int]] = {}  # of each distinct prompt
+        for i in waiting:
+            owners.setdefault(tuple(self.prompts[i]), []).append(i)
+        distinct = list(owners)
+        for some in batches([len(prompt) - self.cache.prefix for prompt in distinct], self.reader.max_tokens):
+            pooled, hidden = self.reader.read([list(distinct[i]) for i in some])
+            source = [(number, row) for number, i in enumerate(some) for row in owners[distinct[i]]]
+            self._seat([row for _, row in source], torch.tensor([number for number, _ in source]), pooled, hidden)
+
+    def _seat(self, rows: list[int], source: Tensor, pooled: Tensor, hidden: Tensor) -> None:
+        """Give the next free slots to `rows`, whose prompts are the rows `source` of what was read last."""
+        device, lengths = self.reader.device, [len(self.prompts[row]) for row in rows]
+        if self.state is None:
+            self.state = self._empty(pooled, hidden)
+        slots = torch.arange(len(self.rows), len(self.rows) + len(rows), device=device)
+        source = source.to(device)
+        self.cache.place(slots, source)
+        self.state.put(
+            slots,
+            keys=torch.tensor([self.keys[row] for row in rows], device=device),
+            temperatures=torch.tensor([self.temperatures[row] for row in rows], device=device),
+            limits=torch.tensor([self.limits[row] for row in rows], device=device),
+            steps=0,
+            lengths=torch.tensor(lengths, device=device),
+            hidden=hidden[source],
+            pooled=pooled[source],
         )
-    device = next(model.parameters()).device
-    # Longest first: a batch pads little, and too large a batch fails at once instead of an hour later.
-    order = sorted(range(len(prompts)), key=lambda i: -len(prompts[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        ids, mask = left_pad([prompts[i] for i in rows], device)
-        batch = _Batch(model, ids, mask, pool_from, pooling)
-        batch.decode(
-            torch.tensor([keys[i] for i in rows], device=device),
-            torch.tensor([temperatures[i] for i in rows], device=device),
-            max_new_tokens,
-            torch.tensor(ends, device=device),
+        self.rows += rows
+        self.lengths += lengths
+
+    def _empty(self, pooled: Tensor, hidden: Tensor) -> _State:
+        def whole(*shape: int) -> Tensor:
+            return torch.zeros(self.size, *shape, dtype=torch.long, device=hidden.device)
+
+        return _State(
+            keys=whole(),
+            temperatures=torch.zeros(self.size, device=hidden.device),
+            limits=whole(),
+            steps=whole(),
+            lengths=whole(),
+            token=whole(),
+            tokens=whole(max(self.limits)),
+            hidden=hidden.new_zeros(self.size, hidden.shape[1]),
+            pooled=pooled.new_zeros(self.size, pooled.shape[1]),
         )
-        lengths = batch.lengths.tolist()
-        tokens = [ids[:length] for ids, length in zip(batch.tokens.tolist(), lengths, strict=True)]
-        yield Written(rows, tokens, [ids[-1] not in ends for ids in tokens], batch.result().cpu())
 
-
-class _Batch:
-    """One batch: prefill at construction, then `decode`."""
-
-    def __init__(self, model: Any, ids: Tensor, mask: Tensor, pool_from: int, pooling: Pooling) -> None:
-        self.model, self.pooling = model, pooling
-        self.decoder, self.head = model.get_decoder(), model.get_output_embeddings()
-        self.cache = DynamicCache(config=model.config)
-        self.mask = mask
-        position = (mask.cumsum(1) - 1).clamp(min=0)
-        self.position = position[:, -1]
-        hidden, self.last = self._forward(ids, position)
-        use = (mask.bool() & (position >= pool_from)).unsqueeze(-1)
-        self.count = use.sum(1).float()
-        if pooling.method == "mean":
-            self.pooled = (hidden.float() * use).sum(1)
-        else:
-            self.pooled = pool(hidden.float(), use.squeeze(-1), pooling.method)
-
-    def _forward(self, ids: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden states to pool [n, l, d] and the last position's, which the head reads [n, d]."""
-        deeper = self.pooling.layer == "penultimate"
-        out = self.decoder(
-            input_ids=ids,
-            attention_mask=self.mask,
-            position_ids=position,
-            past_key_values=self.cache,
-            use_cache=True,
-            output_hidden_states=deeper,
+    def step(self) -> None:
+        """Write one more token of every row."""
+        at, n = self.state, len(self.rows)
+        assert at is not None
+        logits = self.head(at.hidden[:n])
+        at.token[:n] = (
+            logits.argmax(-1) if self.greedy else sample(logits, at.keys[:n], at.steps[:n], at.temperatures[:n])
         )
-        return (out.hidden_states[-2] if deeper else out.last_hidden_state), out.last_hidden_state[:, -1]
+        at.tokens[torch.arange(n, device=logits.device), at.steps[:n]] = at.token[:n]
+        at.steps[:n] += 1
+        over = torch.isin(at.token[:n], self.ending) | (at.steps[:n] >= at.limits[:n])
+        self._finish(at, over.tolist())
+        if n := len(self.rows):
+            hidden, last = self.reader.feed(at.token[:n], at.lengths[:n], max(self.lengths) + 1)
+            at.hidden[:n] = last
+            at.lengths[:n] += 1
+            self.lengths = [length + 1 for length in self.lengths]
+            self._pool(at.pooled[:n], hidden.float())
 
-    def decode(self, keys: Tensor, temperatures: Tensor, limit: int, ends: Tensor) -> None:
-        """Sample until every row has ended. Sets `tokens` [n, <= limit] and `lengths` [n]."""
-        total = len(keys)
-        self.tokens = torch.zeros(total, limit, dtype=torch.long, device=keys.device)
-        self.lengths = torch.full((total,), limit, device=keys.device)
-        alive = torch.arange(total, device=keys.device)  # row of the batch that each cache row serves
-        running = torch.ones(total, dtype=torch.bool, device=keys.device)
-        for step in range(limit):
-            token = sample(self.head(self.last), keys, step, temperatures)
-            self.tokens[alive, step] = token
-            ended = torch.isin(token, ends) & running
-            self.lengths[alive[ended]] = step + 1
-            running = running & ~ended
-            left = int(running.sum())
-            if left == 0 or step == limit - 1:
-                break
-            if left <= (1 - COMPACT_AT) * len(alive):
-                keep = running.nonzero().squeeze(1)
-                self.cache.batch_select_indices(keep)
-                self.mask, self.position = self.mask[keep], self.position[keep]
-                alive, keys, temperatures = alive[keep], keys[keep], temperatures[keep]
-                token, running = token[keep], running[keep]
-            self.mask = torch.cat((self.mask, torch.ones_like(self.mask[:, :1])), 1)
-            self.position = self.position + 1
-            hidden, self.last = self._forward(token.unsqueeze(1), self.position.unsqueeze(1))
-            self._add(alive[running], hidden[running, 0].float())
-        self.tokens = self.tokens[:, : step + 1]
-
-    def _add(self, rows: Tensor, hidden: Tensor) -> None:
+    def _pool(self, pooled: Tensor, hidden: Tensor) -> None:
+        if self.pooling is None:
+            return
         if self.pooling.method == "mean":
-            self.pooled[rows] += hidden
-            self.count[rows] += 1
+            pooled += hidden
         elif self.pooling.method == "max":
-            self.pooled[rows] = torch.maximum(self.pooled[rows], hidden)
+            torch.maximum(pooled, hidden, out=pooled)
         else:
-            self.pooled[rows] = hidden
+            pooled.copy_(hidden)
 
-    def result(self) -> Tensor:
-        return self.pooled / self.count.clamp(min=1) if self.pooling.method == "mean" else self.pooled
-
-
-def embed(
-    model: Any,
-    sequences: list[list[int]],
-    *,
-    pool_from: int,
-    pooling: Pooling,
-    batch_size: int,
-) -> Tensor:
-    """All of `embed_batches`: [N, d] float32, not normalised, in the order of `sequences`, gradients kept."""
-    pooled: list[Tensor] = [torch.empty(0)] * len(sequences)
-    for rows, vectors in embed_batches(model, sequences, pool_from=pool_from, pooling=pooling, batch_size=batch_size):
-        for row, vector in zip(rows, vectors, strict=True):
-            pooled[row] = vector
-    return torch.stack(pooled) if pooled else torch.empty(0, model.config.get_text_config().hidden_size)
-
-
-def embed_batches(
-    model: Any,
-    sequences: list[list[int]],
-    *,
-    pool_from: int,
-    pooling: Pooling,
-    batch_size: int,
-) -> Iterator[tuple[list[int], Tensor]]:
-    """Pool given token sequences by a forward pass: direct embeddings, or rationales that another engine wrote.
-
-    Args:
-        model: a causal LM of transformers, or a wrapper that forwards to one.
-        sequences: token ids; every token from `pool_from` on is pooled.
-
-    Yields:
-        Rows of `sequences` and their embeddings [n, d] float32, longest first.
-    """
-    device = next(model.parameters()).device
-    order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-    for start in range(0, len(order), batch_size):
-        rows = order[start : start + batch_size]
-        ids, mask = left_pad([sequences[i] for i in rows], device)
-        yield rows, forward_pooled(model, ids, mask, pool_from, pooling)
-
-
-def forward_pooled(model: Any, ids: Tensor, mask: Tensor, pool_from: int, pooling: Pooling) -> Tensor:
-    """[N, d] float32 embeddings of padded `ids` [N, L] with `mask` [N, L], gradients kept."""
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    deeper = pooling.layer == "penultimate"
-    out = model.get_decoder()(
-        input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, output_hidden_states=deeper
-    )
-    hidden = out.hidden_states[-2] if deeper else out.last_hidden_state
-    return pool(hidden.float(), mask.bool() & (position >= pool_from), pooling.method)
-
-
-def left_pad(rows: list[list[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Token rows of different lengths as ids [N, L] (0 where padded) and mask [N, L]."""
-    width = max(1, max(map(len, rows)))
-    ids = torch.zeros(len(rows), width, dtype=torch.long)
-    mask = torch.zeros(len(rows), width, dtype=torch.long)
-    for i, row in enumerate(rows):
-        if row:
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
-    return ids.to(device), mask.to(device)
+    def _finish(self, at: _State, over: list[bool]) -> None:
+        """Take the rows that are over out of their slots, and move the last ones into the gaps."""
+        ended = [slot for slot, done in enumerate(over) if done]
+        if not ended:
+            return
+        pooled = at.pooled[ended]
+        if self.pooling is not None and self.pooling.method == "mean":
+            pooled /= (at.lengths[ended] - self.pool_from).clamp(min=1).unsqueeze(1)
+        written = zip(ended, at.tokens[ended].tolist(), at.steps[ended].tolist(), pooled, strict=True)
+        self.done += [(self.rows[slot], ids[:count], vector) for slot, ids, count, vector in written]
+        keep = len(over) - len(ended)
+        gaps = [slot for slot in ended if slot < keep]
+        movers = [slot for slot in range(keep, len(over)) if not over[slot]]
+        for gap, mover in zip(gaps, movers, strict=True):
+            self.rows[gap], self.lengths[gap] = self.rows[mover], self.lengths[mover]
+        del self.rows[keep:], self.lengths[keep:]
+        if gaps:
+            to, of = (torch.tensor(slots, device=at.keys.device) for slots in (gaps, movers))
+            at.move(to, of)
+            self.cache.move(to, of, max(self.lengths))

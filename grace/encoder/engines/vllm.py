@@ -117,14 +117,14 @@ class VllmEngine:
         pooling: Pooling,
         keys: list[int],
         temperatures: list[float],
-        max_new_tokens: int,
+        max_new_tokens: int | list[int],
         ends: list[int],
         batch_size: int,
     ) -> Iterator[Written]:
         """Write a rationale for each prompt and pool it; yields about `batch_size` at a time, as they finish.
 
         Up to IN_FLIGHT prompts are generated together whatever the batch size is. Arguments and results are those
-        of `engines.transformers.generate_batches`.
+        of `engines.transformers.generate_batches`, where something is pooled.
 
         Raises:
             ValueError: when a prompt is empty or does not leave room for `max_new_tokens`.
@@ -134,9 +134,10 @@ class VllmEngine:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        for i, prompt in enumerate(prompts):
-            if not 0 < len(prompt) <= self.context - max_new_tokens:
-                raise ValueError(f"prompt {i}: {len(prompt)} tokens; 1 to {self.context - max_new_tokens} fit")
+        limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+        for i, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+            if not 0 < len(prompt) <= self.context - limit:
+                raise ValueError(f"prompt {i}: {len(prompt)} tokens; 1 to {self.context - limit} fit")
         if max(temperatures, default=0) > HOTTEST:
             raise UserError(
                 f"config: evaluation.sampling_temperature: vLLM takes at most {HOTTEST}, not {max(temperatures)}; "
@@ -153,7 +154,7 @@ class VllmEngine:
                     params = SamplingParams(
                         temperature=temperatures[row],
                         seed=seed_of(keys[row]),
-                        max_tokens=max_new_tokens,
+                        max_tokens=limits[row],
                         stop_token_ids=ends,
                         ignore_eos=True,  # `ends` alone decide
                         detokenize=False,

@@ -1,0 +1,148 @@
+"""Forward passes that read tokens: prompts behind a prefix that is read once, and one new token of each row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from grace.encoder.engines.slots import Slots
+from grace.method.pooling import pool
+from grace.settings import Pooling
+
+# Tokens that go through the model together; a longer sequence goes alone. A CPU is fastest while they fit its cache.
+MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
+# Of what goes through together, lengths differ by no more than this ratio once an eighth of those tokens is reached:
+# padding then costs more than another pass.
+SIMILAR = 0.8
+# A prefix is read apart, which takes a pass of its own, where at least so many rows share it.
+SHARED_BY = 8
+
+
+class Reader:
+    """Reads rows of tokens into `cache`, pooling on the way.
+
+    Args:
+        model: a causal LM of transformers, which attends by `slots.attending`.
+        pool_from: number of leading tokens that are not pooled.
+        pooling: None pools nothing.
+    """
+
+    def __init__(self, model: Any, cache: Slots, pool_from: int, pooling: Pooling | None) -> None:
+        self.model, self.cache, self.pool_from, self.pooling = model, cache, pool_from, pooling
+        self.device = next(model.parameters()).device
+        self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
+
+    def read_prefix(self, rows: list[list[int]]) -> None:
+        """Read what all rows begin with, if it is what is not pooled; each must have more than that."""
+        first = rows[0][: self.pool_from] if rows else []
+        if first and len(rows) >= SHARED_BY and all(len(r) > len(first) and r[: len(first)] == first for r in rows):
+            self._forward(torch.tensor([first], device=self.device), torch.arange(len(first), device=self.device)[None])
+            self.cache.keep_prefix()
+
+    def read(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+        """Read n rows that begin with the prefix.
+
+        Returns:
+            Sums (`mean`), maxima or last ones of the hidden states to pool [n, d] float32, zeros where there are none;
+            and the last position's hidden state [n, d].
+        """
+        self.cache.lengths = None
+        start = self.cache.prefix
+        lengths = torch.tensor([len(row) - start for row in rows], device=self.device)
+        ids = torch.zeros(len(rows), max(len(row) for row in rows) - start, dtype=torch.long)
+        for i, row in enumerate(rows):
+            ids[i, : len(row) - start] = torch.tensor(row[start:])
+        position = torch.arange(start, start + ids.shape[1], device=self.device)[None]
+        hidden, last = self._forward(ids.to(self.device), position)
+        last = last[torch.arange(len(rows), device=self.device), lengths - 1]
+        if self.pooling is None:
+            return last.new_zeros(len(rows), 0, dtype=torch.float32), last
+        used = (position < start + lengths[:, None]) & (position >= self.pool_from)
+        if self.pooling.method == "mean":
+            return (used.unsqueeze(1).float() @ hidden.float()).squeeze(1), last
+        return pool(hidden.float(), used, self.pooling.method), last
+
+    def embed(self, rows: list[list[int]]) -> Tensor:
+        """[n, d] float32 embeddings of n rows that begin with the prefix; zeros where there is nothing to pool."""
+        pooled, _ = self.read(rows)
+        if self.pooling is not None and self.pooling.method == "mean":
+            pooled /= torch.tensor([[max(1, len(row) - self.pool_from)] for row in rows], device=self.device)
+        return pooled
+
+    def feed(self, tokens: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
+        """Read one more token of each of the first n slots.
+
+        Args:
+            tokens: [n]. lengths: [n] tokens that the slots hold. width: the longest, the new token included.
+
+        Returns:
+            Hidden states to pool and those of the last layer, each [n, d].
+        """
+        self.cache.lengths, self.cache.width = lengths, width
+        hidden, last = self._forward(tokens[:, None], lengths[:, None])
+        return hidden[:, 0], last[:, 0]
+
+    def _forward(self, ids: Tensor, position: Tensor) -> tuple[Tensor, Tensor]:
+        width = self.cache.width if self.cache.lengths is not None else self.cache.prefix + ids.shape[1]
+        return hidden_states(
+            self.model,
+            self.pooling,
+            input_ids=ids,
+            position_ids=position.expand(len(ids), -1),
+            attention_mask=_mask(self.model.config.get_text_config(), position, width),
+            past_key_values=self.cache,
+            use_cache=True,
+        )
+
+
+def hidden_states(model: Any, pooling: Pooling | None, **inputs: Any) -> tuple[Tensor, Tensor]:
+    """Hidden states to pool and those of the last layer, each [n, l, d]; no other layer's are kept."""
+    decoder = model.get_decoder()
+    if pooling is None or pooling.layer == "last":
+        last = decoder(**inputs).last_hidden_state
+        return last, last
+    caught: list[Tensor] = []
+    hook = decoder.layers[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    try:
+        last = decoder(**inputs).last_hidden_state
+    finally:
+        hook.remove()
+    return caught[0], last
+
+
+def _mask(config: Any, position: Tensor, width: int) -> Any:
+    """What tokens at `position` [n, l] attend to among the first `width` ones: [n, 1, l, width] bool.
+
+    A dict of such where layers differ, as transformers takes it.
+    """
+    query, key = position[:, None, :, None], torch.arange(width, device=position.device)
+    seen = key <= query
+    kinds, window = set(getattr(config, "layer_types", None) or ()), getattr(config, "sliding_window", None)
+    if window is None or kinds == {"full_attention"}:
+        return seen
+    near = seen & (key > query - window)
+    return {"full_attention": seen, "sliding_attention": near} if kinds else near
+
+
+def batches(lengths: list[int], max_tokens: int, similar: float = SIMILAR) -> Iterator[list[int]]:
+    """Indices of sequences of `similar` length that go together, longest first.
+
+    Padded to the longest they are at most `max_tokens`; a longer sequence goes alone, an empty one is in no batch.
+    """
+    rows: list[int] = []
+    longest = 0
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if lengths[i] == 0:
+            break
+        unlike = lengths[i] < similar * longest and 8 * len(rows) * longest >= max_tokens
+        if rows and (unlike or (len(rows) + 1) * longest > max_tokens):
+            yield rows
+            rows = []
+        if not rows:
+            longest = lengths[i]
+        rows.append(i)
+    if rows:
+        yield rows
