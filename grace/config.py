@@ -79,6 +79,7 @@ class Evaluation(Section):
     max_new_tokens: Positive
     sampling_temperature: Temperature
     batch_size: Positive  # memory only
+    compile: bool  # as in `generation`
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
     direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
     subset: list[Name]  # groups on which ablations are evaluated (table 3)
@@ -209,6 +210,8 @@ class Hardware(Section):
     compute_share: Share  # of tflops that a forward or training pass reaches
     decode_share: Share  # of the bandwidth that decoding reaches
     decode_batch: Positive  # texts that vLLM decodes together, where its memory holds them
+    step_overhead_ms: Annotated[float, Field(ge=0)]  # of a decoding step of the transformers engine: kernel launches
+    vllm_step_overhead_ms: Annotated[float, Field(ge=0)]  # the same of vLLM
     rationale_tokens: Positive  # mean length of a rationale, cut at max_new_tokens
     characters_per_token: Rate
 

@@ -33,7 +33,8 @@ class Generation(Section):
     max_new_tokens: Positive
     sampling_temperature: Temperature  # rollouts of d+
     anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
-    batch_size: Positive  # texts per batch of the transformers engine; memory only
+    batch_size: Positive  # rationales side by side in the transformers engine; memory only
+    compile: bool  # that engine's decoding by torch.compile and, on a GPU, CUDA graphs; speed only
 
 
 class Lora(Section):

@@ -92,6 +92,7 @@ class EncodeSpec(Section):
     max_new_tokens: int
     sampling_temperature: float
     batch_size: int
+    compile: bool = False
     seed: int
 
 

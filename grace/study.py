@@ -73,6 +73,7 @@ class Plan(Shown):
             max_new_tokens=at.evaluation.max_new_tokens,
             sampling_temperature=at.evaluation.sampling_temperature,
             batch_size=at.evaluation.batch_size,
+            compile=at.evaluation.compile,
             seed=int(seed),
         )
 

@@ -66,7 +66,9 @@ class RationaleEncoder:
         self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
         # What writes rationales: bound to its model, called with prompts and `generate_batches`'s other arguments.
-        self.write = vllm.generate_batches if vllm else partial(engine.generate_batches, self.model)
+        self.write = (
+            vllm.generate_batches if vllm else partial(engine.generate_batches, self.model, compile=spec.compile)
+        )
 
     @classmethod
     def from_pretrained(

@@ -54,11 +54,8 @@ def sample(logits: Tensor, keys: Tensor, step: Tensor, temperature: Tensor) -> T
     Returns:
         [N] int64.
     """
-    logits = logits.float()
-    if bool((temperature > 0).any()):
-        # score = logits + T * noise has the same argmax as logits / T + noise, and T = 0 is greedy.
-        logits = logits + temperature.unsqueeze(1) * gumbel(keys, step, logits.shape[1])
-    return logits.argmax(-1)
+    # logits + T * noise has the same argmax as logits / T + noise, and T = 0 is greedy.
+    return (logits.float() + temperature.unsqueeze(1) * gumbel(keys, step, logits.shape[1])).argmax(-1)
 
 
 def _mix(x: Tensor, salt: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grace.encoder.engines import reading
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.method.prompt import PromptTemplate
@@ -176,3 +177,30 @@ def test_nothing_is_pooled_where_nothing_is_asked_for(tiny, texts):
     assert {row: ids for batch in bare for row, ids in zip(batch.rows, batch.token_ids, strict=True)} == dict(
         enumerate(pooled.token_ids)
     )
+
+
+def test_compiled_decoding_gives_the_same_and_is_compiled_once_for_a_width(tiny, texts, monkeypatch):
+    """Traced whole, as for CUDA graphs; only the kernels are torch's own here."""
+    graphs = []
+
+    def compiler(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(reading, "COMPILER", {"backend": compiler})
+    monkeypatch.setattr(reading, "NARROWEST", 32)
+    reading.compiled.cache_clear()
+    template, prompts = prompts_of(tiny, texts)
+    prompts = [prompt + [i] for i, prompt in enumerate(prompts * 3)]
+    settings = dict(
+        pool_from=len(template.prefix), pooling=Pooling(method="mean", layer="penultimate", normalize=False),
+        keys=list(range(18)), temperatures=[1.0] * 18, max_new_tokens=24, ends=engine.end_tokens(*tiny), batch_size=4,
+    )  # fmt: skip
+    plain = engine.generate(tiny[0], prompts, **settings)
+    assert not graphs
+    for _ in range(2):
+        made = engine.generate(tiny[0], prompts, compile=True, **settings)
+        assert made.token_ids == plain.token_ids
+        torch.testing.assert_close(made.pooled, plain.pooled, atol=1e-5, rtol=0)
+    assert 2 <= len(graphs) <= 4  # to draw, and widths of 32 to 128; none again in the second call
+    reading.compiled.cache_clear()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -17,6 +18,9 @@ MAX_TOKENS = {"cpu": 1024, "cuda": 16384}
 # Of what goes through together, lengths differ by no more than this ratio once an eighth of those tokens is reached:
 # padding then costs more than another pass.
 SIMILAR = 0.8
+# Of `compiled` decoding: CUDA graphs of generated kernels, one for each width, which grows by doubling.
+COMPILER: dict[str, Any] = {"mode": "reduce-overhead"}
+NARROWEST = 256
 # A prefix is read apart, which takes a pass of its own, where at least so many rows share it.
 SHARED_BY = 8
 
@@ -28,10 +32,14 @@ class Reader:
         model: a causal LM of transformers, which attends by `slots.attending`.
         pool_from: number of leading tokens that are not pooled.
         pooling: None pools nothing.
+        compiled: let torch compile what reads one token of every slot.
     """
 
-    def __init__(self, model: Any, cache: Slots, pool_from: int, pooling: Pooling | None) -> None:
+    def __init__(
+        self, model: Any, cache: Slots, pool_from: int, pooling: Pooling | None, compiled: bool = False
+    ) -> None:
         self.model, self.cache, self.pool_from, self.pooling = model, cache, pool_from, pooling
+        self.compiled = compiled
         self.device = next(model.parameters()).device
         self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
 
@@ -81,7 +89,13 @@ class Reader:
         Returns:
             Hidden states to pool and those of the last layer, each [n, d].
         """
+        if self.compiled:
+            width = min(self.cache.capacity, max(NARROWEST, 1 << (width - 1).bit_length()))
+            torch.compiler.cudagraph_mark_step_begin()  # what the last step gave may be written over
         self.cache.lengths, self.cache.width = lengths, width
+        return (compiled(Reader._feed) if self.compiled else Reader._feed)(self, tokens, lengths)
+
+    def _feed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         hidden, last = self._forward(tokens[:, None], lengths[:, None])
         return hidden[:, 0], last[:, 0]
 
@@ -98,12 +112,21 @@ class Reader:
         )
 
 
+@cache
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function` compiled by torch, traced whole, once for each shape that it is called with."""
+    return torch.compile(function, fullgraph=True, dynamic=False, **COMPILER)
+
+
 def hidden_states(model: Any, pooling: Pooling | None, **inputs: Any) -> tuple[Tensor, Tensor]:
-    """Hidden states to pool and those of the last layer, each [n, l, d]; no other layer's are kept."""
+    """Hidden states to pool and those of the last layer, each [n, l, d]; of many tokens no other layer's are kept."""
     decoder = model.get_decoder()
     if pooling is None or pooling.layer == "last":
         last = decoder(**inputs).last_hidden_state
         return last, last
+    if inputs["input_ids"].shape[1] == 1:  # torch does not compile hooks
+        out = decoder(**inputs, output_hidden_states=True)
+        return out.hidden_states[-2], out.last_hidden_state
     caught: list[Tensor] = []
     hook = decoder.layers[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
     try:

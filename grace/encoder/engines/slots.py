@@ -27,10 +27,11 @@ class Slots(Cache):
         count: slots.
         capacity: tokens that a slot can hold, the prefix among them.
         layers: of the model.
+        fixed: what is compiled needs memory that stays where it is.
     """
 
-    def __init__(self, count: int, capacity: int, layers: int) -> None:
-        self.count, self.capacity = count, capacity
+    def __init__(self, count: int, capacity: int, layers: int, fixed: bool = False) -> None:
+        self.count, self.capacity, self.fixed = count, capacity, fixed
         self.prefix = 0  # tokens that all rows begin with
         self.lengths: Tensor | None = None  # [n] of the rows that take one more token; None: prompts are read
         self.width = 0  # the longest of them, the new token included
@@ -87,6 +88,9 @@ class _Layer(CacheLayerMixin):
         self.values = value_states.new_zeros(*shape, value_states.shape[3])
         for kept, first in zip((self.keys, self.values), self.prefix or (), strict=False):
             kept[:, :, : self.at.prefix] = first
+        if self.at.fixed:
+            torch._dynamo.mark_static_address(self.keys)
+            torch._dynamo.mark_static_address(self.values)
         self.is_initialized = True
 
     def place(self, slots: Tensor, source: Tensor) -> None:

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.reading import Reader, batches
+from grace.encoder.engines.reading import Reader, batches, compiled
 from grace.encoder.engines.slots import Slots, attending
 from grace.encoder.sampling import sample
 from grace.section import UserError
@@ -81,6 +81,7 @@ def generate_batches(
     max_new_tokens: int | list[int],
     ends: list[int],
     batch_size: int,
+    compile: bool = False,
 ) -> Iterator[Written]:
     """Write a rationale for each prompt and pool it on the way; yields about `batch_size` at a time, as they finish.
 
@@ -94,6 +95,8 @@ def generate_batches(
         max_new_tokens: the limit of all rationales, or one per prompt; at least 1.
         ends: ids that end a rationale.
         batch_size: rationales that are written side by side.
+        compile: let torch compile the pass that reads one token of each, with CUDA graphs on a GPU; that takes
+            minutes once.
 
     Raises:
         UserError: when the model turns hidden states into logits by more than a linear head, or attends in a way that
@@ -104,7 +107,7 @@ def generate_batches(
         return
     limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
     with torch.no_grad(), attending(model):
-        writer = _Writer(model, prompts, pool_from, pooling, keys, temperatures, limits, ends, batch_size)
+        writer = _Writer(model, prompts, pool_from, pooling, keys, temperatures, limits, ends, batch_size, compile)
     while writer.busy:
         with torch.no_grad(), attending(model):
             while writer.busy and len(writer.done) < batch_size:
@@ -144,6 +147,12 @@ class _State:
             part[to] = part[of]
 
 
+def _draw(head: Any, hidden: Tensor, keys: Tensor, steps: Tensor, temperatures: Tensor | None) -> Tensor:
+    """The next token of each row, [n]; the likeliest one without temperatures."""
+    logits = head(hidden)
+    return logits.argmax(-1) if temperatures is None else sample(logits, keys, steps, temperatures)
+
+
 class _Writer:
     """The prompts that wait (`queue`, the next one last), the rows in their slots, and the rationales that are done."""
 
@@ -158,6 +167,7 @@ class _Writer:
         limits: list[int],
         ends: list[int],
         batch_size: int,
+        compile: bool,
     ) -> None:
         self.prompts, self.keys, self.temperatures, self.limits, self.ends = prompts, keys, temperatures, limits, ends
         self.pool_from, self.pooling, self.head = pool_from, pooling, model.get_output_embeddings()
@@ -166,8 +176,10 @@ class _Writer:
         self.queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         self.size = min(batch_size, len(prompts))
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        self.cache = Slots(self.size, longest - 1, model.config.get_text_config().num_hidden_layers)
-        self.reader = Reader(model, self.cache, pool_from, pooling)
+        # The last token written is never read. Compiled, free slots are read too, and hold one token behind their own.
+        layers, capacity = model.config.get_text_config().num_hidden_layers, longest - 1 + compile
+        self.cache = Slots(self.size, capacity, layers, fixed=compile)
+        self.reader = Reader(model, self.cache, pool_from, pooling, compile)
         self.reader.read_prefix(prompts)
         self.ending = torch.tensor(ends, device=self.reader.device)
         self.rows: list[int] = []  # of `prompts`, that the slots in use serve
@@ -231,7 +243,7 @@ class _Writer:
             temperatures=torch.zeros(self.size, device=hidden.device),
             limits=whole(),
             steps=whole(),
-            lengths=whole(),
+            lengths=whole() + self.cache.prefix,
             token=whole(),
             tokens=whole(max(self.limits)),
             hidden=hidden.new_zeros(self.size, hidden.shape[1]),
@@ -242,20 +254,26 @@ class _Writer:
         """Write one more token of every row."""
         at, n = self.state, len(self.rows)
         assert at is not None
-        logits = self.head(at.hidden[:n])
-        at.token[:n] = (
-            logits.argmax(-1) if self.greedy else sample(logits, at.keys[:n], at.steps[:n], at.temperatures[:n])
+        read = self.size if self.reader.compiled else n  # what is compiled has one shape
+        drawn = (compiled(_draw) if self.reader.compiled else _draw)(
+            self.head,
+            at.hidden[:read],
+            at.keys[:read],
+            at.steps[:read],
+            None if self.greedy else at.temperatures[:read],
         )
-        at.tokens[torch.arange(n, device=logits.device), at.steps[:n]] = at.token[:n]
+        at.token[:n] = drawn[:n]
+        at.tokens[torch.arange(n, device=drawn.device), at.steps[:n]] = at.token[:n]
         at.steps[:n] += 1
         over = torch.isin(at.token[:n], self.ending) | (at.steps[:n] >= at.limits[:n])
         self._finish(at, over.tolist())
         if n := len(self.rows):
-            hidden, last = self.reader.feed(at.token[:n], at.lengths[:n], max(self.lengths) + 1)
-            at.hidden[:n] = last
+            read = self.size if self.reader.compiled else n
+            hidden, last = self.reader.feed(at.token[:read], at.lengths[:read], max(self.lengths) + 1)
+            at.hidden[:n] = last[:n]
             at.lengths[:n] += 1
             self.lengths = [length + 1 for length in self.lengths]
-            self._pool(at.pooled[:n], hidden.float())
+            self._pool(at.pooled[:n], hidden[:n].float())
 
     def _pool(self, pooled: Tensor, hidden: Tensor) -> None:
         if self.pooling is None:
