@@ -1,6 +1,7 @@
 # make demo   environment, the embedded demo, where its tables are
 # make test   environment, the test suite
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
+# make bench  the benchmarks: ratios to peers and limits, into results/bench.json (docs/measurements.md)
 # make readme puts table 1 and figure 1 of results/demo into README.md
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
@@ -8,7 +9,7 @@ VENV := .venv
 VLLM_VENV := .venv-vllm
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-vllm readme lint clean
+.PHONY: demo test test-vllm bench readme lint clean
 
 demo: $(VENV)/.complete
 	snakemake --cores all
@@ -18,6 +19,9 @@ test: $(VENV)/.complete
 
 test-vllm: $(VLLM_VENV)/.complete
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
+
+bench: $(VENV)/.complete
+	python -m bench
 
 readme: $(VENV)/.complete
 	snakemake --cores all table1 figure1

@@ -64,7 +64,7 @@ class BackboneSpec(Section):
 class TrainSpec(Section):
     """`grace` with generation and reward, or `contrastive`, by method."""
 
-    version: int = 2
+    version: int = 3
     run: str
     method: Literal["cl", "simcse", "grace"]
     data: Literal["supervised", "unsupervised"]

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from itertools import chain, islice
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
@@ -15,18 +16,38 @@ from tqdm import tqdm
 
 from grace import manifest, stage
 from grace.data.summary import histogram, quantiles
-from grace.files import read_jsonl, write_json, write_jsonl
+from grace.files import read_json, read_jsonl, write_json, write_jsonl
+from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import LengthsSpec
 
 BATCH = 1024  # rows tokenised at a time
 BINS = (64, 128, 256, 512, 768, 1024, 2048, 4096)  # tokens
+MOST_KNOWN = 1 << 16  # texts of which a process remembers the count
+# The classes that hold nothing but the folder's tokenizer.json: of them AutoTokenizer gives the same.
+GENERIC = {"TokenizersBackend", "PreTrainedTokenizerFast"}
 Rows = list[dict[str, Any]]
 
 
 class Prompt(Protocol):
     def count(self, texts: list[str]) -> list[int]:
         """Tokens of each text's whole prompt, before it is cut."""
+
+
+class Once:
+    """A prompt that does not count a text it knows: a mined negative is another row's positive."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.prompt = prompt
+        self.known: dict[str, int] = {}
+
+    def count(self, texts: list[str]) -> list[int]:
+        new = list({text: None for text in texts if text not in self.known})
+        self.known.update(zip(new, self.prompt.count(new), strict=True))
+        found = [self.known[text] for text in texts]
+        if len(self.known) > MOST_KNOWN:
+            self.known.clear()
+        return found
 
 
 class Limit:
@@ -121,19 +142,28 @@ def as_text(row: dict[str, Any]) -> dict[str, Any]:
     return {"id": row["id"], "text": row["text"] if "text" in row else row["positive"], **labels}
 
 
-@stage.entry(LengthsSpec, inputs=("tokenizer", "rows"), outputs=("out", "report"))
-def main(spec: LengthsSpec, paths: SimpleNamespace) -> None:
-    from transformers import AutoTokenizer
+def load_tokenizer(folder: Path) -> Any:
+    """A folder's tokenizer. Raises: UserError when there is none that can be read."""
+    from transformers import PreTrainedTokenizerFast
 
-    from grace.method.prompt import PromptTemplate
-
+    kind: Any = PreTrainedTokenizerFast
     try:
-        tokenizer = AutoTokenizer.from_pretrained(paths.tokenizer)
+        settings = folder / "tokenizer_config.json"
+        if not settings.exists() or read_json(settings).get("tokenizer_class") not in GENERIC:
+            from transformers import AutoTokenizer  # it imports all that can generate, which takes seconds
+
+            kind = AutoTokenizer
+        return kind.from_pretrained(folder)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise UserError(f"{paths.tokenizer}: holds no tokenizer that can be read ({reason}).") from None
+        raise UserError(f"{folder}: holds no tokenizer that can be read ({reason}).") from None
+
+
+@stage.entry(LengthsSpec, inputs=("tokenizer", "rows"), outputs=("out", "report"))
+def main(spec: LengthsSpec, paths: SimpleNamespace) -> None:
+    tokenizer = load_tokenizer(paths.tokenizer)
     prompt = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
-    limit = Limit(prompt, spec.prompt.max_prompt_tokens, spec.too_long, paths.threads)
+    limit = Limit(Once(prompt), spec.prompt.max_prompt_tokens, spec.too_long, paths.threads)
     rows: Iterator[dict[str, Any]] = iter(tqdm(read_jsonl(paths.rows), "lengths", mininterval=1))
     supervised = spec.data == "supervised"
     fitting = limit(rows, "positive") if supervised else limit(map(as_text, rows), "text")

@@ -27,11 +27,20 @@ KEPT_DIRECTIVES = {"note", "warning", "important", "tip", "caution", "hint", "at
 MARKUP = re.compile(r"[`*|<>\[%\ud800-\udfff]|math:|://")
 ABBREVIATION = re.compile(r"(?:\b(?:e\.g|i\.e|etc|vs|cf|resp|approx|Eq|Eqs|Fig|Ref|Refs|Sec|al|no|St|Dr)|\b[A-Z])\.$")
 LEGAL = re.compile(r"copyright|licen[sc]ed? under|all rights reserved|auto-?generated", re.I)
+WORD = re.compile(r"\b\w*[^\W\d_]\w*\b")
+LISTED = re.compile(r"^\s*[`*\w.,\[\] |]+:(?!:)\s*(.*)$")  # name: ...
+BULLET = re.compile(r"^([-*+•]|\d+[.)])\s+")
+DIRECTIVE = re.compile(r"^\.\.\s+([\w:-]+?)::\s*(.*)$")
 
 
 def words(text: str) -> int:
     """Number of words that hold a letter."""
-    return len(re.findall(r"\b\w*[^\W\d_]\w*\b", text))
+    return len(WORD.findall(text))
+
+
+def letters(text: str) -> int:
+    """Number of letters and spaces."""
+    return sum(map(str.isalpha, text)) + text.count(" ")
 
 
 def document(text: str, least: int) -> tuple[str, str] | None:
@@ -50,14 +59,12 @@ def document(text: str, least: int) -> tuple[str, str] | None:
     if words(summary) > 30 or not rest:
         summary, after = _first_sentence(summary)
         rest = [after, *rest] if after else rest
-    letters = sum(character.isalpha() or character == " " for character in summary)
-    if letters < 0.8 * len(summary) or summary.endswith(":") or not summary[:1].isalnum():
+    if letters(summary) < 0.8 * len(summary) or summary.endswith(":") or not summary[:1].isalnum():
         return None
     if sum(map(words, rest)) < least:
         rest = [*rest, *(part + "." if part[-1].isalnum() else part for part in listing)]
     description = " ".join(rest)
-    letters = sum(character.isalpha() or character == " " for character in description)
-    return (summary, description) if letters >= 0.75 * len(description) else None
+    return (summary, description) if letters(description) >= 0.75 * len(description) else None
 
 
 def mask(text: str, names: set[str]) -> str:
@@ -67,7 +74,7 @@ def mask(text: str, names: set[str]) -> str:
     """
     for name in sorted(names, key=len, reverse=True):
         bare = name.strip("_")
-        if len(bare) < 2:
+        if len(bare) < 2 or bare not in text:
             continue
         identifier = bool(re.search(r"_|\d|[a-z][A-Z]|[A-Z]{2}", bare))
         call = r"(?:\(\))" if not identifier else r"(?:\(\))?"
@@ -120,7 +127,7 @@ def _sections(text: str) -> tuple[list[str], list[str]]:
             if section not in LISTING:
                 section, margin = "parameters", -1  # a list without a heading ends at the next heading
         if section in LISTING:
-            item = ITEM.match(line) or re.match(r"^\s*[`*\w.,\[\] |]+:(?!:)\s*(.*)$", line)
+            item = ITEM.match(line) or LISTED.match(line)
             if indent <= margin and _numpydoc(lines, number):
                 flush()  # `x : array_like`: the explanation is on the lines below
                 continue
@@ -129,9 +136,9 @@ def _sections(text: str) -> tuple[list[str], list[str]]:
                 if item.group(1):
                     paragraph.append(item.group(1))
                 continue
-        if re.match(r"^\s*([-*+•]|\d+[.)])\s+", line):
+        if BULLET.match(line.lstrip()):
             flush()
-            bare = re.sub(r"^([-*+•]|\d+[.)])\s+", "", bare)
+            bare = BULLET.sub("", bare)
         paragraph.append(bare)
     flush()
     return [part for part in prose if part], [part for part in listing if words(part) > 2]
@@ -171,7 +178,7 @@ def _without_blocks(lines: list[str]) -> list[str]:
         if doctest:
             doctest = bool(bare)
             continue
-        directive = re.match(r"^\.\.\s+([\w:-]+?)::\s*(.*)$", bare)
+        directive = DIRECTIVE.match(bare)
         if directive:
             if directive.group(1) in KEPT_DIRECTIVES:
                 kept.append("")

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 from scipy import sparse
-from sklearn.feature_extraction.text import TfidfVectorizer
 from tqdm import tqdm
 
 CHUNK = 1024  # rows compared at a time: bounds the memory
+REST = 0.75  # at 1 the look-up is cheapest, but leaves 40 times as many pairs of docstrings to compute
 Flags = np.ndarray  # bool, one per text
 
 
@@ -20,18 +20,30 @@ def normal(text: str) -> str:
 
 
 class Tfidf:
-    """Unit tf-idf vectors (float32) with the document frequencies of `texts`; texts without a word are zero."""
+    """Unit tf-idf vectors (float32) with the document frequencies of `texts`; texts without a word are zero.
+
+    The vectors of `texts` are kept: what is compared later is mostly among them.
+    """
 
     def __init__(self, texts: list[str]) -> None:
-        self.vectorizer = TfidfVectorizer(dtype=np.float32)
+        from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
+
+        self.counter, self.weigher = CountVectorizer(dtype=np.float32), TfidfTransformer()
         try:
-            self.vectorizer.fit(texts)
+            counts = self.counter.fit_transform(texts)
         except ValueError:  # not one word in all texts
-            self.vectorizer.fit(["nothing"])
+            texts = ["nothing"]
+            counts = self.counter.fit_transform(texts)
+        counts.sort_indices()
+        self.known = sparse.csr_matrix(self.weigher.fit_transform(counts))
+        self.number = {text: at for at, text in enumerate(texts)}
 
     def __call__(self, texts: list[str]) -> sparse.csr_matrix:
         """Rows of length 1 (or 0), shape (len(texts), vocabulary)."""
-        return sparse.csr_matrix(self.vectorizer.transform(texts))
+        numbers = [self.number.get(text, -1) for text in texts]
+        if -1 not in numbers:
+            return self.known[numbers]
+        return sparse.csr_matrix(self.weigher.transform(self.counter.transform(texts)))
 
 
 def nearest(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
@@ -40,16 +52,17 @@ def nearest(a: sparse.csr_matrix, b: sparse.csr_matrix) -> np.ndarray:
     if b.shape[0]:
         transposed = b.T.tocsc()
         for start in range(0, a.shape[0], CHUNK):
-            best[start : start + CHUNK] = (a[start : start + CHUNK] @ transposed).max(axis=1).toarray().ravel()
+            # As an array: the largest of a sparse row would sort its columns first.
+            best[start : start + CHUNK] = (a[start : start + CHUNK] @ transposed).toarray().max(axis=1)
     return best
 
 
 class Index:
     """Finds the rows of a matrix over a cosine without computing every pair, and without missing one.
 
-    Of each row only its rarest terms are looked up, as many as leave a rest of length at most the threshold: the
-    rest alone cannot reach it (Cauchy-Schwarz), so a pair over the threshold shares a looked-up term, and its cosine
-    is at most the looked-up part's product plus the length of the rest.
+    Of each row only its rarest terms are looked up, as many as leave a rest no longer than `REST` of the threshold:
+    the rest alone cannot reach it (Cauchy-Schwarz), so a pair over the threshold shares a looked-up term, and its
+    cosine is at most the looked-up part's product plus the length of the rest.
     """
 
     def __init__(self, matrix: sparse.csr_matrix, threshold: float) -> None:
@@ -66,7 +79,7 @@ class Index:
         squares = rows.data[sorting].astype(np.float64) ** 2
         total = np.concatenate([[0.0], np.cumsum(squares)])
         so_far = total[1:] - total[rows.indptr[:-1]][owner]
-        in_rest = so_far <= max(self.threshold**2 - 1e-6, 0.0)
+        in_rest = so_far <= max((REST * self.threshold) ** 2 - 1e-6, 0.0)
         kept = sorting[~in_rest]
         part = sparse.csr_matrix((rows.data[kept], (owner[~in_rest], rows.indices[kept])), shape=rows.shape)
         rest = np.sqrt(np.bincount(owner[in_rest], weights=squares[in_rest], minlength=rows.shape[0]))

@@ -80,6 +80,8 @@ def written(folder: Path, encode: specs.EncodeSpec, texts: list[str]) -> list[di
 def main(spec: specs.CasesSpec, paths: SimpleNamespace) -> None:
     if len(paths.models) != len(spec.models):
         raise UserError(f"--models: {len(paths.models)} folders for {len(spec.models)} models; give one for each.")
+    with stage.imports():
+        from grace.encoder import encoder  # noqa: F401  # `written` does
     texts, rule = choose(held_out.by_hash(paths.texts), spec.documents, spec.queries, paths.texts)
     cases: list[dict[str, Any]] = [{**one._asdict(), "rationales": []} for one in texts]
     for number, (model, folder) in enumerate(zip(spec.models, paths.models, strict=True), 1):

@@ -178,7 +178,11 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], width: i
 
 @stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*"), outputs=("out", "store?"))
 def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
-    from grace.encoder.encoder import RationaleEncoder
+    with stage.imports():
+        import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
+
+        from grace.encoder.encoder import RationaleEncoder
+        from grace.evaluation import mteb_tasks  # noqa: F401  # `run` does
 
     data = load(paths.data)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None

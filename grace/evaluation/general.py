@@ -55,12 +55,14 @@ def held_out(data: dict[str, Any] | None, paths: list[Path], count: int) -> list
 
 @stage.entry(specs.GeneralSpec, inputs=("model", "data*", "texts*"), outputs=("out",))
 def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
+    with stage.imports():
+        from grace.encoder.encoder import RationaleEncoder
+        from grace.evaluation import likelihood  # noqa: F401  # `harness` does
+
     data = load(paths.data)
     texts = held_out(data, paths.texts, spec.general.rationales)
     with tempfile.TemporaryDirectory() as folder:
         loaded = harness.load(spec.general.tasks, data, spec.general.local, Path(folder))
-        from grace.encoder.encoder import RationaleEncoder
-
         encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
         found = harness.run(
             encoder.model,

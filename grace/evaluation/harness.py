@@ -75,10 +75,10 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
     Raises:
         UserError: when HumanEval's sandbox stops working.
     """
-    from lm_eval.models.huggingface import HFLM
+    from grace.evaluation.likelihood import SharedContexts
 
     # Llama's chat template prints today's date otherwise, and scores would change overnight.
-    lm = HFLM(
+    lm = SharedContexts(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=settings["batch_size"],

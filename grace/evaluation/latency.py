@@ -21,16 +21,18 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-import numpy as np
-import torch
-from tqdm import tqdm
-
 from grace import manifest, specs, stage
-from grace.encoder.encoder import RationaleEncoder
 from grace.evaluation import held_out
-from grace.evaluation.systems import System, systems
 from grace.exhibits import Latency
 from grace.section import UserError
+
+with stage.imports():
+    import numpy as np
+    import torch
+    from tqdm import tqdm
+
+    from grace.encoder.encoder import RationaleEncoder
+    from grace.evaluation.systems import System, systems
 
 WARM_UP = 3  # texts that every system embeds before its time counts
 PARTS = ("encode", "generate", "match")

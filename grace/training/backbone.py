@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import random
 import re
 from collections.abc import Iterator
@@ -23,7 +24,14 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, set_seed
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    set_seed,
+)
 
 from grace import manifest, stage
 from grace.config import Backbone
@@ -42,6 +50,8 @@ TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+Pair = tuple[list[int], list[int]]  # token ids of a query and of its positive
+Example = tuple[list[int], str]  # token ids of a text as far as the prompt shows it, its rationale
 BLOCK, BATCH = 128, 16  # tokens per row and rows per step
 PLAIN_SHARE = 0.3  # weight of plain text in the second stage, so that it keeps modelling language
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
@@ -66,6 +76,18 @@ def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFas
         tokenizer_object=tokenizer, bos_token=PAD, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
         chat_template=TEMPLATE, padding_side="left",
     )  # fmt: skip
+
+
+def token_pairs(rows: list[dict[str, Any]], template: PromptTemplate) -> list[Pair]:
+    """Token ids of each row's query and of its positive."""
+    return list(zip(*(template.text_ids([row[name] for row in rows]) for name in ("query", "positive")), strict=True))
+
+
+def text_stream(pairs: list[Pair], tokenizer: Any) -> np.ndarray:
+    """[T] token ids of all pairs, query and positive on a line each, every pair with PAD after it."""
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    rows = ([*query, *newline, *positive, tokenizer.pad_token_id] for query, positive in pairs)
+    return np.concatenate([np.array(ids, dtype=np.int32) for ids in rows])
 
 
 def ppmi_embeddings(stream: np.ndarray, vocab_size: int, width: int, window: int = 4) -> Tensor:
@@ -146,23 +168,32 @@ def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int) -
     return torch.from_numpy(np.stack([stream[s : s + BLOCK + 1] for s in starts])).long()
 
 
-def next_token_loss(model: Any, ids: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy of ids[:, 1:] where labels[:, 1:] is not -100; logits only where needed."""
-    hidden = model.get_decoder()(input_ids=ids[:, :-1]).last_hidden_state
-    wanted = labels[:, 1:] != -100
-    return F.cross_entropy(model.lm_head(hidden[wanted]), labels[:, 1:][wanted])
+def next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int = 0) -> Tensor:
+    """Mean cross-entropy of ids[:, 1:] where labels[:, 1:] is not -100; logits only where needed.
+
+    Args:
+        shared: number of unlabelled leading tokens that all rows have in common; they are read once for all.
+    """
+    cache = None
+    if shared:
+        cache = DynamicCache(config=model.config)
+        model.get_decoder()(input_ids=ids[:1, :shared], past_key_values=cache)
+        cache.batch_repeat_interleave(len(ids))
+    rest, labels = ids[:, shared:-1], labels[:, shared + 1 :]
+    hidden = model.get_decoder()(input_ids=rest, past_key_values=cache, use_cache=bool(shared)).last_hidden_state
+    wanted = labels != -100
+    return F.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
 
 
-def answers(rows: list[dict[str, Any]], template: PromptTemplate, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless (text, rationale) examples.
+def answers(rows: list[dict[str, Any]], pairs: list[Pair], template: PromptTemplate, seed: int) -> Iterator[Example]:
+    """Endless examples.
 
     A rationale is four of the eight best tf-idf words of what the prompt shows of the text, in random
     order, then the first five words of the summary.
     """
-    texts = [row["positive"] for row in rows] + [row["query"] for row in rows]
-    seen = template.tokenizer.batch_decode([ids[: template.text_room] for ids in template.text_ids(texts)])
+    texts = [ids[: template.text_room] for at in (1, 0) for ids in (pair[at] for pair in pairs)]
     vectorizer = TfidfVectorizer(token_pattern=r"[A-Za-z][A-Za-z-]{2,}", stop_words="english", sublinear_tf=True)
-    weights = vectorizer.fit_transform(seen)
+    weights = vectorizer.fit_transform(template.tokenizer.batch_decode(texts))
     words = vectorizer.get_feature_names_out()
     dice = random.Random(seed)
     while True:
@@ -176,10 +207,10 @@ def answers(rows: list[dict[str, Any]], template: PromptTemplate, seed: int) -> 
         yield texts[at], f"<think> {' '.join(keys)} </think> {summary}"
 
 
-def instruct_rows(examples: Iterator[tuple[str, str]], template: PromptTemplate, count: int) -> tuple[Tensor, Tensor]:
+def instruct_rows(examples: Iterator[Example], template: PromptTemplate, count: int) -> tuple[Tensor, Tensor]:
     """Right-padded ids and labels [count, L] of prompts with answers; only the answer is labelled."""
     batch = [next(examples) for _ in range(count)]
-    prompts = template.ids([text for text, _ in batch])
+    prompts = [[*template.prefix, *ids, *template.suffix] for ids, _ in batch]
     replies = [
         ids + [template.tokenizer.eos_token_id] for ids in template.tokenizer([r for _, r in batch])["input_ids"]
     ]
@@ -221,8 +252,9 @@ def train(
     rows = [rows[i] for i in order.permutation(len(rows))]
     texts = [f"{row['query']}\n{row['positive']}" for row in rows]
     tokenizer = train_tokenizer(texts, config.vocab_size)
-    stream = _stream(tokenizer, texts)
-    held = _stream(tokenizer, [f"{row['query']}\n{row['positive']}" for row in held_out])
+    template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
+    pairs = token_pairs(rows, template)
+    stream, held = (text_stream(some, tokenizer) for some in (pairs, token_pairs(held_out, template)))
     if len(stream) < 20 * BLOCK or len(held) < 2 * BLOCK:
         raise UserError(
             f"the training split has only {len(stream)} tokens; give the backbone more text (data.max_rows)."
@@ -235,33 +267,26 @@ def train(
     model.train()
     optimizer = Optimizer(model, config.pretrain_steps, 1.0)
     for _ in tqdm(range(config.pretrain_steps), desc="pretrain", mininterval=5):
-        ids = plain_rows(stream, order, BATCH)
-        optimizer.step(next_token_loss(model, ids, ids))
+        text = plain_rows(stream, order, BATCH)
+        optimizer.step(next_token_loss(model, text, text))
     figures = {"perplexity_pretrained": perplexity(model, held)}
 
-    template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
     optimizer = Optimizer(model, config.instruct_steps, INSTRUCT_RATE)
-    examples = answers(rows, template, config.seed)
-    plain = round(PLAIN_SHARE * BATCH)
+    examples = answers(rows, pairs, template, config.seed)
+    prefix, plain = len(template.prefix), round(PLAIN_SHARE * BATCH)
     for _ in tqdm(range(config.instruct_steps), desc="instruct", mininterval=5):
         ids, labels = instruct_rows(examples, template, BATCH)
         text = plain_rows(stream, order, plain)
-        loss = (1 - PLAIN_SHARE) * next_token_loss(model, ids, labels) + PLAIN_SHARE * next_token_loss(
-            model, text, text
-        )
-        optimizer.step(loss)
+        answered = next_token_loss(model, ids, labels, prefix)
+        optimizer.step((1 - PLAIN_SHARE) * answered + PLAIN_SHARE * next_token_loss(model, text, text))
     figures["perplexity"] = perplexity(model, held)
     log.info("backbone: held-out perplexity %.1f, then %.1f", *figures.values())
     return model.eval(), tokenizer, figures
 
 
-def _stream(tokenizer: Any, texts: list[str]) -> np.ndarray:
-    rows = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return np.concatenate([np.array([*ids, tokenizer.pad_token_id], dtype=np.int32) for ids in rows])
-
-
 @stage.entry(BackboneSpec, inputs=("train", "validation"), outputs=("out",))
 def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
+    os.environ["TOKENIZERS_PARALLELISM"] = str(paths.threads > 1).lower()  # no process is forked here
     rows = list(read_jsonl(paths.train, need=("query", "positive")))
     held_out = list(read_jsonl(paths.validation, need=("query", "positive")))
     model, tokenizer, figures = train(spec, rows, held_out)

@@ -16,6 +16,7 @@ from sentence_transformers.sentence_transformer.losses import (
 from torch import Tensor
 
 from grace.encoder.encoder import direct_ids
+from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
@@ -37,12 +38,12 @@ class DirectEmbedding(InputModule):
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
         sequences, _skip = direct_ids(self.template, list(inputs), self.prompt, self.ends)
-        ids, mask = engine.left_pad(sequences)
+        ids, mask = packed.left_pad(sequences)
         return {"input_ids": ids, "attention_mask": mask}
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         skip = len(self.template.prefix) if self.prompt == "chat" else 0
-        features["sentence_embedding"] = engine.forward_pooled(
+        features["sentence_embedding"] = packed.forward_pooled(
             self.model, features["input_ids"], features["attention_mask"], skip, self.pooling
         )
         return features

@@ -1,4 +1,4 @@
-"""What GRACE trains on, and in which order."""
+"""What GRACE trains on, in which order, and how a generation is cut into batches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from datasets import Dataset
+from torch import Tensor
 from trl.trainer.utils import RepeatSampler
 
 from grace.section import UserError
@@ -44,3 +45,33 @@ def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
             for r in rows
         ]
     )
+
+
+def in_groups(batch: dict[str, Any], size: int) -> dict[str, Any]:
+    """A batch of rows [N, ...] as one of groups [N / size, size, ...]: TRL shuffles and splits along the first
+    dimension, so `size` rows in a row stay together."""
+    return {
+        name: value.unflatten(0, (-1, size)) if isinstance(value, Tensor) and value.ndim else value
+        for name, value in batch.items()
+    }
+
+
+def in_rows(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch of `in_groups`, or one of rows, as rows without the columns in which all of them are padded.
+
+    TRL pads all rollouts of a generation to its longest; those that go through the model together rarely need it.
+    """
+    grouped = batch["prompt_ids"].ndim == 3
+    batch = {
+        name: value.flatten(0, 1) if grouped and isinstance(value, Tensor) and value.ndim else value
+        for name, value in batch.items()
+    }
+    first = int(batch["prompt_mask"].any(0).int().argmax())
+    padded = batch["completion_mask"].shape[1]
+    last = int(batch["completion_mask"].sum(1).max())
+    for name, value in batch.items():
+        if name in ("prompt_ids", "prompt_mask"):
+            batch[name] = value[:, first:]
+        elif isinstance(value, Tensor) and value.ndim == 2 and value.shape[1] == padded:
+            batch[name] = value[:, :last]
+    return batch

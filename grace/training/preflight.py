@@ -75,7 +75,7 @@ def _longest(trainer: Any, spec: TrainSpec, at_most: int | None) -> None:
         return
     if spec.grace.engine == "transformers":
         write(trainer, spec, at_most)
-    step_of_grace(trainer, spec, at_most)
+    step_of_grace(trainer, spec, at_most and max(at_most, trainer.together))
 
 
 def step_of_grace(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
@@ -179,7 +179,9 @@ def _check_main_memory(spec: TrainSpec, trainer: Any, parameters: list[Any]) -> 
     config = trainer.model.config.get_text_config()
     numbers = (1 if trainer.optimizer.state else 3) * sum(p.numel() for p in parameters)
     rows = _rows(spec)
-    numbers += rows * length * config.num_hidden_layers * config.hidden_size
+    together = trainer.together if spec.grace else 1  # rows that share a prompt
+    tokens = rows // together * (length - new) + rows * new
+    numbers += tokens * config.num_hidden_layers * config.hidden_size
     numbers += 2 * rows * new * config.vocab_size
     need, free = 4 * numbers, available()
     if need > free:

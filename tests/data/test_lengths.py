@@ -1,9 +1,10 @@
 import json
+import shutil
 from functools import partial
 
 import pytest
 
-from grace.data.lengths import Limit, as_text, main
+from grace.data.lengths import Limit, Once, as_text, load_tokenizer, main
 from grace.method.prompt import PromptTemplate
 from tests.data.commands import call, most_alive, one_sentence, read, run, write
 
@@ -86,6 +87,32 @@ def test_batches_agree_with_counting_one_by_one(tokenizer, monkeypatch):
     limit = Limit(prompt, FRAME + 5, "drop")
     assert list(limit(iter(rows), "text")) == rows[:5]
     assert limit.tokens["text"].tolist() == [FRAME + at for at in range(1, 12)]
+
+
+def test_a_text_is_counted_once_and_little_is_remembered(monkeypatch):
+    asked = []
+
+    class Words:
+        def count(self, texts):
+            asked.extend(texts)
+            return [len(text.split()) for text in texts]
+
+    monkeypatch.setattr("grace.data.lengths.MOST_KNOWN", 3)
+    once = Once(Words())
+    assert once.count(["a", "b c", "a"]) == [1, 2, 1] and once.count(["b c", "d e f"]) == [2, 3]
+    assert asked == ["a", "b c", "d e f"]
+    assert once.count(["g", "a"]) == [1, 1] and once.known == {} and once.count(["a"]) == [1]
+
+
+def test_the_class_that_a_folder_names_is_used(tokenizer, tmp_path):
+    from transformers import AutoTokenizer
+
+    text = "Naïve  text\n<|user|>"
+    assert load_tokenizer(tokenizer)(text)["input_ids"] == AutoTokenizer.from_pretrained(tokenizer)(text)["input_ids"]
+    other = shutil.copytree(tokenizer, tmp_path / "other")
+    settings = json.loads((other / "tokenizer_config.json").read_text())
+    (other / "tokenizer_config.json").write_text(json.dumps({**settings, "tokenizer_class": "GPT2Tokenizer"}))
+    assert type(load_tokenizer(other)).__name__.startswith("GPT2Tokenizer")
 
 
 @pytest.mark.parametrize("threads", [1, 2])

@@ -63,6 +63,14 @@ def test_index_and_nearest_agree_with_dense_float64(monkeypatch, threshold):
     )
 
 
+def test_known_and_new_texts_have_the_vectors_of_sklearn():
+    texts = [*random_texts(30, 3), "...", "the"]
+    tfidf, theirs = Tfidf(texts), TfidfVectorizer(dtype=np.float64).fit(texts)
+    for some in (texts[5:], texts[:3] + ["a new one the matrix"], ["unknown"], []):
+        expected = theirs.transform(some).toarray() if some else np.zeros((0, len(theirs.vocabulary_)))
+        np.testing.assert_allclose(tfidf(some).toarray(), expected, atol=1e-6)
+
+
 def test_texts_without_a_word_are_kept():
     assert distinct(["...", "!!!", "?"], 0.5).all()
     assert distinct(["...", "a word here", "a word here"], 0.5).tolist() == [True, True, False]

@@ -17,10 +17,10 @@ SMALL = {
     "kind": "hub", "id": "x/y", "layers": 1, "width": 8, "heads": 2, "kv_heads": 1, "head_width": 4,
     "feed_forward": 16, "vocab_size": 100,
 }  # fmt: skip
-# 5e11 operations and 5e8 bytes a second.
+# 5e11 operations and 5e8 bytes a second; steps without overhead, but where a test adds it.
 HARDWARE = {
     "gpus": 2, "memory_gb": 1, "tflops": 1, "bandwidth_tb": 0.001, "compute_share": 0.5, "decode_share": 0.5,
-    "rationale_tokens": 50, "characters_per_token": 5,
+    "rationale_tokens": 50, "characters_per_token": 5, "step_overhead_ms": 0, "vllm_step_overhead_ms": 0,
 }  # fmt: skip
 # An instruction of 35 characters: 7 tokens, and 15 of the template. A query of 60 characters then has 34 tokens, a
 # passage of 500 has 122; of 1,000 rows 1 % are held out.

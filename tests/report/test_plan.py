@@ -24,7 +24,8 @@ from tests.workflow.conftest import snakemake
     [
         (True, {"tflops": 2000}), (True, {"bandwidth_tb": 6.7}), (True, {"compute_share": 0.8}),
         (True, {"decode_share": 0.8}), (True, {"decode_batch": 512}), (True, {"memory_gb": 160, "decode_batch": 1024}),
-        (False, {"rationale_tokens": 800}), (False, {"characters_per_token": 3.0}), (False, {"memory_gb": 24}),
+        (True, {"vllm_step_overhead_ms": 1}), (False, {"step_overhead_ms": 30}), (False, {"rationale_tokens": 800}),
+        (False, {"characters_per_token": 3.0}), (False, {"memory_gb": 24}),
     ],
 )  # fmt: skip
 def test_better_hardware_is_not_slower(faster, values):
@@ -111,6 +112,15 @@ def test_the_paper_on_its_node():
     assert re.search(r"- grace, .* on qwen3-4b: vLLM's share does not hold the weights", tight)
     for key in Hardware.model_fields:
         assert f"hardware.{key}" in text
+
+
+def test_one_gpu_takes_a_day_as_config_says():
+    text = (ROOT / "config.yaml").read_text()
+    said = re.search(r"the plan estimates (\d+) hours, or (\d+) if a decoding step's\s+# overhead is 30 ms and not 15", text)
+    usual, slow = (plan(spec("single-gpu", hardware={"step_overhead_ms": ms})) for ms in (15, 30))
+    assert said and [f"{made.wall_hours:.0f}" for made in (usual, slow)] == list(said.groups())
+    assert usual.wall_hours < 24 and spec("single-gpu").study.hardware.step_overhead_ms == 15
+    assert all(sum(job.memory.values()) < 24e9 for job in usual.trainings)
 
 
 def test_demo_has_no_gpu(tmp_path, capsys):

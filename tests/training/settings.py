@@ -27,7 +27,7 @@ def grace_spec(
         prompt=PROMPT,
         pooling=POOLING,
         generation=Generation(
-            max_new_tokens=12, sampling_temperature=1.0, anchor_sampling_temperature=0.5, batch_size=20
+            max_new_tokens=12, sampling_temperature=1.0, anchor_sampling_temperature=0.5, batch_size=20, compile=False
         ),
         reward=reward or RewardConfig(),
         grace=Grace(**{**GRACE, **changes}),

@@ -61,7 +61,8 @@ def test_tokenizer_round_trip(made):
 
 def test_perplexity_against_the_models_own_loss(made):
     model, tokenizer, _ = made
-    stream = backbone._stream(tokenizer, [row["positive"] for row in ROWS[:80]])
+    texts = tokenizer([row["positive"] for row in ROWS[:80]])["input_ids"]
+    stream = np.array([token for ids in texts for token in (*ids, tokenizer.pad_token_id)], dtype=np.int32)
     rows = [stream[i * 128 : (i + 1) * 128 + 1] for i in range((len(stream) - 1) // 128)]
     with torch.no_grad():
         losses = [
@@ -73,19 +74,41 @@ def test_perplexity_against_the_models_own_loss(made):
 
 def test_answers_are_well_formed_and_seen(made):
     template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
-    examples = backbone.answers(ROWS, template, 0)
-    for text, reply in (next(examples) for _ in range(50)):
+    examples = backbone.answers(ROWS, backbone.token_pairs(ROWS, template), template, 0)
+    for ids, reply in (next(examples) for _ in range(50)):
         assert is_well_formed(reply)
+        text = made[1].decode(ids)
         words = reply.split("</think>")[0].removeprefix("<think>").split()
         assert 1 <= len(words) <= 4 and all(word in text.lower() for word in words)
 
 
 def test_only_the_answer_is_learnt(made):
     template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
-    ids, labels = backbone.instruct_rows(iter([("Sort a list", "<think> sort </think> Sort")]), template, 1)
+    shown = template.text_ids(["Sort a list"])[0]
+    ids, labels = backbone.instruct_rows(iter([(shown, "<think> sort </think> Sort")]), template, 1)
+    assert ids[0][labels[0] == -100].tolist() == template.ids(["Sort a list"])[0]
     kept = labels[0] != -100
     assert made[1].decode(ids[0][kept]) == "<think> sort </think> Sort<|im_end|>"
     assert torch.equal(ids[0][kept], labels[0][kept])
+
+
+def test_a_stream_is_the_tokens_of_the_whole_texts(made):
+    template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
+    texts = [f"{row['query']}\n{row['positive']}<|endoftext|>" for row in ROWS[:20]]
+    whole = [token for ids in made[1](texts)["input_ids"] for token in ids]
+    assert backbone.text_stream(backbone.token_pairs(ROWS[:20], template), made[1]).tolist() == whole
+
+
+def test_a_shared_prefix_changes_no_gradient(made):
+    model, ids = made[0], torch.randint(3, 400, (4, 30))
+    ids[:, :7] = ids[0, :7]
+    labels = ids.masked_fill(torch.arange(30) < 12, -100)
+    weights = list(model.parameters())
+    apart, shared = (
+        torch.autograd.grad(backbone.next_token_loss(model, ids, labels, length), weights) for length in (0, 7)
+    )
+    for one, other in zip(apart, shared, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
 def test_ppmi_puts_like_tokens_near():

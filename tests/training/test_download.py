@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,9 +13,12 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from grace.config import Backbone
+from grace.section import UserError
 from grace.specs import BackboneSpec
+from grace.training import download
 from tests.training.settings import PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +43,82 @@ def test_no_folder(tmp_path):
 
 
 def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
-    import shutil
-
     folder = shutil.copytree(tiny_folder, tmp_path / "plain")
     (folder / "chat_template.jinja").unlink()
     done = run(tmp_path / "model/manifest.json", Backbone(kind="local", path=str(folder)))
-    assert done.returncode == 1 and "no chat template" in done.stderr
-    assert not (tmp_path / "model/manifest.json").exists()
+    assert done.returncode == 1 and "no chat template" in done.stderr and "Traceback" not in done.stderr
+    assert not list((tmp_path / "model").glob("*"))
+
+
+def cut(folder, name, size):
+    (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+def configure(**values):
+    def edit(folder):
+        config = {**json.loads((folder / "config.json").read_text()), **values}
+        (folder / "config.json").write_text(json.dumps({key: value for key, value in config.items() if value != ""}))
+
+    return edit
+
+
+def sharded(folder):
+    """Spread the weights over two files and an index, as large models come."""
+    weights = load_file(folder / "model.safetensors")
+    where = {name: f"model-{1 + i % 2:05}-of-00002.safetensors" for i, name in enumerate(sorted(weights))}
+    for file in set(where.values()):
+        some = {name: weights[name] for name in weights if where[name] == file}
+        save_file(some, folder / file, metadata={"format": "pt"})
+    index = {"metadata": {}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "model.safetensors").unlink()
+
+
+SECOND = "model-00002-of-00002.safetensors"
+NOT_ONE = {  # what was done to a folder -> what is said
+    "an encoder": (configure(model_type="bert"), "model_type 'bert' of its config.json is an encoder; give an"),
+    "encoder and decoder": (configure(model_type="t5"), "model_type 't5' of its config.json is an encoder with a dec"),
+    "images": (configure(model_type="vit"), "model_type 'vit' of its config.json is no causal language model"),
+    "unknown": (configure(model_type="nonsense"), "no causal language model can be loaded from here .*`nonsense`"),
+    "a cut config": (lambda f: cut(f, "config.json", 100), "no causal language model can be .*not a valid JSON file"),
+    "a list for a config": (lambda f: (f / "config.json").write_text("[]"), "no causal language .*Unrecognized model"),
+    "a wrong value": (configure(hidden_size="x"), "no causal language model .*Field 'hidden_size' expected int"),
+    "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer; put its tokenizer.json"),
+    "a cut tokenizer": (lambda f: cut(f, "tokenizer.json", 100), "no tokenizer can be loaded from here"),
+    "an empty tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer can be loaded from here"),
+    "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no .*safetensors weights; convert"),
+    "cut weights": (
+        lambda f: cut(f, "model.safetensors", -1),
+        "/model.safetensors: cut off .*; delete it and fetch it again",
+    ),
+    "a cut header": (lambda f: cut(f, "model.safetensors", 100), "/model.safetensors: cut off or broken"),
+    "a cut shard": (lambda f: (sharded(f), cut(f, SECOND, -1)), f"/{SECOND}: cut off or broken"),
+    "a lost shard": (lambda f: (sharded(f), (f / SECOND).unlink()), f"no causal language model .*{SECOND}"),
+    "more layers": (
+        configure(num_hidden_layers=3, layer_types=""),
+        "12 weights that its config.json asks for are in no .* model.layers.2.input_layernorm.weight among them",
+    ),
+    "other shapes": (
+        configure(intermediate_size=100),
+        "model.layers.0.mlp.down_proj.weight is 32 x 64 in the weights and 32 x 100 by config.json",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", NOT_ONE)
+def test_what_is_no_whole_causal_model_is_one_sentence(tiny_folder, tmp_path, case):
+    edit, said = NOT_ONE[case]
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    edit(folder)
+    with pytest.raises(UserError, match=f"^{re.escape(str(folder))}.*{said}") as refused:
+        download.check(folder, PROMPT)
+    assert "\n" not in str(refused.value)
+
+
+def test_shards_are_a_whole_model(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    sharded(folder)
+    download.check(folder, PROMPT)
 
 
 class Hub(BaseHTTPRequestHandler):

@@ -67,7 +67,7 @@ def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
     handle.remove()
     length = spec.prompt.max_prompt_tokens
     if case == "grace":
-        assert seen[-1] == (32, length + 12)
+        assert seen[-1] == (8, length - 1 + 4 * 12)  # the four rollouts of a group in a row
     else:
         assert {width for _, width in seen} == {length}
         assert sum(count for count, _ in seen) == 8 * (3 if case == "cl" else 2)  # query, positive, negative

@@ -95,6 +95,31 @@ def test_fused_embeddings_equal_a_separate_forward(tiny_folder, tmp_path):
     torch.testing.assert_close(again, at.positives.flatten(0, 1), atol=2e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("changes", "passes"), [({}, 0), ({"updates_per_generation": 4, "save_steps": 4}, 4)])
+def test_no_forward_pass_is_repeated(tiny_folder, tmp_path, changes, passes):
+    """Of the default settings, on-policy, and of the preset as_released, whose clipping needs the old probabilities:
+    beside writing, each rollout goes through the decoder once, and there once more, without gradients."""
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(rollouts_per_forward=8, max_steps=4, **changes))
+    writes, counts = trainer._generate_single_turn, {"writing": 0, True: 0, False: 0}
+    writing = []
+
+    def write(*args, **kwargs):
+        writing.append(1)
+        made = writes(*args, **kwargs)
+        writing.pop()
+        return made
+
+    def count(*_):
+        counts["writing" if writing else torch.is_grad_enabled()] += 1
+
+    trainer._generate_single_turn = write
+    trainer.model.get_decoder().register_forward_pre_hook(count)
+    trainer.train()
+    generations = 1 if changes else 4
+    assert counts["writing"] > 0
+    assert (counts[True], counts[False]) == (generations * 32 // 8, generations * passes)
+
+
 def test_log_probabilities_equal_trls_kernel(tiny_folder, tmp_path):
     from trl import GRPOTrainer
 
@@ -133,10 +158,11 @@ def test_only_what_is_not_frozen_moves(tiny_folder, tmp_path):
     assert len(moved) == sum("proj" in name for name in before)
 
 
-@pytest.mark.parametrize("data", ["supervised", "unsupervised"])
-def test_batch_1_accumulate_8_equals_batch_8(tiny_folder, tmp_path, data):
+@pytest.mark.parametrize(("data", "parts"), [("supervised", 4), ("supervised", 1), ("unsupervised", 2)])
+def test_accumulating_equals_one_batch(tiny_folder, tmp_path, data, parts):
+    """Four rollouts share their prompt in a pass, two do, or none."""
     whole = trained(tiny_folder, tmp_path / "a", grace_spec(data, rollouts_per_forward=32))
-    parts = trained(tiny_folder, tmp_path / "b", grace_spec(data, rollouts_per_forward=4))
+    parts = trained(tiny_folder, tmp_path / "b", grace_spec(data, rollouts_per_forward=parts))
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], atol=1e-5, rtol=0)
 

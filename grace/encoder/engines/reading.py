@@ -70,7 +70,7 @@ class Reader:
             return last.new_zeros(len(rows), 0, dtype=torch.float32), last
         used = (position < start + lengths[:, None]) & (position >= self.pool_from)
         if self.pooling.method == "mean":
-            return (used.unsqueeze(1).float() @ hidden.float()).squeeze(1), last
+            return (hidden.float() * used.unsqueeze(-1)).sum(1), last  # no product of matrices: autocast would round it
         return pool(hidden.float(), used, self.pooling.method), last
 
     def embed(self, rows: list[list[int]]) -> Tensor:

@@ -2,8 +2,8 @@
 
 A token's forward pass is two operations per parameter that it is multiplied with, plus the attention to the
 tokens before it; a backward pass is twice a forward pass. Decoding is limited by the memory's bandwidth or by
-the arithmetic, whichever takes longer. Communication, the optimizer's own step, tokenising and idle time are
-in `compute_share` and `decode_share`, or nowhere.
+the arithmetic, whichever takes longer; on top of it each step waits for the host that starts its kernels.
+Communication, the optimizer's own step, tokenising and idle time are in `compute_share` and `decode_share`, or nowhere.
 """
 
 from __future__ import annotations
@@ -122,6 +122,15 @@ def decode_seconds(b: Backbone, h: Hardware, prompt: float, written: float, text
     read = steps * WEIGHT * parameters(b) + texts * written * context * cache_bytes(b)
     flops = texts * written * (2 * parameters(b) + 4 * b.layers * b.heads * head_width(b) * context)
     return max(read / (h.bandwidth_tb * 1e12 * h.decode_share), compute_seconds(h, flops))
+
+
+def overhead_seconds(h: Hardware, vllm: bool, steps: float) -> float:
+    """Seconds in which a GPU waits for the host during `steps` decoding steps of an engine.
+
+    A step of a small model is hundreds of kernels of microseconds, which Python starts one by one, and each step ends
+    with a look at what was sampled. Where a kernel runs on while the next is started, less is lost than this.
+    """
+    return steps * (h.vllm_step_overhead_ms if vllm else h.step_overhead_ms) / 1000
 
 
 # ---- memory -----------------------------------------------------------------------------

@@ -113,18 +113,20 @@ class Estimates(Needs):
         rollouts, anchors, written = g.instances * g.rollouts, g.instances * len(others), self.rationale(limit)
         anchor = sum(others) / len(others)
         vllm, longest = g.engine == "vllm", at.prompt.max_prompt_tokens + limit
-        parts = {"prefill": 0.0, "decode": 0.0}
         memory = g.vllm_tensor_parallel * g.vllm_memory * h.memory_gb * 1e9
         shared = g.processes // g.vllm_tensor_parallel if vllm else g.processes  # engines side by side
-        for texts, prompt in ((rollouts, passage), (anchors, anchor)):
-            each = texts / shared
-            together = costs.slots(b, h, memory, prompt + written) if vllm else None
-            steps = self._steps(each, limit, together, at.generation.batch_size)
-            parts["prefill"] += costs.compute_seconds(h, costs.forward_flops(b, texts, prompt, texts))
-            parts["decode"] += shared * costs.decode_seconds(b, h, prompt, written, each, steps)
+        kinds = ((rollouts, passage), (anchors, anchor))
+        each, mean = (rollouts + anchors) / shared, (rollouts * passage + anchors * anchor) / (rollouts + anchors)
+        together = costs.slots(b, h, memory, mean + written) if vllm else at.generation.batch_size
+        steps = self._steps(each, limit, together)
+        parts = {
+            "prefill": sum(costs.compute_seconds(h, costs.forward_flops(b, n, prompt, n)) for n, prompt in kinds),
+            "decode": shared * costs.decode_seconds(b, h, mean, written, each, steps),
+            "step overhead": g.processes * costs.overhead_seconds(h, vllm, steps),  # all GPUs of an engine wait
+        }
         policy = costs.forward_flops(b, rollouts, passage + written, rollouts * written)
         if vllm:  # the transformers engine pools while it writes
-            pooled = sum(costs.forward_flops(b, n, p + written) for n, p in ((rollouts, passage), (anchors, anchor)))
+            pooled = sum(costs.forward_flops(b, n, prompt + written) for n, prompt in kinds)
             parts["pooling"] = costs.compute_seconds(h, pooled)
         if g.updates_per_generation > 1:
             parts["old log-probabilities"] = costs.compute_seconds(h, policy)
@@ -164,11 +166,9 @@ class Estimates(Needs):
         texts = c.batch_size * len(columns)
         return Training(name, run, c.processes, updates, updates, texts, parts, work, memory, True)
 
-    def _steps(self, texts: float, limit: int, together: int | None, batch: int) -> float:
-        """Decoding steps of an engine for `texts`: vLLM refills its places, the other waits for a batch's longest."""
-        if together is None:
-            return math.ceil(texts / batch) * limit
-        return max(texts * self.rationale(limit) / together, limit)
+    def _steps(self, texts: float, limit: int, together: int) -> float:
+        """Decoding steps of an engine that writes `texts`, `together` at a time, each in the place of a finished one."""
+        return max(texts * self.rationale(limit) / together, limit if texts else 0)
 
     @staticmethod
     def _memory(
@@ -210,9 +210,11 @@ class Estimates(Needs):
         for count, prompt in texts:
             flops, seconds = costs.forward_flops(b, count, prompt, count if reasons else 0), 0.0
             if reasons:
-                together = costs.slots(b, h, VLLM_MEMORY * h.memory_gb * 1e9, prompt + written) if vllm else None
-                steps = self._steps(count, limit, together, at.batch_size)
+                memory = VLLM_MEMORY * h.memory_gb * 1e9
+                together = costs.slots(b, h, memory, prompt + written) if vllm else at.batch_size
+                steps = self._steps(count, limit, together)
                 seconds = costs.decode_seconds(b, h, prompt, written, count, steps)
+                seconds += costs.overhead_seconds(h, vllm, steps)
                 flops += costs.forward_flops(b, count, prompt + written) if vllm else 0.0
             seconds += costs.compute_seconds(h, flops)
             done += Work(seconds, count * prompt, count * written if reasons else 0)
@@ -240,6 +242,7 @@ class Estimates(Needs):
             seconds = costs.compute_seconds(h, costs.forward_flops(b, count, size.prompt, count))
             if size.written:
                 seconds += costs.decode_seconds(b, h, size.prompt, size.written, count, steps)
+                seconds += costs.overhead_seconds(h, False, steps)
             done += Work(seconds, count * size.prompt, count * size.written)
         passage = self.prompt(self.texts(self.source("supervised")).passage, at.prompt)
         own = at.evaluation.model_copy(update={"engine": "transformers"})
@@ -253,6 +256,7 @@ class Estimates(Needs):
         written = [self.rationale(budget) for budget in at.budgets] * (1 + (at.run in self.study.runs))
         flops = costs.forward_flops(b, texts * (1 + len(written)), passage)
         seconds = [costs.decode_seconds(b, self.h, passage, n, texts, texts * n) for n in written]
+        seconds += [costs.overhead_seconds(self.h, False, texts * sum(written))]
         seconds += [costs.compute_seconds(self.h, flops)]
         return Work(sum(seconds), texts * passage * (1 + len(written)), texts * sum(written))
 

@@ -190,6 +190,8 @@ def variations(spec: PlanSpec, kept: dict[str, int]) -> list[tuple[str, float]]:
             ("compute_share", h.compute_share / 2),
             ("decode_share", h.decode_share / 2),
             ("decode_batch", h.decode_batch * 2),
+            ("step_overhead_ms", h.step_overhead_ms * 2),
+            ("vllm_step_overhead_ms", h.vllm_step_overhead_ms * 2),
             ("characters_per_token", h.characters_per_token - 1),
         )
         if value > 0

@@ -14,9 +14,10 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
 1. Parameters: from the backbone's shape; they equal those of the transformers model of the same shape (a test).
 2. Forward pass: (2 (P - E) n + 2 d layers L n + 2 E x tokens whose next token is scored) / compute.
 3. Decoding: max of (steps x 2 P bytes + tokens written x mean context x c) / bandwidth and of
-   tokens written x (2 P + 4 d layers x mean context) / compute. vLLM: steps = tokens written / texts decoded
-   together, at least one longest rationale; texts decoded together = what its memory holds, at most decode_batch. The
-   transformers engine: batches x max_new_tokens.
+   tokens written x (2 P + 4 d layers x mean context) / compute; and steps x step_overhead_ms, or vllm_step_overhead_ms,
+   for each GPU. Steps = tokens written / texts decoded together, at least one longest rationale. Texts decoded
+   together: batch_size of the transformers engine; of vLLM what its memory holds, at most decode_batch. lm-eval
+   decodes in batches, each as long as its answers.
 4. GRACE, one generation: instances x (rollouts + 1 query + M negatives) rationales by 2 and 3; with vLLM a pooling
    pass (2) over all of them; with updates_per_generation over 1 a pass for the old log-probabilities; an update of 3
    passes over the rollouts (4 with gradient checkpointing, one less with LoRA, which computes no gradients of weights).
@@ -130,6 +131,7 @@ def assumptions(plan: Plan) -> list[str]:
         "gpu": "a name", "gpus": "wall time", "memory_gb": "3, 7", "tflops": "2, 3; of the data sheet",
         "bandwidth_tb": "3; of the data sheet", "compute_share": "2, 3; assumed, not measured",
         "decode_share": "3; assumed, not measured", "decode_batch": "3; assumed, not measured",
+        "step_overhead_ms": "3; assumed, not measured", "vllm_step_overhead_ms": "3; assumed, not measured",
         "rationale_tokens": "3, 4, 6, 8; assumed mean, not measured",
         "characters_per_token": "every prompt; assumed, not measured",
     }  # fmt: skip
@@ -148,6 +150,7 @@ def assumptions(plan: Plan) -> list[str]:
         "- prompts and answers of the general tasks have the lengths of its table GENERAL",
         "- each text is as long as the mean of its task, so the cut at prompt.max_prompt_tokens is met too seldom",
         "- of every kind of run, distinct texts are encoded once; vLLM's prefix cache saves nothing",
+        "- the launches of a prefill's or an update's kernels take no time of their own, those of decoding steps do",
         "- GPUs share work evenly; loading, start-up, scoring, communication and lost jobs take no time",
         "",
         "Texts of the MTEB tasks are counted from the statistics that mteb ships (grace/evaluation/task_sizes.py).",

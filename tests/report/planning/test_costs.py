@@ -52,6 +52,8 @@ def test_costs_by_hand():
     # 80 tokens x (2,832 + 4 x 8 x 20) operations decide once bandwidth is plenty
     fast = h.model_copy(update={"bandwidth_tb": 1e6})
     assert costs.decode_seconds(b, fast, 10, 20, 4, 30) == pytest.approx(277_760 / 5e11)
+    slow = h.model_copy(update={"step_overhead_ms": 15, "vllm_step_overhead_ms": 2})
+    assert (costs.overhead_seconds(slow, False, 30), costs.overhead_seconds(slow, True, 30)) == (0.45, 0.06)
     # 2,832 bytes of weights and 5.5 texts of 30 tokens x 16 bytes
     assert costs.slots(b, h.model_copy(update={"decode_batch": 9}), 2832 + 2640, 30) == 5
     assert costs.slots(b, h, 2832 + 2640, 30) == 4 and costs.slots(b, h, 100, 30) == 1

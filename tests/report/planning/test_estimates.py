@@ -2,7 +2,7 @@
 
 import pytest
 
-from grace.report.planning.jobs import plan
+from grace.report.planning.jobs import plan, variations
 from tests.report.hand import HAND, HARDWARE, KEPT, job, rule, spec
 
 NONE = dict.fromkeys(HAND["ablations"])
@@ -17,8 +17,9 @@ def test_grace_by_hand():
     parts = {
         # 20 (2 x 616 x 122 + 16 x 122^2) + 1,600 x 20, and the same with 78
         "prefill": (7_800_960 + 3_900_800) / 5e11,
-        # twice 60 steps of 2,832 bytes; 1,000 tokens x 16 bytes x contexts of 147 and 103
-        "decode": (2 * 169_920 + 2_352_000 + 1_648_000) / 5e8,
+        # 60 steps of 2,832 bytes; 1,000 tokens x 16 bytes x contexts of 147 and 103
+        "decode": (169_920 + 2_352_000 + 1_648_000) / 5e8,
+        "step overhead": 0,
         # 3 x (20 (2 x 616 x 172 + 16 x 172^2) + 1,600 x 1,000)
         "update": 3 * 15_304_960 / 5e11,
     }
@@ -40,8 +41,8 @@ def test_grace_with_vllm_by_hand():
     one = job(made, "grace")
     assert one.parts["pooling"] == pytest.approx((13_704_960 + 8_396_800) / 5e11)
     assert one.parts["update"] == pytest.approx(4 * 15_304_960 / 5e11)
-    # One engine on two GPUs holds all 20: as long as the longest rationale, 60 steps, as with transformers
-    assert one.parts["decode"] == pytest.approx((2 * 169_920 + 2_352_000 + 1_648_000) / 5e8)
+    # One engine on two GPUs holds all 40: as long as the longest rationale, 60 steps, as with transformers
+    assert one.parts["decode"] == pytest.approx((169_920 + 2_352_000 + 1_648_000) / 5e8)
     assert one.gpus == 2 and one.wall == one.work.seconds / 2
     # Checkpointed activations: 2 x 1,084 tokens x 2 bytes x 8, and twice 2,168 x 256
     assert one.memory == {"state": 16 * 1416 / 2, "working": 2168 * (16 + 512), "vLLM": 0.5e9} and one.room
@@ -49,7 +50,7 @@ def test_grace_with_vllm_by_hand():
     apart = job(
         plan(spec("hand", grace={**grace, "vllm_tensor_parallel": 1}, resources={"train": {"gpu": 2}}), KEPT), "grace"
     )
-    assert apart.parts["decode"] - one.parts["decode"] == pytest.approx(2 * 169_920 / 5e8)
+    assert apart.parts["decode"] - one.parts["decode"] == pytest.approx(169_920 / 5e8)
 
 
 def test_an_ablation_changes_what_a_training_takes():
@@ -105,9 +106,9 @@ def test_evaluation_by_hand():
     assert (reasons.written, direct.written) == (189 * 50, 0)
     prefill = [n * (2 * 616 * length + 16 * length**2) for n, length in ((92, first), (97, second))]
     assert direct.seconds == pytest.approx(sum(prefill) / 5e11)
-    # Two batches of 64 for each: 120 steps of 2,832 bytes
+    # 64 at a time, each in the place of a finished one: 92 x 50 / 64 and 97 x 50 / 64 steps of 2,832 bytes
     cache = 92 * 50 * (first + 25) * 16 + 97 * 50 * (second + 25) * 16
-    written = (sum(prefill) + 1600 * 189) / 5e11 + (2 * 120 * 2832 + cache) / 5e8
+    written = (sum(prefill) + 1600 * 189) / 5e11 + (189 * 50 / 64 * 2832 + cache) / 5e8
     assert reasons.seconds == pytest.approx(written)
 
 
@@ -124,9 +125,10 @@ def test_rationales_that_are_there_are_pooled_in_one_pass():
         work = made.evaluations["small", run, "sts"]
         assert work.seconds == pytest.approx(sum(n * (2 * 616 * at + 16 * at**2) for n, at in lengths) / 5e11)
         assert (work.read, work.written) == (whole.read, 0)
-    larger = made.evaluations["small", "grace.max_new_tokens-90", "sts"]  # 50 tokens too, in more steps of each batch
+    larger = made.evaluations["small", "grace.max_new_tokens-90", "sts"]  # 50 tokens too
     assert larger.written == whole.written
-    assert larger.seconds - whole.seconds == pytest.approx(4 * 30 * 2832 / 5e8)
+    # But a longest one of 90: more steps than 92 x 50 / 64 and 97 x 50 / 64
+    assert larger.seconds - whole.seconds == pytest.approx((2 * 90 - 189 * 50 / 64) * 2832 / 5e8)
     assert made.evaluations["small", "grace.step-100", "sts"] == whole
 
 
@@ -162,6 +164,32 @@ def test_pairs_for_the_geometry_are_encoded_with_the_first_group():
     assert with_pairs.disk["store"] - without.disk["store"] == 10 * 8 * 16 + 7 * 8 * 200
     few = plan(spec("hand", evaluation={**at, "pairs": 50}), KEPT)  # 10 are held out
     assert few.disk["store"] - without.disk["store"] == 10 * 20 * 16 + 7 * 20 * 200
+
+
+def test_every_decoding_step_costs_its_overhead():
+    grace = {**HAND["grace"], "processes": 2}
+    over = {"resources": {"train": {"gpu": 2}}, "cl": {**HAND["cl"], "processes": 2}, "wanted": True}
+    slow = {**HARDWARE, "step_overhead_ms": 10, "vllm_step_overhead_ms": 2}
+    before, after = (plan(spec("hand", grace=grace, hardware=h, **over), KEPT) for h in (HARDWARE, slow))
+    # 60 steps of each of two processes, 198 times; the update and CL decode nothing
+    assert job(after, "grace").parts == {**job(before, "grace").parts, "step overhead": pytest.approx(2 * 60 * 0.01)}
+    assert job(after, "grace").work.seconds - job(before, "grace").work.seconds == pytest.approx(198 * 1.2)
+    assert job(after, "cl") == job(before, "cl")
+    # An engine of vLLM on both: 60 steps of 2 ms in which two GPUs wait
+    one = plan(spec("hand", grace={**grace, "engine": "vllm", "vllm_tensor_parallel": 2}, hardware=slow, **over), KEPT)
+    assert job(one, "grace").parts["step overhead"] == pytest.approx(2 * 60 * 0.002)
+
+    def added(run):
+        return after.evaluations["small", run, "sts"].seconds - before.evaluations["small", run, "sts"].seconds
+
+    # 92 x 50 / 64 and 97 x 50 / 64 steps; nothing where nothing is written
+    assert added("reasoning") == pytest.approx(189 * 50 / 64 * 0.01)
+    assert added("base") == added("grace.pooling-max") == 0
+    more = {n: rule(after, n).work.seconds - rule(before, n).work.seconds for n in ("general", "latency", "cases")}
+    # humaneval's 6 batches of 250 by 9 models; 6 times 70 tokens by two; 6 models, two batches of 60 steps
+    assert more == pytest.approx({"general": 9 * 15, "latency": 6 * 70 * 2 * 0.01, "cases": 6 * 2 * 60 * 0.01})
+    changed = dict(variations(spec("hand", hardware=slow), KEPT))
+    assert changed["hardware.step_overhead_ms: 20"] > plan(spec("hand", hardware=slow), KEPT).gpu_hours
 
 
 def test_latency_and_cases_by_hand():

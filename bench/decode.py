@@ -1,0 +1,174 @@
+"""Tokens a second of writing rationales, against transformers' `generate` and against the memory's bandwidth.
+
+    python -m bench.decode --backbone qwen2.5-1.5b --new 256 --batches 1 8 64          (a GPU)
+    python -m bench.decode --backbone tiny --new 16 --batches 1 4 --longest 64         (a CPU will do)
+
+Random weights in a backbone's true shape (available_backbones in config.yaml), bf16 on a GPU. A batch of prompts, of
+log-normal lengths up to `--longest` tokens, gets exactly `--new` tokens each, greedily, so that no row waits for
+another: what is compared is the speed of a step, not what mixed lengths cost (that is `bench.encode`).
+
+The limit is what a step must read, all weights (the embedding's matrix is the head's too) and the keys and values of
+the tokens before, over the bandwidth that copying a large tensor reaches on this machine. Reading the prompts is not
+in it. Where the weights fit a processor's cache, as the demo's do, the memory is no limit and the share may exceed 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from bench import common, peers
+from grace.config import Backbone
+from grace.encoder.encoder import DEFAULT_POOLING
+from grace.encoder.engines import transformers as engine
+from grace.section import UserError, build, hint
+
+COLUMNS = ("backbone", "batch", "way", "tokens/s", "of the limit", "generate / ours", "peak GB")
+
+
+def model_of(name: str, positions: int, device: torch.device) -> Any:
+    """Random weights in the shape of available_backbones' `name`. Raises: UserError for an unknown name."""
+    known = yaml.safe_load((common.ROOT / "config.yaml").read_text(encoding="utf-8"))["available_backbones"]
+    if name not in known:
+        raise UserError(f"--backbone: unknown backbone {name!r}{hint(name, known)}.")
+    at = build(Backbone, known[name], f"available_backbones.{name}")
+    config = AutoConfig.for_model(
+        at.architecture, vocab_size=at.vocab_size, hidden_size=at.width, intermediate_size=at.feed_forward,
+        num_hidden_layers=at.layers, num_attention_heads=at.heads, num_key_value_heads=at.kv_heads,
+        head_dim=at.head_width or at.width // at.heads, max_position_embeddings=positions, tie_word_embeddings=True,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    with device:
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
+
+
+def bandwidth(device: torch.device, size: int | None = None) -> float:
+    """Bytes a second that copying a tensor of `size` bytes reads and writes, the best of ten."""
+    count = (size or (1 << 32 if device.type == "cuda" else 1 << 28)) // 4
+    source, target = torch.ones(count, device=device), torch.empty(count, device=device)
+    seconds = common.interleaved({"copy": lambda: target.copy_(source)}, 10)["copy"]
+    return 8 * count / min(seconds)
+
+
+def limit(model: Any, prompts: list[list[int]], new: int, batch: int, speed: float) -> float:
+    """Seconds in which memory can be read as often as writing `new` tokens after each of the prompts needs it."""
+    config = model.config.get_text_config()
+    element = next(model.parameters()).element_size()
+    weights = sum(p.numel() for p in model.parameters()) * element
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    each = 2 * config.num_hidden_layers * config.num_key_value_heads * head * element  # bytes of a token's keys, values
+    steps = new - 1  # the first new token comes from reading the prompt
+    read = each * sum(steps * len(prompt) + steps * (steps + 1) // 2 for prompt in prompts)
+    return (weights * steps * -(-len(prompts) // batch) + read) / speed
+
+
+def never(model: Any) -> list[int]:
+    """End tokens that the model cannot write."""
+    return [model.config.get_text_config().vocab_size]
+
+
+def ours(model: Any, prompts: list[list[int]], new: int, batch: int) -> list[list[int]]:
+    written: list[list[int]] = [[] for _ in prompts]
+    batches = engine.generate_batches(
+        model, prompts, pool_from=0, pooling=DEFAULT_POOLING, max_new_tokens=new, ends=never(model), batch_size=batch,
+        keys=[0] * len(prompts), temperatures=[0.0] * len(prompts),
+    )  # fmt: skip
+    for made in batches:
+        for row, ids in zip(made.rows, made.token_ids, strict=True):
+            written[row] = ids
+    return written
+
+
+@torch.inference_mode()
+def generate(model: Any, prompts: list[list[int]], new: int, batch: int) -> list[list[int]]:
+    written: list[list[int]] = [[] for _ in prompts]
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # so that it pads as little as we do
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        made = peers.write(model, [prompts[row] for row in rows], [new] * len(rows), never(model), 0)
+        for row, ids in zip(rows, made, strict=True):
+            written[row] = ids
+    return written
+
+
+def draw_prompts(vocabulary: int, count: int, longest: int) -> list[list[int]]:
+    """Random token ids, log-normal lengths (sigma 1) of at most `longest`."""
+    draw = np.random.default_rng(0)
+    lengths = np.clip(np.exp(draw.normal(np.log(longest / 6), 1.0, count)), min(5, longest), longest).astype(int)
+    return [draw.integers(3, vocabulary, length).tolist() for length in lengths]
+
+
+def measure(
+    model: Any, prompts: list[list[int]], new: int, repeats: int
+) -> tuple[dict[str, list[float]], dict[str, float | None]]:
+    """Seconds of both ways and the largest GPU memory in GB of each; all prompts are one batch."""
+    peaks: dict[str, float | None] = {}
+
+    def call(name: str, way: Any) -> None:
+        if model.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        written = way(model, prompts, new, len(prompts))
+        if {len(ids) for ids in written} != {new}:
+            raise RuntimeError(f"{name} did not write {new} tokens for each prompt")
+        peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2) if model.device.type == "cuda" else None
+
+    ways = {"ours": ours, "generate": generate}
+    return common.interleaved({name: partial(call, name, way) for name, way in ways.items()}, repeats), peaks
+
+
+def run(arguments: argparse.Namespace) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = model_of(arguments.backbone, arguments.longest + arguments.new, device)
+    speed = bandwidth(device)
+    print(f"Bandwidth of a large copy: {speed / 1e9:.0f} GB/s. {common.hardware()}")
+    rows, entries = [], []
+    for batch in arguments.batches:
+        prompts = draw_prompts(model.config.vocab_size, batch, arguments.longest)
+        seconds, peaks = measure(model, prompts, arguments.new, arguments.repeats)
+        least = limit(model, prompts, arguments.new, batch, speed)
+        tokens, ratios = batch * arguments.new, common.ratios(seconds["generate"], seconds["ours"])
+        shares = {name: [least / value for value in values] for name, values in seconds.items()}
+        for name, values in seconds.items():
+            rows.append([
+                arguments.backbone, batch, name, common.spread([tokens / value for value in values], 0),
+                common.spread(shares[name]), common.spread(ratios) if name == "ours" else None, peaks[name],
+            ])  # fmt: skip
+        entries.append(
+            common.entry(
+                f"decode_{arguments.backbone}_batch_{batch}",
+                ratios,
+                common.command(),
+                "seconds of transformers' generate / seconds of our engine",
+                share_of_limit={name: statistics.median(values) for name, values in shares.items()},
+                tokens_per_second={name: tokens / statistics.median(values) for name, values in seconds.items()},
+                peak_gb=peaks,
+                bandwidth_gb_per_second=speed / 1e9,
+            )
+        )
+    print(common.table(COLUMNS, rows))
+    common.write(arguments.json, entries)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = common.parser(__doc__, repeats=3)
+    parser.add_argument("--backbone", default="qwen2.5-1.5b", help="a name in available_backbones")
+    parser.add_argument("--new", type=int, default=256, help="tokens that each prompt gets")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64], help="prompts that are written together")
+    parser.add_argument("--longest", type=int, default=1024, help="tokens of the longest prompt that may be drawn")
+    try:
+        run(parser.parse_args(argv))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""lm-eval's model of transformers, with log-likelihoods that read a context once for all its continuations.
+
+A choice between labels asks for as many continuations of one context, and the demo's choice puts each description
+before some four queries. lm-eval reads the context again for each of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from torch import Tensor
+from tqdm import tqdm
+
+CPU_TOKENS = 1024  # read together; a CPU is fastest while they fit its cache
+
+
+class Row(NamedTuple):
+    """A context and continuations of it, one after the other in a row of a forward pass; no last token is read."""
+
+    context: list[int]
+    continuations: list[list[int]]
+    requests: list[int]  # whose these are
+
+    @property
+    def length(self) -> int:
+        return len(self.context) + sum(len(tokens) - 1 for tokens in self.continuations)
+
+
+class SharedContexts(HFLM):
+    """HFLM whose log-likelihoods are the same up to floating-point error."""
+
+    @torch.no_grad()
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """For each (_, context, continuation): the continuation's log-likelihood, whether each token is the likeliest.
+
+        A context too long for the model loses its beginning. Left to lm-eval are models whose attention takes no mask
+        of ours, such as flash attention or one with a window, and those with more than a linear head.
+        """
+        if not _simple(self.model.config.get_text_config()):
+            return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+        answers: list[tuple[float, bool]] = [(0.0, False)] * len(requests)
+        with tqdm(total=len(requests), desc="log-likelihoods", disable=disable_tqdm, mininterval=5) as bar:
+            for batch in _batches(_rows(requests, self.max_length), self.batch_size, self.device.type == "cpu"):
+                for request, answer in self._score(batch):
+                    answers[request] = answer
+                    bar.update()
+        return answers
+
+    def _score(self, rows: list[Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
+        ids, position, mask = (part.to(self.device) for part in _tensors(rows))
+        hidden = self.model.get_decoder()(
+            input_ids=ids, position_ids=position, attention_mask=mask, use_cache=False
+        ).last_hidden_state
+        row, column, said = (torch.tensor(part, device=self.device) for part in zip(*_asked(rows), strict=True))
+        scores = torch.log_softmax(
+            self.model.get_output_embeddings()(hidden[row, column]), dim=-1, dtype=self.softmax_dtype
+        )
+        found = scores.gather(1, said[:, None])[:, 0]
+        likeliest = scores.argmax(1) == said
+        requests = [number for one in rows for number in one.requests]
+        lengths = [len(tokens) for one in rows for tokens in one.continuations]
+        for request, part, same in zip(requests, found.split(lengths), likeliest.split(lengths), strict=True):
+            yield request, (float(part.sum()), bool(same.all()))
+
+
+def _simple(config: Any) -> bool:
+    rescaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+    return (
+        config._attn_implementation == "sdpa"
+        and getattr(config, "sliding_window", None) is None
+        and not any(getattr(config, name, None) for name in rescaled)
+    )
+
+
+def _rows(requests: list[Any], longest: int) -> list[Row]:
+    """Requests with the same context together, while their continuations are at most twice as long as it."""
+    rows: list[Row] = []
+    latest: dict[tuple[int, ...], Row] = {}
+    for number, (_, context, continuation) in enumerate(requests):
+        context = context[-(longest + 1 - len(continuation)) :]
+        row = latest.get(tuple(context))
+        if row is None or row.length + len(continuation) > 3 * len(context):
+            row = latest[tuple(context)] = Row(context, [], [])
+            rows.append(row)
+        row.continuations.append(continuation)
+        row.requests.append(number)
+    return rows
+
+
+def _batches(rows: list[Row], size: int, cpu: bool) -> Iterator[list[Row]]:
+    """Rows of similar length, longest first."""
+    batch: list[Row] = []
+    for row in sorted(rows, key=lambda row: -row.length):
+        if batch and (len(batch) == size or (cpu and (len(batch) + 1) * batch[0].length > CPU_TOKENS)):
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
+
+
+def _tensors(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
+    """Ids and positions [n, l], and who attends to whom [n, 1, l, l] bool.
+
+    A token attends to its context and its own continuation up to itself; padding is on the right, where nobody looks.
+    """
+    width = max(row.length for row in rows)
+    ids, position, owner = torch.zeros(3, len(rows), width, dtype=torch.long)
+    for i, row in enumerate(rows):
+        at = len(row.context)
+        ids[i, :at], position[i, :at] = torch.tensor(row.context), torch.arange(at)
+        for number, tokens in enumerate(row.continuations, 1):
+            end = at + len(tokens) - 1
+            ids[i, at:end] = torch.tensor(tokens[:-1], dtype=torch.long)
+            position[i, at:end] = torch.arange(len(row.context), len(row.context) + end - at)
+            owner[i, at:end] = number
+            at = end
+    seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
+    return ids, position, (seen & torch.ones(width, width, dtype=torch.bool).tril()).unsqueeze(1)
+
+
+def _asked(rows: list[Row]) -> Iterator[tuple[int, int, int]]:
+    """(row, the column that predicts it, token) for every token of every continuation."""
+    for i, row in enumerate(rows):
+        at = len(row.context)
+        for tokens in row.continuations:
+            columns = [len(row.context) - 1, *range(at, at + len(tokens) - 1)]
+            yield from zip([i] * len(tokens), columns, tokens, strict=True)
+            at += len(tokens) - 1

@@ -1,0 +1,57 @@
+"""The frame of a stage: its last line in the log, and what counts as start-up in it."""
+
+import gc
+import logging
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bench.workflow import SPENT
+from grace import stage
+from grace.section import Section, UserError
+
+
+class Spec(Section):
+    fails: bool = False
+
+
+def work(seconds: float) -> None:
+    until = time.process_time() + seconds
+    while time.process_time() < until:
+        pass
+
+
+@stage.entry(Spec)
+def main(spec, paths) -> None:
+    with stage.imports():
+        assert not gc.isenabled()
+        work(0.2)
+    assert gc.isenabled()
+    work(0.3)
+    subprocess.run([sys.executable, "-c", "x = sum(i * i for i in range(1_000_000))"], check=True)
+    if spec.fails:
+        raise UserError("there is nothing to do.")
+
+
+def test_a_stage_says_last_what_it_has_used(caplog):
+    before = time.process_time()
+    with caplog.at_level(logging.INFO):
+        main(["--spec", "{}"])
+    cpu, start_up, others = (float(part) for part in SPENT.search(caplog.messages[-1]).groups())
+    assert before + 0.19 <= start_up <= cpu - 0.29
+    assert cpu == pytest.approx(time.process_time(), abs=0.1)
+    assert others > 0.05
+
+
+def test_a_stage_that_fails_says_nothing_of_it(caplog):
+    with caplog.at_level(logging.INFO), pytest.raises(SystemExit, match=r"^error: there is nothing to do\.$"):
+        main(["--spec", '{"fails": true}'])
+    assert not caplog.messages
+
+
+def test_imports_that_fail_leave_garbage_collection_on():
+    with pytest.raises(ImportError), stage.imports():
+        raise ImportError
+    assert gc.isenabled()
