@@ -1,11 +1,14 @@
 """Tokens a second of writing rationales, against transformers' `generate` and against the memory's bandwidth.
 
-    python -m bench.decode --backbone qwen2.5-1.5b --new 256 --batches 1 8 64          (a GPU)
+    python -m bench.decode --backbone qwen2.5-1.5b --new 256 --batches 1 8 64 --compile          (a GPU)
     python -m bench.decode --backbone tiny --new 16 --batches 1 4 --longest 64         (a CPU will do)
 
 Random weights in a backbone's true shape (available_backbones in config.yaml), bf16 on a GPU. A batch of prompts, of
 log-normal lengths up to `--longest` tokens, gets exactly `--new` tokens each, greedily, so that no row waits for
 another: what is compared is the speed of a step, not what mixed lengths cost (that is `bench.encode`).
+
+With `--compile` our engine is also timed with decoding compiled by torch (CUDA graphs on a GPU), which the call that is
+not counted pays for.
 
 The limit is what a step must read, all weights (the embedding's matrix is the head's too) and the keys and values of
 the tokens before, over the bandwidth that copying a large tensor reaches on this machine. Reading the prompts is not
@@ -76,11 +79,11 @@ def never(model: Any) -> list[int]:
     return [model.config.get_text_config().vocab_size]
 
 
-def ours(model: Any, prompts: list[list[int]], new: int, batch: int) -> list[list[int]]:
+def ours(model: Any, prompts: list[list[int]], new: int, batch: int, compile: bool = False) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in prompts]
     batches = engine.generate_batches(
         model, prompts, pool_from=0, pooling=DEFAULT_POOLING, max_new_tokens=new, ends=never(model), batch_size=batch,
-        keys=[0] * len(prompts), temperatures=[0.0] * len(prompts),
+        keys=[0] * len(prompts), temperatures=[0.0] * len(prompts), compile=compile,
     )  # fmt: skip
     for made in batches:
         for row, ids in zip(made.rows, made.token_ids, strict=True):
@@ -108,9 +111,9 @@ def draw_prompts(vocabulary: int, count: int, longest: int) -> list[list[int]]:
 
 
 def measure(
-    model: Any, prompts: list[list[int]], new: int, repeats: int
+    model: Any, prompts: list[list[int]], new: int, repeats: int, compile: bool
 ) -> tuple[dict[str, list[float]], dict[str, float | None]]:
-    """Seconds of both ways and the largest GPU memory in GB of each; all prompts are one batch."""
+    """Seconds of each way and the largest GPU memory in GB of each; all prompts are one batch."""
     peaks: dict[str, float | None] = {}
 
     def call(name: str, way: Any) -> None:
@@ -121,7 +124,9 @@ def measure(
             raise RuntimeError(f"{name} did not write {new} tokens for each prompt")
         peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2) if model.device.type == "cuda" else None
 
-    ways = {"ours": ours, "generate": generate}
+    ways: dict[str, Any] = {"ours": ours, "generate": generate}
+    if compile:
+        ways["compiled"] = partial(ours, compile=True)
     return common.interleaved({name: partial(call, name, way) for name, way in ways.items()}, repeats), peaks
 
 
@@ -133,21 +138,22 @@ def run(arguments: argparse.Namespace) -> None:
     rows, entries = [], []
     for batch in arguments.batches:
         prompts = draw_prompts(model.config.vocab_size, batch, arguments.longest)
-        seconds, peaks = measure(model, prompts, arguments.new, arguments.repeats)
+        seconds, peaks = measure(model, prompts, arguments.new, arguments.repeats, arguments.compile)
         least = limit(model, prompts, arguments.new, batch, speed)
-        tokens, ratios = batch * arguments.new, common.ratios(seconds["generate"], seconds["ours"])
+        tokens = batch * arguments.new
+        ratios = {name: common.ratios(seconds["generate"], values) for name, values in seconds.items()}
         shares = {name: [least / value for value in values] for name, values in seconds.items()}
         for name, values in seconds.items():
             rows.append([
                 arguments.backbone, batch, name, common.spread([tokens / value for value in values], 0),
-                common.spread(shares[name]), common.spread(ratios) if name == "ours" else None, peaks[name],
+                common.spread(shares[name]), common.spread(ratios[name]) if name != "generate" else None, peaks[name],
             ])  # fmt: skip
         entries.append(
             common.entry(
                 f"decode_{arguments.backbone}_batch_{batch}",
-                ratios,
+                ratios["compiled" if arguments.compile else "ours"],
                 common.command(),
-                "seconds of transformers' generate / seconds of our engine",
+                f"seconds of transformers' generate / seconds of our engine{', compiled' * arguments.compile}",
                 share_of_limit={name: statistics.median(values) for name, values in shares.items()},
                 tokens_per_second={name: tokens / statistics.median(values) for name, values in seconds.items()},
                 peak_gb=peaks,
@@ -164,6 +170,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--new", type=int, default=256, help="tokens that each prompt gets")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64], help="prompts that are written together")
     parser.add_argument("--longest", type=int, default=1024, help="tokens of the longest prompt that may be drawn")
+    parser.add_argument("--compile", action="store_true", help="time our engine with compiled decoding too")
     try:
         run(parser.parse_args(argv))
     except UserError as error:

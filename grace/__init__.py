@@ -2,8 +2,12 @@
 
 from typing import Any
 
+from grace.encoder.registering import register
+
 __version__ = "0.1.0"
 __all__ = ["RationaleEncoder"]
+
+register()  # so that SentenceTransformer(folder) finds its class
 
 
 def __getattr__(name: str) -> Any:

@@ -107,6 +107,13 @@ def test_gpus_follow_the_processes():
         Plan(config)
 
 
+def trainings(plan):
+    """What each run of GRACE is trained with, without its name."""
+    names = [name for name, run in plan.study.runs.items() if run.method == "grace" and not run.ablation]
+    specs = {name: TrainSpec.model_validate_json(plan.spec_train(name, 0, [])) for name in names}
+    return {name: spec.model_copy(update={"run": ""}) for name, spec in specs.items()}
+
+
 def test_presets():
     config = copy.deepcopy(CONFIG)
     config["study"] = "paper"
@@ -118,6 +125,15 @@ def test_presets():
     assert released.sections("grace").reward.negatives == "anchor"
     assert released.sections("grace-unsup").reward.negatives == "rollout"
     assert printed.sections("grace-unsup").reward.negatives == "anchor"
+    for plan in (printed, released):  # no two trainings are one, and a control differs in its reward alone
+        trained = trainings(plan)
+        assert len({spec.model_dump_json() for spec in trained.values()}) == len(trained)
+        for run in ("grace", "grace-unsup"):
+            reward = trained[run].reward.model_copy(update={"reward": "random"})
+            assert trained[f"{run}-random"] == trained[run].model_copy(update={"reward": reward})
+    assert trainings(printed).keys() - trainings(released).keys() == {"grace-unsup-rollout"}
+    shown = TablesSpec.model_validate_json(released.spec_tables("table2"))  # a row of which nothing is planned
+    assert "grace-unsup-rollout" in shown.table.rows and "grace-unsup-rollout" not in {c.run for c in shown.cells}
     config["preset"] = "as_relaesed"
     with pytest.raises(UserError, match="did you mean 'as_released'"):
         Plan(config)

@@ -13,27 +13,19 @@ from tqdm import tqdm
 
 from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
+from grace.encoder.explain import Explanation, cosines, explain
+from grace.encoder.inputs import check_model, checked_texts
 from grace.encoder.loading import load_model, load_tokenizer
 from grace.encoder.sampling import text_key
-from grace.files import read_json
+from grace.encoder.saved import DEFAULT_POOLING as DEFAULT_POOLING
+from grace.encoder.saved import DEFAULT_PROMPT as DEFAULT_PROMPT
+from grace.encoder.saved import SETTINGS_FILE as SETTINGS_FILE
+from grace.encoder.saved import Encode, filling, read_settings, write_modules, write_settings
 from grace.method.prompt import PromptTemplate, is_well_formed
-from grace.section import build
-from grace.settings import Pooling, Prompt
 from grace.specs import EncodeSpec
 
-# Written beside the weights by training, so that a model is used as it was trained.
-SETTINGS_FILE = "grace.json"
-DEFAULT_PROMPT = Prompt(
-    instruction=(
-        "You read one text and work out what it is about. First reason about its topic, its key facts and what "
-        "someone looking for it would ask, between <think> and </think>. Then state in a few sentences what the "
-        "text means as a whole."
-    ),
-    max_prompt_tokens=1024,
-)
 # Texts that are tokenised and sorted by length together: bounded, so that memory does not grow with the corpus.
 BLOCK = 8192
-DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
 
 
 class Rationale(NamedTuple):
@@ -75,42 +67,34 @@ class RationaleEncoder:
         cls,
         path: str | Path,
         *,
-        rationales: bool = True,
-        max_new_tokens: int = 256,
-        sampling_temperature: float = 1.0,
-        batch_size: int = 64,
-        seed: int = 0,
-        direct_prompt: str = "chat",
+        rationales: bool | None = None,
+        max_new_tokens: int | None = None,
+        sampling_temperature: float | None = None,
+        batch_size: int | None = None,
+        seed: int | None = None,
+        direct_prompt: str | None = None,
         device: str | None = None,
     ) -> RationaleEncoder:
         """Load a model folder of this workflow, or any chat model of transformers.
 
+        A setting that is not given is what the folder's grace.json says, else the default that is named here.
+
         Args:
             path: folder, or a repository of the hub.
-            rationales: default of `encode`.
-            max_new_tokens: longest rationale.
-            sampling_temperature: 0 is greedy.
-            batch_size: texts per batch.
-            seed: with the text it decides the sampled rationale.
-            direct_prompt: of embeddings without rationale: `chat`, or `plain` for the text alone.
+            rationales: default of `encode`; True.
+            max_new_tokens: longest rationale; 256.
+            sampling_temperature: 0 is greedy; 1.
+            batch_size: texts per batch; 64.
+            seed: with the text it decides the sampled rationale; 0.
+            direct_prompt: of embeddings without rationale: `chat`, or `plain` for the text alone; chat.
             device: cuda where there is one, else cpu.
 
         Raises:
-            UserError: when there is no usable model at `path`.
+            UserError: when there is no usable model at `path`, or a setting is wrong.
         """
-        settings = Path(path) / SETTINGS_FILE
-        saved = read_json(settings) if settings.exists() else {}
-        spec = EncodeSpec(
-            prompt=build(Prompt, saved["prompt"], SETTINGS_FILE) if "prompt" in saved else DEFAULT_PROMPT,
-            pooling=build(Pooling, saved["pooling"], SETTINGS_FILE) if "pooling" in saved else DEFAULT_POOLING,
-            rationales=rationales,
-            max_new_tokens=max_new_tokens,
-            sampling_temperature=sampling_temperature,
-            batch_size=batch_size,
-            seed=seed,
-            direct_prompt=direct_prompt,  # type: ignore[arg-type]  # pydantic checks it
-        )
-        return cls.from_spec(path, spec, device)
+        given = {name: value for name, value in locals().items() if name in Encode.model_fields}
+        check_model(path)
+        return cls.from_spec(path, read_settings(path, given), device)
 
     @classmethod
     def from_spec(cls, path: str | Path, spec: EncodeSpec, device: str | None = None) -> RationaleEncoder:
@@ -126,6 +110,23 @@ class RationaleEncoder:
             vllm = VllmEngine(path, spec)
             return cls(vllm.model, tokenizer, spec, vllm)
         return cls(*load_model(path, device), spec)
+
+    def save(self, path: str | Path) -> None:
+        """Write model, tokenizer and settings as a folder that `from_pretrained` and `SentenceTransformer` load.
+
+        The weights are written in the precision that the model computes in (`dtype`). For a folder that only lacks what
+        `SentenceTransformer` reads there is `python -m grace.encoder.saved FOLDER`, which leaves its weights alone.
+        """
+        with filling(Path(path)) as folder:
+            self.write_files(folder)
+            write_modules(folder)
+
+    def write_files(self, folder: Path) -> None:
+        """Write weights, tokenizer and grace.json to an empty folder."""
+        settings = {name: getattr(self.spec, name) for name in Encode.model_fields}
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+        write_settings(folder, prompt=self.spec.prompt, pooling=self.spec.pooling, encode=Encode(**settings))
 
     @property
     def width(self) -> int:
@@ -166,10 +167,35 @@ class RationaleEncoder:
                 bar.update(len(rows))
         return Encoding(embeddings, written)
 
+    # What search libraries call; the paper has one prompt for queries and documents.
+    encode_query = encode_document = encode
+
+    @staticmethod
+    def similarity(a: np.ndarray | Encoding, b: np.ndarray | Encoding) -> np.ndarray:
+        """Cosines of embeddings.
+
+        Args:
+            a, b: [N, d] and [M, d], or one embedding [d], or what `encode` gave.
+
+        Returns:
+            [N, M] float32; 0 for an embedding of length 0.
+
+        Raises:
+            ValueError: when the embeddings are not of one width.
+        """
+        left, right = (np.atleast_2d(x.embeddings if isinstance(x, Encoding) else x) for x in (a, b))
+        if left.shape[1] != right.shape[1]:
+            raise ValueError(f"embeddings of {left.shape[1]} and of {right.shape[1]} numbers cannot be compared")
+        return cosines(left, right).astype(np.float32)
+
+    def explain(self, a: str, b: str, rationales: bool | None = None) -> Explanation:
+        """The cosine of two texts and which sentences carry it: see `grace.encoder.explain.explain`."""
+        return explain(self, a, b, rationales)
+
     def encode_batches(self, texts: list[str], rationales: bool | None = None) -> Iterator[tuple[list[int], Encoding]]:
         """The same batch by batch: yields (indices of n texts, their `Encoding`) in the order batches finish."""
         embed: Any = self._reason if self._reasons(rationales) else self._direct
-        texts = _checked(texts)
+        texts = checked_texts(texts)
         for start in range(0, len(texts), BLOCK):
             for rows, made in self._finished(embed(texts[start : start + BLOCK])):
                 yield [start + row for row in rows], made
@@ -188,12 +214,35 @@ class RationaleEncoder:
         Raises:
             ValueError: when a rationale stops before the limit without an end token.
         """
-        limit, texts = self.spec.max_new_tokens, _checked(texts)
+        limit, texts = self.spec.max_new_tokens, checked_texts(texts)
         cut = [ids[:limit] for ids in token_ids]
         for i, ids in enumerate(cut):
             if len(ids) < limit and not {*ids[-1:]} & {*self.ends}:
                 raise ValueError(f"rationale {i}: {len(ids)} tokens without an end token; {limit} may be written")
         return self._finished(self._pool(texts, cut))
+
+    def sequences(self, texts: list[str], token_ids: Sequence[list[int]] | None = None) -> tuple[list[list[int]], int]:
+        """What the model reads of each text, and from which token on that is pooled.
+
+        Args:
+            texts: N strings.
+            token_ids: N rationales, or None for direct embeddings.
+        """
+        if token_ids is None:
+            return direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
+        # The last token has no part in an embedding, as where the engine writes it.
+        read = [prompt + ids[:-1] for prompt, ids in zip(self.template.ids(texts), token_ids, strict=True)]
+        return read, len(self.template.prefix)
+
+    def rationales(self, token_ids: Sequence[list[int]]) -> list[Rationale]:
+        """What the model wrote, from its token ids with the end token where it was reached; none is empty."""
+        cuts = [ids[-1] not in self.ends for ids in token_ids]
+        bare = [ids if cut else ids[:-1] for ids, cut in zip(token_ids, cuts, strict=True)]
+        decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        return [
+            Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
+            for text, ids, cut in zip(decoded, token_ids, cuts, strict=True)
+        ]
 
     def _finished(self, made: Iterator[Any]) -> Iterator[tuple[list[int], Encoding]]:
         for rows, pooled, written in made:
@@ -216,15 +265,13 @@ class RationaleEncoder:
             batch_size=self.spec.batch_size,
         )
         for made in batches:
-            yield made.rows, made.pooled, self._rationales(made.token_ids)
+            yield made.rows, made.pooled, self.rationales(made.token_ids)
 
     def _pool(
         self, texts: list[str], token_ids: list[list[int]]
     ) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
-        # The last token has no part in an embedding, as where the engine writes it.
-        sequences = [prompt + ids[:-1] for prompt, ids in zip(self.template.ids(texts), token_ids, strict=True)]
-        for rows, pooled in self._embedded(sequences, len(self.template.prefix)):
-            yield rows, pooled, self._rationales([token_ids[i] for i in rows])
+        for rows, pooled in self._embedded(*self.sequences(texts, token_ids)):
+            yield rows, pooled, self.rationales([token_ids[i] for i in rows])
 
     def _embedded(self, sequences: list[list[int]], pool_from: int) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Given sequences, longest first, in parts after each of which they can be kept."""
@@ -235,29 +282,9 @@ class RationaleEncoder:
             pooled = packed.embed(self.model, some, pool_from=pool_from, pooling=self.spec.pooling)
             yield rows, pooled.cpu()
 
-    def _rationales(self, token_ids: list[list[int]]) -> list[Rationale]:
-        cuts = [ids[-1] not in self.ends for ids in token_ids]
-        bare = [ids if cut else ids[:-1] for ids, cut in zip(token_ids, cuts, strict=True)]
-        decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        return [
-            Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
-            for text, ids, cut in zip(decoded, token_ids, cuts, strict=True)
-        ]
-
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
-        sequences, pool_from = direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
-        for rows, pooled in self._embedded(sequences, pool_from):
+        for rows, pooled in self._embedded(*self.sequences(texts)):
             yield rows, pooled, None
-
-
-def _checked(texts: list[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise TypeError("encode takes a list of texts; wrap the one text in a list")
-    texts = list(texts)
-    for i, text in enumerate(texts):
-        if not isinstance(text, str):
-            raise TypeError(f"text {i} is a {type(text).__name__}, not a string")
-    return texts
 
 
 def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]) -> tuple[list[list[int]], int]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from grace.section import UserError
+
+MODEL = "causal language model"
+# One of them holds a vocabulary. Without any, transformers makes an empty tokenizer of the model's kind.
+VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
 
 
 def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
@@ -22,24 +26,35 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer = load_tokenizer(path)
-    with _one_sentence(path):
+    with one_sentence(path):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        model: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+    model, told = loaded
+    if missing := sorted(told["missing_keys"]):  # transformers makes them up
+        raise UserError(f"{path}: its weights lack {missing[0]} and {len(missing) - 1} more; fetch or train it again.")
     return model.to(device), tokenizer
 
 
 def load_tokenizer(path: str | Path) -> Any:
-    """Raises: UserError as `load_model`."""
-    if Path(path).exists() and not (Path(path) / "config.json").exists():
-        raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
-    with _one_sentence(path):
+    """Raises: UserError as `load_model`, and for a folder without a tokenizer."""
+    folder = Path(path)
+    if folder.exists():
+        if not (folder / "config.json").exists():
+            raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
+        if not any(found for pattern in VOCABULARIES for found in folder.glob(pattern)):
+            raise UserError(f"{path}: has no tokenizer; put its tokenizer.json and tokenizer_config.json there.")
+    with one_sentence(path, "tokenizer" if folder.exists() else MODEL):
         return AutoTokenizer.from_pretrained(path)
 
 
 @contextmanager
-def _one_sentence(path: str | Path) -> Iterator[None]:
+def one_sentence(path: str | Path, what: str = MODEL) -> Iterator[None]:
+    """Turn what broken or foreign files at `path` lead to in transformers into a UserError: no `what` is there."""
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{path}: no causal language model can be loaded from here ({reason}).") from None
+    except UserError:
+        raise
+    except Exception as error:  # files of others: anything from a KeyError to an error of huggingface_hub's own
+        # The first line; one that ends in a colon says nothing without the next.
+        reason = re.split(r"(?<!:)\n", str(error).strip())[0].replace("\n", " ") or type(error).__name__
+        raise UserError(f"{path}: no {what} can be loaded from here ({reason}).") from None

@@ -33,6 +33,17 @@ encoding.embeddings  # [1, d], unit length if the pooling normalizes
 encoding.rationales  # what the model wrote about the text, if asked for
 ```
 
+`encoder.similarity(a, b)` compares embeddings, and `encoder.explain("one text", "another")` says which sentences of the
+texts and of their rationales carry their cosine (with mean or max pooling). Once `grace` is imported, the folder also
+loads with Sentence Transformers, without `trust_remote_code`:
+
+```python
+import grace
+from sentence_transformers import SentenceTransformer
+
+model = SentenceTransformer("PATH")
+```
+
 ## Made from
 
 | | |

@@ -5,10 +5,12 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from grace import manifest, stage
 from grace.files import write_json
 from grace.section import UserError
+from grace.settings import Prompt
 from grace.specs import BackboneSpec
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
@@ -21,10 +23,11 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
         source = Path(str(backbone.path))
         if not (source / "config.json").exists():
             raise UserError(f"config: available_backbones: {source} is not the folder of a Hugging Face model.")
+        check(source, spec.prompt)
         shutil.copytree(source, folder, dirs_exist_ok=True)
     else:
         _from_hub(str(backbone.id), backbone.revision, folder)
-    _check(folder, spec)
+        check(folder, spec.prompt)
     write_json(paths.out, manifest.make("download", spec, [folder], paths.started))
 
 
@@ -52,15 +55,75 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         raise UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.") from None
 
 
-def _check(folder: Path, spec: BackboneSpec) -> None:
-    """A backbone that cannot be prompted is refused here, before any GPU is asked for."""
-    from transformers import AutoTokenizer
+def check(folder: Path, prompt: Prompt) -> None:
+    """Refuse a backbone that cannot be loaded or prompted, before any GPU is asked for; of the weights only names and
+    shapes are read.
 
+    Raises:
+        UserError: one sentence, when a file is missing, cut off or at odds with another, or when the model is no
+            causal LM or has no chat template.
+    """
+    from grace.encoder.loading import load_tokenizer
     from grace.method.prompt import PromptTemplate
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
-    manifest.weights_hash(folder)
+    _check_kind(folder)
+    _check_weights(folder)
+    PromptTemplate.from_tokenizer(load_tokenizer(folder), prompt.instruction, prompt.max_prompt_tokens)
+
+
+def _check_kind(folder: Path) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto import modeling_auto as auto
+
+    from grace.encoder.loading import one_sentence
+
+    with one_sentence(folder):
+        config = AutoConfig.from_pretrained(folder)
+    kind, what = config.model_type, None
+    if config.is_encoder_decoder:
+        what = "an encoder with a decoder"
+    elif kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # transformers has causal LMs of these too, on paper
+        what = "an encoder"
+    elif kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+        what = "no causal language model of transformers"
+    if what:
+        raise UserError(
+            f"{folder}: model_type {kind!r} of its config.json is {what}; give an instruction-tuned decoder, as "
+            "Qwen2.5-1.5B-Instruct is one."
+        )
+
+
+def _check_weights(folder: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+    from transformers import AutoModelForCausalLM
+
+    from grace.encoder.loading import one_sentence
+
+    shards = sorted(folder.glob("*.safetensors"))
+    if not shards:
+        raise UserError(f"{folder}: holds no *.safetensors weights; convert them, or give another folder.")
+    for path in shards:
+        try:
+            with safe_open(path, "pt"):  # the header, and whether the file is as long as it says
+                pass
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: cut off or broken ({error}); delete it and fetch it again.") from None
+    with one_sentence(folder):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        told = loaded[1]
+    if missing := sorted(told["missing_keys"]):
+        raise UserError(
+            f"{folder}: {len(missing)} weights that its config.json asks for are in no *.safetensors file, "
+            f"{missing[0]} among them; fetch the whole model again."
+        )
+    if unlike := sorted(told["mismatched_keys"]):
+        name, saved, wanted = unlike[0]
+        raise UserError(
+            f"{folder}: {name} is {' x '.join(map(str, saved))} in the weights and {' x '.join(map(str, wanted))} by "
+            "config.json; fetch the whole model again."
+        )
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from bench import decode
+from grace.encoder.engines import reading
 
 
 def test_both_ways_write_the_same_tokens():
@@ -36,6 +37,18 @@ def test_the_command_writes_an_entry_for_each_batch_size(tmp_path, capsys, monke
     assert [row["name"] for row in rows] == ["decode_tiny_batch_1", "decode_tiny_batch_2"]
     assert all(row["ratio"] > 0 and row["tokens_per_second"]["ours"] > 0 for row in rows)
     assert capsys.readouterr().out.count("| tiny |") == 4
+
+
+def test_compiled_decoding_is_a_way_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(decode, "bandwidth", lambda _: 1e9)
+    monkeypatch.setattr(reading, "COMPILER", {"backend": "eager"})
+    reading.compiled.cache_clear()
+    small = ["--backbone", "tiny", "--new", "3", "--batches", "2", "--longest", "20", "--repeats", "1", "--compile"]
+    decode.main([*small, "--json", str(tmp_path / "b.json")])
+    reading.compiled.cache_clear()
+    (row,) = json.loads((tmp_path / "b.json").read_text())
+    assert set(row["tokens_per_second"]) == {"ours", "generate", "compiled"} and "compiled" in row["meaning"]
+    assert capsys.readouterr().out.count("| tiny |") == 3
 
 
 def test_an_unknown_backbone_is_one_sentence():

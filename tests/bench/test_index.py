@@ -39,4 +39,4 @@ def test_vectors_are_of_unit_length_and_queries_are_of_their_kind(kind):
     corpus, queries = index.vectors(kind, 2000, 16, 1), index.vectors(kind, 50, 16, 2)
     assert np.allclose(np.linalg.norm(corpus, axis=1), 1, atol=1e-5)
     nearest = (queries @ corpus.T).max(1).mean()
-    assert nearest > 0.8 and (corpus[:50] == queries).mean() < 0.01
+    assert nearest > 0.7 and (corpus[:50] == queries).mean() < 0.01

@@ -45,9 +45,10 @@ def test_no_folder(tmp_path):
 def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "plain")
     (folder / "chat_template.jinja").unlink()
-    done = run(tmp_path / "model/manifest.json", Backbone(kind="local", path=str(folder)))
-    assert done.returncode == 1 and "no chat template" in done.stderr and "Traceback" not in done.stderr
-    assert not list((tmp_path / "model").glob("*"))
+    spec = BackboneSpec(backbone=Backbone(kind="local", path=str(folder)), prompt=PROMPT).model_dump_json()
+    with pytest.raises(SystemExit, match=f"^error: {folder}: the checkpoint has no chat template"):
+        download.main(["--spec", spec, "--out", str(tmp_path / "model/manifest.json")])
+    assert not list((tmp_path / "model").glob("*"))  # nothing was copied
 
 
 def cut(folder, name, size):

@@ -117,6 +117,14 @@ def test_the_slurm_profile_needs_no_cores(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_jobs_on_gpus_may_not_be_grouped(tmp_path):
+    # Not a dry run, which lets it pass; of a target that reads and runs nothing, were it not refused.
+    done = snakemake(tmp_path, "plan", "--groups", "train=x", "--config", "study=paper")
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert "error: --groups: train asks for GPUs, which a group would add up; leave it out." in done.stderr
+    assert not (tmp_path / "results/paper/plan.md").exists()
+
+
 def test_three_seeds(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "seeds=[0,1,2]")
     assert jobs["train"] == 24 and jobs["evaluate"] == 30 and jobs["backbone"] == 1

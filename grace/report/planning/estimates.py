@@ -167,7 +167,7 @@ class Estimates(Needs):
         return Training(name, run, c.processes, updates, updates, texts, parts, work, memory, True)
 
     def _steps(self, texts: float, limit: int, together: int) -> float:
-        """Decoding steps of an engine that writes `texts`, `together` at a time, each in the place of a finished one."""
+        """Decoding steps of an engine that writes `together` texts at a time: the next takes a finished one's slot."""
         return max(texts * self.rationale(limit) / together, limit if texts else 0)
 
     @staticmethod

@@ -1,0 +1,177 @@
+"""What a model folder holds besides weights and tokenizer: how the model embeds, and what Sentence Transformers reads.
+
+`grace.json` keeps prompt, pooling and the defaults of encoding. `modules.json` and `config_sentence_transformers.json`
+let `SentenceTransformer(folder)` load the model (`grace.encoder.sentence`). A folder that was trained before they were
+written gets them, its weights untouched, by
+
+    python -m grace.encoder.saved FOLDER...
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from grace.encoder.inputs import may_be_repository
+from grace.encoder.registering import MODULE
+from grace.files import read_json, write_json
+from grace.section import Positive, Section, Temperature, UserError, build
+from grace.settings import Pooling, Prompt
+from grace.specs import EncodeSpec
+
+# Written beside the weights by training, so that a model is used as it was trained.
+SETTINGS_FILE = "grace.json"
+MANIFEST = "manifest.json"
+DEFAULT_PROMPT = Prompt(
+    instruction=(
+        "You read one text and work out what it is about. First reason about its topic, its key facts and what "
+        "someone looking for it would ask, between <think> and </think>. Then state in a few sentences what the "
+        "text means as a whole."
+    ),
+    max_prompt_tokens=1024,
+)
+DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
+
+
+class Encode(Section):
+    """Defaults of encoding, of which a call may change any."""
+
+    rationales: bool = True
+    max_new_tokens: Positive = 256
+    sampling_temperature: Temperature = 1.0
+    batch_size: Positive = 64
+    seed: int = 0
+    direct_prompt: Literal["chat", "plain"] = "chat"
+
+
+def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
+    """How the model at `path` embeds: what is given, else what the folder says, else the defaults.
+
+    Args:
+        path: folder, or a repository of the hub.
+        given: settings of `Encode`; None stands for none.
+
+    Raises:
+        UserError: for a setting that is unknown or wrong.
+    """
+    file = _settings_file(path)
+    saved = read_json(file) if file else {}
+    where = str(file or SETTINGS_FILE)
+    kept = build(Encode, saved.get("encode", {}), f"{where}: encode").model_dump()
+    over = {name: value for name, value in given.items() if value is not None}
+    encode = build(Encode, {**kept, **over}, "")
+    return EncodeSpec(
+        prompt=build(Prompt, saved["prompt"], f"{where}: prompt") if "prompt" in saved else DEFAULT_PROMPT,
+        pooling=build(Pooling, saved["pooling"], f"{where}: pooling") if "pooling" in saved else DEFAULT_POOLING,
+        **encode.model_dump(),
+    )
+
+
+def encode_settings(manifest: dict[str, Any]) -> Encode:
+    """Defaults of a model as its training's manifest has it: the baselines embed without rationales."""
+    if manifest.get("stage") != "train":
+        return Encode()
+    spec = manifest["settings"]
+    known: dict[str, Any] = {"rationales": spec["method"] == "grace"}
+    if spec.get("direct_prompt"):
+        known["direct_prompt"] = spec["direct_prompt"]
+    if spec.get("generation"):
+        known["max_new_tokens"] = spec["generation"]["max_new_tokens"]
+    return Encode(**known)
+
+
+def write_settings(folder: Path, **settings: Section) -> None:
+    """Write grace.json: `prompt`, `pooling` and `encode`, as far as they are known."""
+    write_json(folder / SETTINGS_FILE, {name: section.model_dump() for name, section in settings.items()})
+
+
+def write_modules(folder: Path) -> None:
+    """Write what Sentence Transformers reads."""
+    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+    write_json(
+        folder / "config_sentence_transformers.json",
+        {
+            "model_type": "SentenceTransformer",
+            "prompts": {"query": "", "document": ""},  # the paper has one prompt, which is in grace.json
+            "default_prompt_name": None,
+            "similarity_fn_name": "cosine",
+        },
+    )
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder; its files are moved into `folder` one by one when the block ends without error.
+
+    What says that `folder` is a finished model, its manifest, is removed before, and so are weights that the new files
+    do not replace.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MANIFEST).unlink(missing_ok=True)
+        for old in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
+            if not (temporary / old.name).exists():
+                old.unlink()
+        for path in temporary.iterdir():
+            os.replace(path, folder / path.name)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def complete(folder: Path) -> None:
+    """Give a model folder what it lacks of the three files, from its own settings and manifest.
+
+    Raises:
+        UserError: when `folder` is no model folder, or is one of Sentence Transformers with modules of its own.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
+    modules = folder / "modules.json"
+    if modules.exists() and [module.get("type") for module in read_json(modules)] != [MODULE]:
+        raise UserError(f"{modules}: is another Sentence Transformers model's; copy the model without this file.")
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
+    saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
+    kinds: dict[str, type[Section]] = {"prompt": Prompt, "pooling": Pooling, "encode": Encode}
+    where = folder / SETTINGS_FILE
+    known = {name: build(kind, saved[name], f"{where}: {name}") for name, kind in kinds.items() if name in saved}
+    write_settings(folder, **{"encode": encode_settings(manifest), **known})
+    write_modules(folder)
+
+
+def _settings_file(path: str | Path) -> Path | None:
+    file = Path(path) / SETTINGS_FILE
+    if file.exists() or not may_be_repository(path):
+        return file if file.exists() else None
+    from transformers.utils import cached_file
+
+    try:  # a repository may have none
+        found = cached_file(str(path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
+    except (OSError, ValueError):  # loading the model says what is wrong
+        return None
+    return Path(found) if found else None
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m grace.encoder.saved", description="Let SentenceTransformer load model folders."
+    )
+    parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path)
+    try:
+        for folder in parser.parse_args().folders:
+            complete(folder)
+            print(folder)
+    except UserError as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

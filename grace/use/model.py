@@ -1,0 +1,80 @@
+"""The model that a command asks for, loaded."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from grace.section import Section, UserError
+
+if TYPE_CHECKING:
+    from grace.encoder.encoder import RationaleEncoder
+
+REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
+# What a repository of the hub holds besides, such as the same weights in other formats, is not downloaded.
+WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges.txt"]
+
+
+class Options(Section):
+    """Which model, and how it writes and embeds; None is what the model's folder says, else the encoder's default.
+
+    model: a folder, or a repository of the hub as owner/name.
+    """
+
+    model: str
+    rationales: bool | None = None
+    max_new_tokens: int | None = None
+    sampling_temperature: float | None = None
+    batch_size: int | None = None
+    seed: int | None = None
+    engine: Literal["transformers", "vllm"] = "transformers"
+
+
+def load(options: Options) -> tuple[RationaleEncoder, dict[str, Any]]:
+    """The encoder, and what decides its embeddings (`grace.encoder.store.settings`, float32).
+
+    Raises:
+        UserError: when there is no model, it is no causal language model, or it cannot be loaded.
+    """
+    folder = find(options.model)
+    from transformers.utils import logging
+
+    from grace import manifest
+    from grace.encoder import store
+    from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.inputs import check_model
+    from grace.encoder.saved import read_settings
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    check_model(folder)
+    weights = manifest.weights_hash(folder)
+    given = options.model_dump(exclude={"model", "engine"})
+    spec = read_settings(folder, given).model_copy(update={"engine": options.engine})
+    encoder = RationaleEncoder.from_spec(folder, spec)
+    return encoder, store.settings(spec, weights, encoder.dtype, "float32")
+
+
+def find(model: str) -> Path:
+    """`model` as a folder; a repository is downloaded, or found where it was downloaded to before.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise UserError(f"{model}: a file; --model takes the folder that it lies in.")
+    if not REPOSITORY.fullmatch(model) or path.parent.exists():
+        raise UserError(f"{model}: no such folder; give a model's folder, or a repository of the hub as owner/name.")
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(model, allow_patterns=WANTED))
+    except (OSError, ValueError) as error:  # the hub's errors are OSErrors
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{model}: no such folder, and no repository that can be had from the hub ({reason})."
+        ) from None

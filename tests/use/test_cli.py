@@ -1,0 +1,108 @@
+"""The commands as a shell sees them: help, exit codes, pipes, start-up."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from grace.encoder.encoder import RationaleEncoder
+from grace.use import cli
+from tests.use.conftest import SHORT
+
+ROOT = Path(__file__).parents[2]
+COMMANDS = ("embed", "search", "explain", "explore")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_examples_of_the_command(grace, command):
+    done = grace(command, "--help")
+    assert done.code == 0 and f"    grace {command} " in done.out.split("Example")[1]
+
+
+def test_help_names_every_command(grace):
+    out = grace("--help").out
+    assert all(command in out for command in COMMANDS)
+
+
+USAGES = ("embed", "search x", "frob", "explain a b --seed x", "search a b -k 0")
+
+
+@pytest.mark.parametrize("words", USAGES)
+def test_a_wrong_usage_is_2(grace, words):
+    done = grace(*words.split())
+    assert done.code == 2 and "Usage: grace" in done.err and "Traceback" not in done.err
+
+
+def test_a_command_without_a_model_asks_for_one(grace, monkeypatch):
+    monkeypatch.delenv("GRACE_MODEL")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["explain", "a", "b"])
+    assert ended.value.code == 2
+
+
+def test_explain_prints_what_the_encoder_explains(grace, tiny_folder):
+    a, b = "Sort a list. Of strings.", "Order some words."
+    made = RationaleEncoder.from_pretrained(tiny_folder, max_new_tokens=6).explain(a, b)
+    found = json.loads(grace("explain", a, b, "--json", *SHORT).out)
+    assert found["similarity"] == pytest.approx(made.similarity, abs=1e-5)
+    assert found["a"]["rationale"] == made.a.rationale.text
+    effects = [part["effect"] for part in found["a"]["parts"]]
+    assert effects == pytest.approx([part.effect for part in made.a.parts], abs=1e-5)
+    text = grace("explain", a, b, *SHORT).out
+    assert f"similarity {made.similarity:.3f}" in text and "Of strings." in text
+
+
+def test_explore_hands_on_what_it_is_given(grace, monkeypatch):
+    from grace.use import explore
+
+    given = []
+    monkeypatch.setattr(explore, "write", lambda *a, **k: given.append((a, k)) or Path("page.html"))
+    done = grace("explore", "results/demo", "--run", "grace", "--run", "base", "--texts", 9)
+    assert done.code == 0 and done.out == "page.html\n"
+    assert given == [((Path("results/demo"), None), dict(backbone=None, runs=["grace", "base"], texts=9, why=None))]
+
+
+def test_help_and_mistakes_need_no_heavy_import():
+    script = (
+        "import sys; from grace.use.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "print('heavy:', *sorted({'torch', 'numpy', 'transformers', 'pyarrow', 'faiss'} & {*sys.modules}))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, "--help"], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "heavy:", done.stdout + done.stderr
+
+
+def test_a_reader_that_goes_away_is_no_traceback():
+    lines = [
+        "from grace.use import cli",
+        "@cli.app.command()",
+        "def talk():",
+        "    while True: print('x' * 99)",
+        "cli.main(['talk'])",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT)
+    child.stdout.readline()
+    child.stdout.close()
+    assert child.wait() == 1 and child.stderr.read() == b""
+    child.stderr.close()
+
+
+def test_the_command_is_installed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"grace": "grace.use.cli:main"} and callable(cli.main)
+
+
+def test_a_folder_that_may_not_be_written_is_one_sentence(mistake, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(13, os.strerror(13), "/here")
+
+    monkeypatch.setattr("grace.use.embed.run", refuse)
+    assert mistake("embed", "a.txt", "-o", "b.npy") == "/here: cannot be written (Permission denied)."
