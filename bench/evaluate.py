@@ -168,8 +168,6 @@ class Bench:
 
         counting, made, started = Counting(self.encoder), evaluate._mteb_encoder, time.perf_counter()
         cache = self.folder / "mteb"
-        logging.getLogger("mteb").setLevel(logging.ERROR)  # a line for every repeated text
-        warnings.filterwarnings("ignore", message="Hash collision or duplicate")
         evaluate._mteb_encoder = lambda *given: CachedEmbeddingWrapper(made(*given), cache)
         try:
             score = self._run(Plain(counting))
@@ -291,4 +289,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    logging.getLogger("mteb").setLevel(logging.ERROR)  # a line for every repeated text
+    warnings.filterwarnings("ignore", message="Hash collision or duplicate")
     main()

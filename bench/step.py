@@ -178,8 +178,6 @@ def _medians(found: list[dict[str, float]]) -> dict[str, float]:
 
 def prepare(arguments: argparse.Namespace) -> Bench:
     """Raises: UserError for settings that do not fit each other."""
-    transformers.logging.set_verbosity_error()
-    logging.getLogger("grace").setLevel(logging.ERROR)  # that some terms teach nothing is true and known
     cuda = torch.cuda.is_available()
     prompt = DEFAULT_PROMPT
     if arguments.backbone:
@@ -289,4 +287,6 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    transformers.logging.set_verbosity_error()
+    logging.getLogger("grace").setLevel(logging.ERROR)  # that some terms teach nothing is true and known
     main()
