@@ -101,9 +101,9 @@ def slowly(path: Path, out: Path, model: Path) -> None:
 
 def test_a_killed_run_given_again_embeds_what_is_missing(grace, corpus, tmp_path, tiny_folder, made):
     out = tmp_path / "out.npy"
-    child = multiprocessing.get_context("fork").Process(target=slowly, args=(corpus, out, tiny_folder))
+    child = multiprocessing.get_context("spawn").Process(target=slowly, args=(corpus, out, tiny_folder))
     child.start()
-    for _ in range(1000):
+    for _ in range(6000):
         if len(found := list(tmp_path.glob("out.npy.partial/*/[!.]*.parquet"))) >= 2:
             break
         time.sleep(0.01)
@@ -183,7 +183,7 @@ def limited(words: list[str], said: Path) -> None:
 def test_a_full_disk_is_one_sentence_and_leaves_no_output(tiny_folder, corpus, tmp_path):
     words = ["embed", corpus, "-o", tmp_path / "out.jsonl", "--model", tiny_folder, *SHORT]
     arguments = ([str(word) for word in words], tmp_path / "said")
-    child = multiprocessing.get_context("fork").Process(target=limited, args=arguments)
+    child = multiprocessing.get_context("spawn").Process(target=limited, args=arguments)
     child.start()
     child.join()
     said = (tmp_path / "said").read_text()
