@@ -133,7 +133,11 @@ def _load(task: Any) -> None:
         task.load_data()
     except (OSError, ConnectionError) as error:  # the hub's errors are OSErrors
         reason = str(error).strip().split("\n")[0]
-        raise UserError(f"task {task.metadata.name}: its data cannot be loaded from the hub ({reason}).") from None
+        name = task.metadata.name
+        raise UserError(
+            f"task {name}: its data cannot be loaded from the hub ({reason}); try again with a connection, or name a "
+            f"folder that holds it in evaluation.local.{name}."
+        ) from None
 
 
 def _mteb_encoder(embedder: Embedder, name: str, revision: str) -> Any:

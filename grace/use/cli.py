@@ -110,8 +110,8 @@ def search(
 ) -> None:
     """Find the texts of a corpus that are nearest to a query.
 
-    The corpus is embedded once, into an index beside it; a changed corpus embeds what is new. Up to 100,000 texts are
-    searched exactly, more by an index that finds 99 of 100 neighbours.
+    The corpus is embedded once, into an index beside it; a changed corpus embeds what is new. Up to 50,000 texts are
+    searched exactly, more by an index made to find 99 of 100 neighbours; it says how many it found.
     """
     from grace.use import search as work
 
