@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import product
-from typing import Any
+from typing import Any, cast
 
 from grace.config import Run
 from grace.exhibits import Ablation, Scalar
@@ -31,18 +31,21 @@ def points(name: str, entry: Ablation) -> Iterator[tuple[str, dict[str, Scalar],
         yield f".{name}-{point}", {name: point}, settings
     for step in entry.steps:
         yield f".step-{step}", {"step": step}, {}
+    for mode in entry.modes:
+        yield f".{mode}", {"mode": mode}, {}
 
 
 def run_of(entry: Ablation, base: str, run: Run, at: dict[str, Scalar], settings: dict[str, Any]) -> Run:
     """The run of a point of `run`, whose name is `base`."""
-    shared = run.trained and not (entry.train and not entry.steps)
+    shared = run.trained and not (entry.train and not entry.steps and not entry.modes)
     return Run(
         method=run.method,
         data=run.data,
         settings=merge(merge(run.settings, entry.settings), settings),
         backbones=entry.backbones or run.backbones,
         model=(run.model or base) if shared else None,
-        step=int(at["step"]) if entry.steps else None,
+        step=int(at["step"]) if entry.steps else run.step,
+        mode=cast(Any, at["mode"]) if entry.modes else run.mode,
         ablation=True,
     )
 

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from grace import tasks
-from grace.exhibits import Ablation, Cases, Figure, Latency, Table
+from grace.exhibits import Ablation, Cases, Figure, Latency, Mode, Table
 from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, hint
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
+from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
 class Source(Section):
@@ -155,29 +155,37 @@ class Backbone(Section):
         return self
 
 
+# Methods that embed after reasoning unless `mode` says otherwise, and those that train on pairs alone.
+MODES: dict[str, Mode] = dict.fromkeys(("reasoning", "grace", "adapter+grace"), "reasoning")
+PAIRS = ("cl", "adapter", "kl_fence", "adapter+grace")
+Method = Literal["base", "reasoning", "cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
+
+
 class Run(Section):
     """One model of the study: a method, its data, and what it changes in the study's sections."""
 
-    method: Literal["base", "reasoning", "cl", "simcse", "grace"]
+    method: Method
     data: Literal["supervised", "unsupervised"] | None = None
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
     backbones: list[Name] | None = None  # null: all of the study
     model: Name | None = None  # evaluated with the model of this run instead of one of its own
     step: Positive | None = None  # with that model's checkpoint
+    mode: Mode | None = None  # null: the method's own
+    extra: bool = False  # only in tables and figures that name it
     ablation: bool = False  # made by `ablations`, evaluated on the subset alone
 
     @model_validator(mode="after")
     def _data(self) -> Run:
         if self.trained and self.data is None:
             raise ValueError(f"data: method {self.method!r} trains, so it needs 'supervised' or 'unsupervised'")
-        if self.method == "cl" and self.data != "supervised":
-            raise ValueError("data: method 'cl' needs 'supervised', it trains on pairs")
+        if self.method in PAIRS and self.data != "supervised":
+            raise ValueError(f"data: method {self.method!r} needs 'supervised', it trains on pairs")
         return self
 
     @property
     def trained(self) -> bool:
         """Whether its model is not the backbone."""
-        return self.method in ("cl", "simcse", "grace")
+        return self.method not in ("base", "reasoning")
 
     @property
     def trains(self) -> bool:
@@ -187,7 +195,7 @@ class Run(Section):
     @property
     def rationales(self) -> bool:
         """Whether its embeddings are made with a rationale."""
-        return self.method in ("reasoning", "grace")
+        return (self.mode or MODES.get(self.method, "direct")) == "reasoning"
 
 
 class Resources(Section):
@@ -234,6 +242,9 @@ class Study(Section):
     grace: Grace
     cl: Contrastive
     simcse: Contrastive
+    adapter: Contrastive
+    kl_fence: Contrastive
+    rounds: Rounds
     data: Data
     evaluation: Evaluation
     general: General
@@ -245,6 +256,19 @@ class Study(Section):
     cases: Cases
     hardware: Hardware
     resources: dict[str, Resources]
+
+    @model_validator(mode="after")
+    def _methods(self) -> Study:
+        for name in ("cl", "simcse"):
+            if getattr(self, name).rationales:
+                raise ValueError(f"{name}.loss: the baselines embed directly; give direct, and no fence")
+        if self.adapter.lora is None:
+            raise ValueError("adapter.lora: the method trains an adapter and nothing else; give its rank, alpha, ...")
+        if self.adapter.fence is not None:
+            raise ValueError("adapter.fence: the backbone is frozen and writes as before; leave this key out")
+        if self.kl_fence.fence is None:
+            raise ValueError("kl_fence.fence: this key is missing; without it the method is cl")
+        return self
 
     @model_validator(mode="after")
     def _temperatures(self) -> Study:

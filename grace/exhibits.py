@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from grace.section import Name, Natural, Positive, Section
 
 Scalar = bool | int | float | str
+Mode = Literal["direct", "reasoning"]  # whether a text is embedded as it is or after a rationale
 
 
 class Table(Section):
@@ -16,12 +17,13 @@ class Table(Section):
 
     title: str
     caption: str
-    kind: Literal["mteb", "general", "tasks", "geometry", "progress", "samples"]
+    kind: Literal["mteb", "general", "tasks", "geometry", "progress", "samples", "tradeoff", "effects"]
     rows: dict[Name, str | None] = Field(default_factory=dict)  # our run -> the paper's row; null: not in the paper
     quoted: bool = False  # the paper also quotes models of others here
     rest: bool = False  # runs that no table names are listed too
     subset: bool = False  # of the subset's tasks (table 3) instead of all
     ablations: list[Name] = Field(default_factory=list)  # needs their runs
+    seeds: list[Natural] | None = None  # null: the study's
 
 
 class Figure(Section):
@@ -29,13 +31,15 @@ class Figure(Section):
 
     title: str
     caption: str
-    kind: Literal["scatter", "heatmap", "latency", "progression", "bars", "lines"]
+    kind: Literal["scatter", "heatmap", "latency", "progression", "bars", "lines", "pareto"]
     rows: dict[Name, str | None] = Field(default_factory=dict)  # as in a table
     ablations: list[Name] = Field(default_factory=list)  # whose points it shows, of the subset's tasks
+    seeds: list[Natural] | None = None  # null: the study's
 
 
 class Ablation(Section):
-    """Runs that differ from another in what is varied: settings, named points, or checkpoints of its training.
+    """Runs that differ from another in what is varied: settings, named points, checkpoints of its training, or whether
+    texts are embedded directly or after reasoning.
 
     A point that changes nothing is the run itself, and is not trained twice.
     """
@@ -45,15 +49,16 @@ class Ablation(Section):
     grid: dict[str, list[Scalar]] = Field(default_factory=dict)  # setting, as "reward.lambda1" -> its values, crossed
     points: dict[Name, dict[str, Any]] = Field(default_factory=dict)  # name -> settings
     steps: list[Positive] = Field(default_factory=list)  # checkpoints; the end of training is the run itself
+    modes: list[Mode] = Field(default_factory=list)  # of the run's own model
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # that all its runs share
     train: bool = True  # false: the run's own model, evaluated in another way
 
     @model_validator(mode="after")
     def _one_kind(self) -> Ablation:
-        if sum(map(bool, (self.grid, self.points, self.steps))) != 1:
-            raise ValueError("grid: give exactly one of grid, points and steps")
-        if self.steps and self.settings:
-            raise ValueError("settings: a checkpoint has those of its run; leave this key out")
+        if sum(map(bool, (self.grid, self.points, self.steps, self.modes))) != 1:
+            raise ValueError("grid: give exactly one of grid, points, steps and modes")
+        if (self.steps or self.modes) and self.settings:
+            raise ValueError("settings: a checkpoint or a mode has those of its run; leave this key out")
         return self
 
 

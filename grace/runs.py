@@ -10,14 +10,17 @@ from grace.config import Backbone, Run, Source, Study
 from grace.exhibits import Figure, Table
 from grace.merging import check_keys, merged_study, switch
 from grace.section import UserError, build, hint, merge
+from grace.settings import Contrastive
 
 # Sections that a run may change with `settings`.
-RUN_SECTIONS = ("prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "evaluation")
+RUN_SECTIONS = (
+    "prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "adapter", "kl_fence", "rounds", "evaluation",
+)  # fmt: skip
 MEMORY_ONLY = (("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("evaluation", "batch_size"))
 
 RULES = (
-    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "train", "evaluate", "general", "latency",
-    "cases", "tables", "report",
+    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "rationales", "train", "evaluate", "general",
+    "latency", "cases", "tables", "report",
 )  # fmt: skip
 TARGETS = (*RULES, "all", "audit", "claims", "download", "figures", "paper_items", "plan")
 
@@ -81,13 +84,28 @@ class Runs:
         for name in self.study.ablations:
             self.points[name] = self._expand(name)
         for name in self.study.runs:
-            self.sections(name)  # validates the run's own settings
+            self._check_methods(name, self.sections(name))
             if self.study.runs[name].trains and self.gpus(name) > self.study.resources["train"].gpu:
                 raise UserError(
                     f"config: resources.train.gpu: {self.study.resources['train'].gpu} GPUs are too few for run "
                     f"{name!r}, which trains with {self.gpus(name)} processes; raise it, or lower the processes."
                 )
         self._check_exhibits()
+
+    def _check_methods(self, name: str, at: Study) -> None:
+        """What a run's method asks of its sections together."""
+        if self.study.runs[name].method != "adapter+grace":
+            return
+        if at.grace.lora is None:
+            raise UserError(
+                f"config: runs.{name}.settings.grace.lora: the generator of adapter+grace is an adapter beside the one "
+                "that embeds; give its rank, alpha, dropout and targets."
+            )
+        if at.grace.processes != at.adapter.processes:
+            raise UserError(
+                f"config: runs.{name}: one training has grace.processes {at.grace.processes} and adapter.processes "
+                f"{at.adapter.processes}; give both the same number."
+            )
 
     # ---- ablations ----------------------------------------------------------------------
 
@@ -124,8 +142,8 @@ class Runs:
 
     def _known_as(self, base: str, point: str, run: Run) -> str | None:
         """The name of a run that is the same as a point's: the run that it varies, or one of another point."""
-        meaning = _meaning(self._built(point, run))
-        if not run.step and meaning == _meaning(self.sections(base)):
+        meaning, varied = _meaning(self._built(point, run)), self.study.runs[base]
+        if (run.step, run.rationales) == (varied.step, varied.rationales) and meaning == _meaning(self.sections(base)):
             return base
         bare = run.model_copy(update={"settings": {}})  # what the settings come to is compared instead
         for name, other in self.study.runs.items():
@@ -219,8 +237,8 @@ class Runs:
 
     def _processes(self, run: str) -> int:
         at = self.sections(run)
-        sections: dict[str, Any] = {"grace": at.grace, "cl": at.cl, "simcse": at.simcse}
-        return sections[self.study.runs[run].method].processes
+        method = self.study.runs[run].method
+        return at.grace.processes if method == "grace" else contrastive(at, method).processes
 
     def launcher(self, run: str) -> str:
         """The command that starts a training module: one process, or one per GPU (`accelerate launch`)."""
@@ -270,6 +288,15 @@ class Runs:
         demo = {name for names in tasks.DEMO.values() for name in names.split()} | set(tasks.DEMO_GENERAL)
         return [f"{self.root}/data/tasks.json"] if demo & set(wanted) else []
 
+    def rationales_written(self, backbone: str, data: str) -> str:
+        """The file that is there once the rationales are that trainings learn from."""
+        return f"{self.root}/data/rationales/{backbone}/{data}.json"
+
+    def rationales_read(self, run: str) -> bool:
+        """Whether a run's training learns from rationales of the frozen backbone."""
+        method = self.study.runs[run].method
+        return method in ("adapter", "kl_fence") and contrastive(self.sections(run), method).rationales
+
     def test_rows(self) -> str:
         """Held-out rows of the supervised source: {id, query, positive}."""
         return f"{self.root}/data/split/{self.study.data.supervised}/test.jsonl"
@@ -277,6 +304,12 @@ class Runs:
     def held_out(self) -> list[str]:
         """Texts on which rationales are looked at, where no demo task brings its own."""
         return [] if self.task_data() else [self.test_rows()]
+
+
+def contrastive(at: Study, method: str) -> Contrastive:
+    """The section of a method that trains with a contrastive loss."""
+    sections = {"cl": at.cl, "simcse": at.simcse, "kl_fence": at.kl_fence}
+    return sections.get(method, at.adapter)
 
 
 def _meaning(study: Study) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Lora(Section):
     alpha: Rate
     dropout: Annotated[float, Field(ge=0, lt=1)]
     targets: str | list[str]  # module names, or "all-linear"
+    embeddings: bool = False  # the table of token embeddings too
 
     @model_validator(mode="after")
     def _head(self) -> Lora:
@@ -123,8 +124,27 @@ class Grace(Section):
         return self
 
 
+class Fence(Section):
+    """What keeps a model's writing: the forward KL of the frozen backbone to it, added to the contrastive loss."""
+
+    rationale: Annotated[float, Field(ge=0)]  # weight on the tokens of rationales
+    text: Annotated[float, Field(ge=0)]  # weight on the tokens of plain text
+    rows: Positive  # of a batch, per process, that each KL is taken on
+
+
+class Rounds(Section):
+    """adapter+grace: by turns the adapter learns from the generator's rationales, and the generator from its reward."""
+
+    rounds: Positive
+    adapter_steps: Positive  # of a round
+    policy_steps: Positive  # of a round
+
+
 class Contrastive(Section):
-    """A baseline trained with a contrastive loss on direct embeddings (cl and simcse)."""
+    """Training with a contrastive loss: the baselines cl and simcse, adapter, kl_fence.
+
+    loss: `direct` embeddings, those with a `rationale` of the frozen backbone, or `half` of each.
+    """
 
     processes: Positive  # one per GPU
     sharding: Literal["fsdp", "none"]
@@ -140,6 +160,18 @@ class Contrastive(Section):
     dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
     precision: Literal["bf16", "fp32"]
     save_steps: Positive
+    loss: Literal["direct", "rationale", "half"] = "direct"
+    fence: Fence | None = None  # kl_fence
+
+    @property
+    def rationales(self) -> bool:
+        """Whether it needs rationales of the frozen backbone."""
+        return self.loss != "direct" or (self.fence is not None and self.fence.rationale > 0)
+
+    @property
+    def rows(self) -> int | None:
+        """Rows that the training sees at most; None: all."""
+        return self.max_steps and self.max_steps * self.batch_size
 
     @model_validator(mode="after")
     def _divisible(self) -> Contrastive:

@@ -22,16 +22,22 @@ class Shown(Runs):
     def _rows(self, entry: Table | Figure) -> dict[str, str | None]:
         """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
         named = {run for one in self.study.tables.values() for run in one.rows}
-        rest = [run for run, at in self.study.runs.items() if run not in named and not at.ablation]
+        rest = [run for run, at in self.study.runs.items() if run not in named and not (at.ablation or at.extra)]
         return {**entry.rows, **dict.fromkeys(rest if isinstance(entry, Table) and entry.rest else [])}
 
-    def _cells(self, runs: list[str], backbones: list[str], results: Any) -> list[specs.Cell]:
+    def seeds(self, entry: Table | Figure) -> list[int]:
+        """Those that were asked for, else the exhibit's own, else the study's."""
+        return self.study.seeds if self._config.get("seeds") is not None else entry.seeds or self.study.seeds
+
+    def _cells(
+        self, runs: list[str], backbones: list[str], results: Any, seeds: list[int] | None = None
+    ) -> list[specs.Cell]:
         return [
             specs.Cell(backbone=backbone, run=run, seed=seed, results=results(backbone, run, seed))
             for backbone in backbones
             for run in self.study.runs
             if run in runs and backbone in self.backbones_of_run(run)
-            for seed in self.study.seeds
+            for seed in seeds or self.study.seeds
         ]
 
     def _backbones(self, entry: Table | Figure) -> list[str]:
@@ -50,7 +56,7 @@ class Shown(Runs):
                 return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{self.geometry_group}.json"]
             return self.mteb_results(backbone, run, seed, subset or self.run(run).ablation)
 
-        return self._cells(runs, self._backbones(entry), results)
+        return self._cells(runs, self._backbones(entry), results, self.seeds(entry))
 
     def general_cells(self, entry: Table | Figure) -> list[specs.Cell]:
         """Models whose general results an exhibit reads."""
@@ -58,6 +64,7 @@ class Shown(Runs):
             [REFERENCE, *self._rows(entry)],
             self._backbones(entry),
             lambda backbone, run, seed: [self.general_result(backbone, run, seed)],
+            self.seeds(entry),
         )
 
     def cells(self, table: str) -> list[specs.Cell]:

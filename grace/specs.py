@@ -13,7 +13,7 @@ from pydantic import Field
 from grace.config import Backbone, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Section
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
+from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
 class SourceSpec(Section):
@@ -61,26 +61,6 @@ class BackboneSpec(Section):
     prompt: Prompt
 
 
-class TrainSpec(Section):
-    """`grace` with generation and reward, or `contrastive`, by method."""
-
-    version: int = 3
-    run: str
-    method: Literal["cl", "simcse", "grace"]
-    data: Literal["supervised", "unsupervised"]
-    seed: int
-    prompt: Prompt
-    pooling: Pooling
-    direct_prompt: Literal["chat", "plain"] | None = None
-    generation: Generation | None = None
-    reward: RewardConfig | None = None
-    grace: Grace | None = None
-    contrastive: Contrastive | None = None
-    keep_steps: list[int] = Field(
-        default_factory=list
-    )  # checkpoints that are kept as models, in step<n> beside the final weights
-
-
 class EncodeSpec(Section):
     """How a run's model turns texts into embeddings."""
 
@@ -96,6 +76,41 @@ class EncodeSpec(Section):
     seed: int
 
 
+class RationalesSpec(Section):
+    """Rationales that the frozen backbone writes once, for every training that learns from them.
+
+    rows: of the training rows, in the order of `grace.training.rationales.sample`; None: all.
+    """
+
+    version: int = 1
+    data: Literal["supervised", "unsupervised"]
+    rows: int | None
+    store: Literal["float32", "float16"]
+    encode: EncodeSpec
+
+
+class TrainSpec(Section):
+    """`grace` with generation and reward, or `contrastive`, by method; `adapter+grace` has both, and `rounds`."""
+
+    version: int = 3
+    run: str
+    method: Literal["cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
+    data: Literal["supervised", "unsupervised"]
+    seed: int
+    prompt: Prompt
+    pooling: Pooling
+    direct_prompt: Literal["chat", "plain"] | None = None
+    generation: Generation | None = None
+    reward: RewardConfig | None = None
+    grace: Grace | None = None
+    contrastive: Contrastive | None = None
+    rounds: Rounds | None = None
+    rationales: RationalesSpec | None = None  # whose rationales it learns from
+    keep_steps: list[int] = Field(
+        default_factory=list
+    )  # checkpoints that are kept as models, in step<n> beside the final weights
+
+
 class EvaluateSpec(Section):
     version: int = 3
     run: str
@@ -104,7 +119,7 @@ class EvaluateSpec(Section):
     local: dict[str, str]
     store: Literal["float32", "float16"]
     encode: EncodeSpec
-    rationales_of: EncodeSpec | None = None  # the same model's rationales lie in the store under these settings
+    rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
     pairs: int = 0  # held-out pairs whose geometry is measured
 
 

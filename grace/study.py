@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from grace import specs
+from grace.runs import contrastive
 from grace.section import Section
 from grace.shown import REFERENCE, Shown
 
@@ -55,10 +56,43 @@ class Plan(Shown):
             run=run, method=entry.method, data=entry.data, seed=int(seed), prompt=at.prompt, pooling=at.pooling,
             keep_steps=self.keep_steps(run) if keep_steps is None else keep_steps,
         )  # fmt: skip
-        if entry.method == "grace":
-            return _json(specs.TrainSpec(**common, generation=at.generation, reward=at.reward, grace=at.grace))
-        contrastive = at.cl if entry.method == "cl" else at.simcse
-        return _json(specs.TrainSpec(**common, contrastive=contrastive, direct_prompt=at.evaluation.direct_prompt))
+        if "grace" in entry.method:
+            common |= dict(generation=at.generation, reward=at.reward, grace=at.grace)
+        if entry.method != "grace":
+            common |= dict(contrastive=contrastive(at, entry.method), direct_prompt=at.evaluation.direct_prompt)
+        if entry.method == "adapter+grace":  # each part's steps are those of a round
+            common |= dict(
+                rounds=at.rounds,
+                contrastive=at.adapter.model_copy(update={"max_steps": at.rounds.adapter_steps}),
+                grace=at.grace.model_copy(update={"max_steps": at.rounds.policy_steps}),
+            )
+        if self.rationales_read(run):
+            rows = contrastive(at, entry.method).rows
+            common |= dict(rationales=self._rationales(str(entry.data)).model_copy(update={"rows": rows}))
+        return _json(specs.TrainSpec(**common))
+
+    def spec_rationales(self, data: str) -> str:
+        return _json(self._rationales(data))
+
+    def _rationales(self, data: str) -> specs.RationalesSpec:
+        """Sampled as in training, as long as in evaluation: what an embedding will be made of."""
+        readers = [run for run, at in self.study.runs.items() if at.data == data and self.rationales_read(run)]
+        wanted = [contrastive(self.sections(run), self.study.runs[run].method).rows for run in readers]
+        at = self.study
+        encode = self._encode("backbone", 0).model_copy(
+            update={"sampling_temperature": at.generation.sampling_temperature}
+        )
+        rows = None if None in wanted else max((n for n in wanted if n), default=None)
+        return specs.RationalesSpec(data=cast(Any, data), rows=rows, store=at.evaluation.store, encode=encode)
+
+    def train_inputs(self, backbone: str, run: str) -> dict[str, str]:
+        """Files that a training waits for: the backbone, its rows, and the rationales that it learns from."""
+        data = str(self.study.runs[run].data)
+        found = {
+            "backbone": f"{self.backbone_folder(backbone)}/manifest.json",
+            "rows": f"{self.root}/data/rows/{backbone}/{data}.jsonl",
+        }
+        return found | ({"rationales": self.rationales_written(backbone, data)} if self.rationales_read(run) else {})
 
     # ---- evaluation ---------------------------------------------------------------------
 
@@ -96,10 +130,17 @@ class Plan(Shown):
         return [self.test_rows()] if group == self.geometry_group and not self.run(run).ablation else []
 
     def rationales_of(self, run: str) -> str | None:
-        """The run that has written the rationales of this one: the same model, other pooling or a larger budget."""
+        """The run that has written the rationales of this one: the same model, other pooling or a larger budget; of
+        an adapter, which leaves the backbone's writing as it is, the untrained run."""
         of = next((at.of for points in self.points.values() for at in points if at.run == run != at.of), None)
         entry = self.study.runs.get(run)
-        if of is None or entry is None or entry.step or not entry.rationales or (entry.trained and entry.model != of):
+        if entry is None or entry.step or not entry.rationales:
+            return None
+        if entry.method == "adapter":
+            of = REFERENCE if REFERENCE in self.study.runs else None
+        elif of is None or (entry.trained and entry.model != of) or not self.study.runs[of].rationales:
+            return None
+        if of is None:
             return None
         ours, theirs = self._encode(run, 0), self._encode(of, 0)
         free = {"pooling": ours.pooling, "max_new_tokens": ours.max_new_tokens}
@@ -182,7 +223,7 @@ class Plan(Shown):
         return _json(specs.AuditSpec(study=self.name, lambda1=at.lambda1, lambda2=at.lambda2))
 
     def spec_claims(self) -> str:
-        main = [run for run, at in self.study.runs.items() if not at.ablation]
+        main = [run for run, at in self.study.runs.items() if not (at.ablation or at.extra)]
         cells = self._cells(main, self.study.backbones, self.mteb_results)
         general = self._cells(
             main, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]

@@ -51,10 +51,39 @@ rule download:
         "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
 
 
-rule train:
+# What the frozen backbone writes about the training texts, once for all trainings that learn from it. They lie in the
+# store; the output says how many there are.
+rule rationales:
     input:
         backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
-        rows=lambda wildcards: f"{ROOT}/data/rows/{wildcards.backbone}/{PLAN.run(wildcards.run).data}.jsonl",
+        rows=f"{ROOT}/data/rows/{{backbone}}/{{data}}.jsonl",
+    output:
+        f"{ROOT}/data/rationales/{{backbone}}/{{data}}.json",
+    log:
+        f"{ROOT}/logs/rationales/{{backbone}}/{{data}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/rationales/{{backbone}}/{{data}}.tsv"
+    conda:
+        GPU_ENV
+    threads: RESOURCES["rationales"].threads
+    resources:
+        mem_mb=mem_mb("rationales"),
+        runtime=runtime("rationales"),
+        gpu=RESOURCES["rationales"].gpu,
+    params:
+        spec=lambda wildcards: PLAN.spec_rationales(wildcards.data),
+        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
+        store=STORE,
+    shell:
+        "python -m grace.gpus {resources.gpu} -- python -m grace.training.rationales"
+        " --spec {params.spec:q} --threads {threads}"
+        " --backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q}"
+        " --out {output:q} > {log:q} 2>&1"
+
+
+rule train:
+    input:
+        unpack(lambda wildcards: PLAN.train_inputs(wildcards.backbone, wildcards.run)),
     output:
         f"{ROOT}/models/{{backbone}}/{{run}}/seed{{seed}}/manifest.json",
     log:
@@ -76,7 +105,9 @@ rule train:
         ),
         backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
         launch=lambda wildcards: PLAN.launcher(wildcards.run),
+        store=STORE,
     shell:
         "python -m grace.gpus {resources.gpu} -- {params.launch} -m grace.training.train"
         " --spec {params.spec:q} --threads {threads}"
-        " --backbone {params.backbone:q} --rows {input.rows:q} --out {output:q} > {log:q} 2>&1"
+        " --backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q}"
+        " --out {output:q} > {log:q} 2>&1"
