@@ -145,6 +145,9 @@ class Backbone(Section):
     architecture: Literal["qwen2", "qwen3", "llama"] = "qwen2"
     pretrain_steps: Positive = 400
     instruct_steps: Positive = 800
+    batch_size: Annotated[int, Field(ge=2)] = 16  # rows of a step, in both stages
+    block: Annotated[int, Field(ge=16)] = 128  # tokens of a row of plain text
+    learning_rate: Rate = 1.0  # times the usual rates, 0.02 of matrices and 0.003 of the rest
     seed: Natural = 0
 
     @model_validator(mode="after")
@@ -191,6 +194,11 @@ class Run(Section):
     def trains(self) -> bool:
         """Whether it has a training of its own."""
         return self.trained and self.model is None
+
+    @property
+    def measured(self) -> bool:
+        """Whether the geometry of its embeddings is measured: of an ablation only where it is one of modes."""
+        return not self.ablation or self.mode is not None
 
     @property
     def rationales(self) -> bool:

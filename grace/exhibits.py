@@ -10,6 +10,15 @@ from grace.section import Name, Natural, Positive, Section
 
 Scalar = bool | int | float | str
 Mode = Literal["direct", "reasoning"]  # whether a text is embedded as it is or after a rationale
+AT_ONCE = ("tradeoff", "effects", "pareto")  # kinds that show embeddings and generation together
+
+
+class Effect(Section):
+    """What one gradient does: `run` minus `other`, each a run or a point of an ablation."""
+
+    gradient: Annotated[str, Field(min_length=1)]  # which one, in words; those of one name stand together
+    run: Name
+    other: Name
 
 
 class Table(Section):
@@ -24,6 +33,13 @@ class Table(Section):
     subset: bool = False  # of the subset's tasks (table 3) instead of all
     ablations: list[Name] = Field(default_factory=list)  # needs their runs
     seeds: list[Natural] | None = None  # null: the study's
+    effects: list[Effect] = Field(default_factory=list)  # of kind effects
+
+    @model_validator(mode="after")
+    def _compared(self) -> Table:
+        if self.effects and self.kind != "effects":
+            raise ValueError(f"effects: a table of kind {self.kind!r} compares no runs; leave this key out")
+        return self
 
 
 class Figure(Section):

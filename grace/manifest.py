@@ -20,6 +20,7 @@ from grace.section import Section, UserError
 PACKAGES = (
     "torch",
     "transformers",
+    "peft",
     "trl",
     "accelerate",
     "datasets",
@@ -29,6 +30,8 @@ PACKAGES = (
     "pandas",
 )
 WEIGHTS = ("*.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json")
+# Of an adapter, whose backbone lies elsewhere: the one that pools, and in a folder of its own one that writes.
+ADAPTER, GENERATOR = "adapter_config.json", "generator"
 
 
 def make(stage: str, spec: Section, inputs: list[Path | str], started: float, **more: Any) -> dict[str, Any]:
@@ -56,20 +59,48 @@ def make(stage: str, spec: Section, inputs: list[Path | str], started: float, **
 
 
 def weights_hash(folder: Path | str) -> str:
-    """One hash over the files that decide what a model computes.
+    """One hash over the files that decide what a model computes, of an adapter also over its backbone's hash.
 
     Raises:
         UserError: when the folder holds no weights.
     """
     import hashlib
 
-    files = sorted({path for pattern in WEIGHTS for path in Path(folder).glob(pattern)})
+    backbone = _backbone_hash(folder)
+    parts = [Path(folder)] if backbone is None else [Path(folder), Path(folder) / GENERATOR]
+    files = [path for part in parts for path in _weights(part)]
     if not any(path.suffix == ".safetensors" for path in files):
         raise UserError(f"{folder}: holds no *.safetensors weights; give the folder of a Hugging Face model.")
-    digest = hashlib.sha256()
+    digest = hashlib.sha256((backbone or "").encode())
     for path in files:
-        digest.update(path.name.encode() + sha256(path).encode())
+        if path.name == ADAPTER:  # where the backbone lies does not matter
+            known = {**read_json(path), "base_model_name_or_path": None}
+            digest.update(path.name.encode() + json.dumps(known, sort_keys=True).encode())
+        else:
+            digest.update(path.name.encode() + sha256(path).encode())
     return digest.hexdigest()
+
+
+def writer_hash(folder: Path | str) -> str:
+    """The hash under which the model's rationales may lie already: its backbone's where an adapter pools and none
+    writes, else its own.
+
+    Raises:
+        UserError: as `weights_hash`.
+    """
+    own, backbone = weights_hash(folder), _backbone_hash(folder)
+    return own if backbone is None or (Path(folder) / GENERATOR).is_dir() else backbone
+
+
+def _weights(folder: Path) -> list[Path]:
+    return sorted({path for pattern in (*WEIGHTS, ADAPTER) for path in folder.glob(pattern)})
+
+
+def _backbone_hash(folder: Path | str) -> str | None:
+    """Of the model that an adapter belongs to; None of an ordinary model."""
+    settings = Path(folder) / "grace.json"
+    known = read_json(settings).get("adapter") if settings.exists() else None
+    return known["weights"] if known else None
 
 
 def settings_hash(spec: Section) -> str:

@@ -7,8 +7,8 @@ from typing import Any
 from grace.section import UserError, hint, merge
 
 KEYS = {
-    "study", "preset", "seeds", "backbones", "ablations", "partial", "available_backbones", "sources", "defaults",
-    "presets", "studies",
+    "study", "preset", "seeds", "backbones", "ablations", "tradeoff", "partial", "available_backbones", "sources",
+    "defaults", "presets", "studies",
 }  # fmt: skip
 
 

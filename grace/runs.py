@@ -6,8 +6,8 @@ from functools import cached_property
 from typing import Any
 
 from grace import ablations, specs, tasks
+from grace.checks import RULES, check_exhibits, check_methods
 from grace.config import Backbone, Run, Source, Study
-from grace.exhibits import Figure, Table
 from grace.merging import check_keys, merged_study, switch
 from grace.section import UserError, build, hint, merge
 from grace.settings import Contrastive
@@ -17,12 +17,6 @@ RUN_SECTIONS = (
     "prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "adapter", "kl_fence", "rounds", "evaluation",
 )  # fmt: skip
 MEMORY_ONLY = (("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("evaluation", "batch_size"))
-
-RULES = (
-    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "rationales", "train", "evaluate", "general",
-    "latency", "cases", "tables", "report",
-)  # fmt: skip
-TARGETS = (*RULES, "all", "audit", "claims", "download", "figures", "paper_items", "plan")
 
 
 class Runs:
@@ -42,6 +36,7 @@ class Runs:
             raise UserError(f"config: study: unknown study {self.name!r}{hint(self.name, config['studies'])}.")
         self.root = f"results/{self.name}"
         self.ablations_wanted, self.partial = switch(config, "ablations"), switch(config, "partial")
+        self.tradeoff_wanted = switch(config, "tradeoff")
 
         self.preset = str(config["preset"])
         if self.preset not in config["presets"]:
@@ -51,7 +46,7 @@ class Runs:
             if config.get(key) is not None:
                 value = config[key]
                 merged[key] = value if isinstance(value, list) else [value]
-        self._known_runs = set(merged.get("runs", {}))
+        self.known_runs = set(merged.get("runs", {}))
         for key in ("runs", "tables", "figures", "ablations"):
             # Set to null, an entry is dropped; from the command line it comes as text.
             merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry not in (None, "null")}
@@ -83,29 +78,15 @@ class Runs:
         self.points: dict[str, list[specs.Point]] = {}
         for name in self.study.ablations:
             self.points[name] = self._expand(name)
-        for name in self.study.runs:
-            self._check_methods(name, self.sections(name))
-            if self.study.runs[name].trains and self.gpus(name) > self.study.resources["train"].gpu:
+        for name, run in self.study.runs.items():
+            check_methods(self, name, self.sections(name))
+            # Of a run that nobody may ask for, the training itself says so.
+            if run.trains and not run.extra and self.gpus(name) > self.study.resources["train"].gpu:
                 raise UserError(
                     f"config: resources.train.gpu: {self.study.resources['train'].gpu} GPUs are too few for run "
                     f"{name!r}, which trains with {self.gpus(name)} processes; raise it, or lower the processes."
                 )
-        self._check_exhibits()
-
-    def _check_methods(self, name: str, at: Study) -> None:
-        """What a run's method asks of its sections together."""
-        if self.study.runs[name].method != "adapter+grace":
-            return
-        if at.grace.lora is None:
-            raise UserError(
-                f"config: runs.{name}.settings.grace.lora: the generator of adapter+grace is an adapter beside the one "
-                "that embeds; give its rank, alpha, dropout and targets."
-            )
-        if at.grace.processes != at.adapter.processes:
-            raise UserError(
-                f"config: runs.{name}: one training has grace.processes {at.grace.processes} and adapter.processes "
-                f"{at.adapter.processes}; give both the same number."
-            )
+        check_exhibits(self)
 
     # ---- ablations ----------------------------------------------------------------------
 
@@ -113,8 +94,8 @@ class Runs:
         """The points of an ablation; their runs join the study's."""
         entry, found = self.study.ablations[name], []
         for base in entry.runs:
-            if base not in self._known_runs:
-                raise UserError(f"config: ablations.{name}.runs: unknown run {base!r}{hint(base, self._known_runs)}.")
+            if base not in self.known_runs:
+                raise UserError(f"config: ablations.{name}.runs: unknown run {base!r}{hint(base, self.known_runs)}.")
             if base not in self.study.runs:  # dropped
                 continue
             run = self.study.runs[base]
@@ -165,34 +146,6 @@ class Runs:
         listed = [one for one in self.study.backbones if one in (self.study.runs[run].backbones or [])]
         return listed or self.study.backbones
 
-    def _check_exhibits(self) -> None:
-        both: dict[str, Table | Figure] = {f"tables.{name}": entry for name, entry in self.study.tables.items()}
-        both |= {f"figures.{name}": entry for name, entry in self.study.figures.items()}
-        for where, exhibit in both.items():
-            if twice := [name for name in self.study.tables if where == f"figures.{name}"]:
-                raise UserError(f"config: {where}: a table has this name too; rename {twice[0]!r}.")
-            known = set(merged_study(self._config, self.name).get("ablations", {}))
-            for name in exhibit.ablations:
-                if name not in known:
-                    raise UserError(f"config: {where}.ablations: unknown ablation {name!r}{hint(name, known)}.")
-            for run in exhibit.rows:
-                if run not in self._known_runs | set(self.study.runs) and not self._dropped(run):
-                    raise UserError(f"config: {where}.rows: unknown run {run!r}{hint(run, self.study.runs)}.")
-            if (name := where.split(".", 1)[1]) in TARGETS:
-                raise UserError(f"config: {where}: a rule is called {name!r}; choose another name.")
-        cases = self.study.cases
-        for key, run in (
-            ("latency.run", self.study.latency.run),
-            ("cases.progress", cases.progress),
-            *(("cases.also", run) for run in cases.also),
-        ):
-            if run not in self._known_runs:
-                raise UserError(f"config: {key}: unknown run {run!r}{hint(run, self._known_runs)}.")
-
-    def _dropped(self, run: str) -> bool:
-        """Whether a point's run may be missing because its run, or its ablation, is dropped or narrowed."""
-        return run.split(".")[0] in self._known_runs
-
     # ---- runs ---------------------------------------------------------------------------
 
     def run(self, name: str) -> Run:
@@ -238,7 +191,7 @@ class Runs:
     def _processes(self, run: str) -> int:
         at = self.sections(run)
         method = self.study.runs[run].method
-        return at.grace.processes if method == "grace" else contrastive(at, method).processes
+        return at.grace.processes if "grace" in method else contrastive(at, method).processes
 
     def launcher(self, run: str) -> str:
         """The command that starts a training module: one process, or one per GPU (`accelerate launch`)."""
@@ -266,8 +219,11 @@ class Runs:
         return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
 
     def general_result(self, backbone: str, run: str, seed: int) -> str:
-        """Result file of the general tasks. Untrained runs are one model, so they share one."""
+        """Result file of the general tasks. Untrained runs are one model, so they share one, and a run that differs
+        from that of its model in its mode alone writes as that one does."""
         entry = self.study.runs[run]
+        if entry.model and entry.step is None and entry.settings == self.study.runs[entry.model].settings:
+            run = entry.model
         owner = run if entry.trained or entry.settings else "backbone"
         return f"{self.root}/general/{backbone}/{owner}/seed{seed}.json"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from difflib import get_close_matches
 from typing import Annotated, Any
 
@@ -28,6 +30,23 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+PACKED = "zlib:"
+LONG = 60_000  # characters; Linux takes 128 KiB in one argument of a command
+
+
+def packed(text: str) -> str:
+    """A spec as it goes on a command line: a long one is compressed."""
+    if len(text) <= LONG:
+        return text
+    return PACKED + base64.b64encode(zlib.compress(text.encode(), 9)).decode()
+
+
+def unpacked(text: str) -> str:
+    """The spec that `packed` has made this of."""
+    given = text.removeprefix(PACKED)
+    return text if given == text else zlib.decompress(base64.b64decode(given)).decode()
 
 
 def hint(name: str, known: Any) -> str:

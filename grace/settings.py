@@ -67,7 +67,7 @@ class RewardConfig(Section):
     lambda1: float = 0.2  # weight of the consistency term (eq. 14)
     lambda2: float = 0.2  # weight of the hard in-batch term (eq. 15)
     scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
-    gamma: float = 1.0  # a truncated rollout gets -gamma instead of its reward (eq. 28)
+    gamma: float | None = 1.0  # a truncated rollout gets -gamma instead of its reward (eq. 28); null: its reward
 
 
 class Grace(Section):

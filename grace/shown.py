@@ -5,19 +5,40 @@ from __future__ import annotations
 from typing import Any, cast
 
 from grace import specs
-from grace.exhibits import Figure, Table
+from grace.exhibits import AT_ONCE, Figure, Table
 from grace.runs import Runs
 
 REFERENCE = "reasoning"  # what every other run is compared with
+BUDGET = "cl-long"  # whose compute that of the other trainings is compared with
 
 
 class Shown(Runs):
     """A validated study, as its tables and figures see it. Raises: as `Runs`."""
 
     def wanted(self, form: str) -> list[str]:
-        """Names of the tables or figures that are made unasked: without ablations, unless those are asked for."""
-        every = cast(Any, self.study.tables if form == "table" else self.study.figures)
-        return [name for name, entry in every.items() if self.ablations_wanted or not entry.ablations]
+        """Names of the tables or figures that are made unasked: without ablations, unless those are asked for; and
+        without the trade-off of embeddings and generation, unless that is."""
+
+        def asked(entry: Table | Figure) -> bool:
+            if entry.kind in AT_ONCE:
+                return self.tradeoff_wanted
+            return self.ablations_wanted or not entry.ablations
+
+        return [name for name, entry in self._every(form).items() if asked(entry)]
+
+    def _every(self, form: str) -> dict[str, Any]:
+        return cast(Any, self.study.tables if form == "table" else self.study.figures)
+
+    def of_the_paper(self, form: str) -> list[str]:
+        """Names of all tables or figures but those of the trade-off."""
+        return [name for name, entry in self._every(form).items() if entry.kind not in AT_ONCE]
+
+    def together(self, form: str, name: str) -> list[tuple[str, str]]:
+        """(form, name) of what a target makes: one table or figure; of the trade-off's table all of the trade-off."""
+        if self._every(form)[name].kind != "tradeoff":
+            return [(form, name)]
+        forms = [(each, one) for each in ("table", "figure") for one in self._every(each)]
+        return [(each, one) for each, one in forms if self._every(each)[one].kind in AT_ONCE]
 
     def _rows(self, entry: Table | Figure) -> dict[str, str | None]:
         """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
@@ -67,15 +88,57 @@ class Shown(Runs):
             self.seeds(entry),
         )
 
+    def traded(self, *entries: Table | Figure) -> specs.Traded:
+        """What exhibits of the trade-off read: each run in its own mode and in those of their ablations."""
+        points: list[specs.Point] = []
+        for entry in entries:
+            compared = [run for one in getattr(entry, "effects", []) for run in (one.run, one.other)]
+            every = [point for name in entry.ablations for point in self.points.get(name, [])]
+            known = {point.run: point for point in every if "mode" in point.at}
+            points += [
+                known.get(run) or specs.Point(ablation="", run=run, of=run, at={"mode": self._mode(run)})
+                for run in dict.fromkeys([*entry.rows, REFERENCE, *known, *compared])
+                if run in self.study.runs
+            ]
+        points = list({point.run: point for point in points}.values())
+        runs = [point.run for point in points]
+        backbones = [name for name in self.study.backbones if any(name in self._backbones(one) for one in entries)]
+        seeds = sorted({seed for entry in entries for seed in self.seeds(entry)})
+
+        def cells(results: Any) -> list[specs.Cell]:
+            return self._cells(runs, backbones, results, seeds)
+
+        return specs.Traded(
+            tasks=self._tasks(True),
+            cells=cells(lambda backbone, run, seed: self.mteb_results(backbone, run, seed, subset=True)),
+            general=cells(lambda backbone, run, seed: [self.general_result(backbone, run, seed)]),
+            costs=cells(self.costs),
+            points=points,
+        )
+
+    def _mode(self, run: str) -> str:
+        return "reasoning" if self.run(run).rationales else "direct"
+
+    def costs(self, backbone: str, run: str, seed: int) -> list[str]:
+        """Records of what a run's model took: of its training, and of the rationales that it learnt from."""
+        owner = self.run(run).model or run
+        if not self.run(owner).trained:
+            return []
+        written = [self.rationales_written(backbone, str(self.run(owner).data))] if self.rationales_read(owner) else []
+        return [self.model_ready(backbone, run, seed), *written]
+
     def cells(self, table: str) -> list[specs.Cell]:
         """The models of a table and the files that it reads."""
         entry = self.study.tables[table]
-        if entry.kind in ("progress", "samples"):
+        if entry.kind in ("progress", "samples", *AT_ONCE):
             return []
         return self.general_cells(entry) if entry.kind == "general" else self.mteb_cells(entry)
 
     def table_inputs(self, table: str) -> list[str]:
         """Every file that a table reads."""
+        entry = self.study.tables[table]
+        if entry.kind in AT_ONCE:
+            return files(self.traded(entry))
         return [path for cell in self.cells(table) for path in cell.results] + list(self._cases(table).values())
 
     def _cases(self, table: str) -> dict[str, str]:
@@ -87,6 +150,9 @@ class Shown(Runs):
 
     def _figure_files(self, figure: str) -> tuple[list[specs.Cell], list[specs.Cell], dict[str, str]]:
         entry = self.study.figures[figure]
+        if entry.kind in AT_ONCE:
+            traded = self.traded(entry)
+            return traded.cells, traded.general, {}
         general = self.general_cells(entry) if entry.kind == "scatter" else []
         timed = self._backbones(entry) if entry.kind == "latency" and self.study.latency.run in self.study.runs else []
         return self.mteb_cells(entry), general, {name: f"{self.root}/latency/{name}.json" for name in timed}
@@ -100,6 +166,15 @@ class Shown(Runs):
         groups = self.study.evaluation.groups
         return [name for group in (self.study.evaluation.subset if subset else groups) for name in groups[group]]
 
+    def trade_off(self) -> list[Table | Figure]:
+        """The tables and figures of the trade-off."""
+        return [entry for form in ("table", "figure") for entry in self._every(form).values() if entry.kind in AT_ONCE]
+
     @property
     def geometry_group(self) -> str:
         return (self.study.evaluation.subset or list(self.study.evaluation.groups))[0]
+
+
+def files(traded: specs.Traded) -> list[str]:
+    """Every file that a comparison reads, each once."""
+    return list(dict.fromkeys(path for cell in traded.cells + traded.general + traded.costs for path in cell.results))

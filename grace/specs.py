@@ -124,7 +124,7 @@ class EvaluateSpec(Section):
 
 
 class GeneralSpec(Section):
-    version: int = 2
+    version: int = 3
     run: str
     general: General
     encode: EncodeSpec
@@ -161,6 +161,29 @@ class Cell(Section):
     results: list[str]
 
 
+class Point(Section):
+    """A point of an ablation: the run `run` is `of` with `at` (what is varied -> its value)."""
+
+    ablation: str
+    run: str
+    of: str
+    at: dict[str, Scalar]
+
+
+class Traded(Section):
+    """What embeddings and generation of runs are compared by.
+
+    cells, general: their MTEB and general results; costs: per model the manifest of its training and, where it learnt
+    from them, the record of the rationales that the backbone wrote. points: which run each is, and in which mode.
+    """
+
+    tasks: list[str]
+    cells: list[Cell]
+    general: list[Cell]
+    costs: list[Cell]
+    points: list[Point]
+
+
 class TablesSpec(Section):
     version: int = 3
     study: str
@@ -170,15 +193,7 @@ class TablesSpec(Section):
     tasks: list[str]  # every MTEB task that a model of this table is evaluated on
     cells: list[Cell]
     cases: dict[str, str] = Field(default_factory=dict)  # backbone -> file of its rationales
-
-
-class Point(Section):
-    """A point of an ablation: the run `run` is `of` with `at` (what is varied -> its value)."""
-
-    ablation: str
-    run: str
-    of: str
-    at: dict[str, Scalar]
+    traded: Traded | None = None  # of the kinds tradeoff and effects, which have no cells of their own
 
 
 class FiguresSpec(Section):
@@ -211,6 +226,7 @@ class ClaimsSpec(Section):
     tasks: list[str]
     cells: list[Cell]  # MTEB results
     general: list[Cell]
+    traded: Traded | None = None  # where the trade-off was asked for
 
 
 class Exhibit(Section):
@@ -245,6 +261,9 @@ class PlanSpec(Section):
     figures: list[str]
     evaluated: dict[str, dict[str, list[str]]]  # backbone -> run -> groups of MTEB tasks
     general: dict[str, list[str]]  # backbone -> runs with general results; "backbone": the untrained runs together
+    # Results of more seeds than the study's: backbone -> "mteb/run/group" or "general/run" -> seeds.
+    seeds: dict[str, dict[str, int]] = Field(default_factory=dict)
+    exhibits: dict[str, int] = Field(default_factory=dict)  # table or figure with seeds of its own -> how many
     timed: list[str]  # backbones whose latency is measured
     shown: list[str]  # backbones whose rationales are shown
     own_tasks: bool  # whether the rule `tasks` makes data

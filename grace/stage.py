@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from grace.section import Section, UserError, build
+from grace.section import Section, UserError, build, unpacked
 
 FULL = {
     errno.ENOSPC: "the disk is full",
@@ -71,7 +71,7 @@ def entry(
                 torch.set_num_threads(arguments.threads)
             try:
                 try:
-                    values = json.loads(arguments.spec)
+                    values = json.loads(unpacked(arguments.spec))
                 except json.JSONDecodeError as error:
                     raise UserError(f"--spec is not JSON: {error}.") from None
                 for name in inputs:

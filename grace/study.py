@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any, cast
 
 from grace import specs
+from grace.exhibits import AT_ONCE
 from grace.runs import contrastive
 from grace.section import Section
-from grace.shown import REFERENCE, Shown
+from grace.shown import REFERENCE, Shown, files
 
 
 class Plan(Shown):
@@ -98,10 +100,13 @@ class Plan(Shown):
 
     def _encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
         at = self.sections(run)
+        # vLLM serves one set of weights; here what writes is an adapter that is off while texts are pooled.
+        two = run != "backbone" and self.study.runs[run].method == "adapter+grace"
+        engine = "transformers" if two else at.evaluation.engine
         return specs.EncodeSpec(
             prompt=at.prompt,
             pooling=at.pooling,
-            engine=at.evaluation.engine,
+            engine=engine,
             rationales=run == "backbone" or self.study.runs[run].rationales,
             direct_prompt=at.evaluation.direct_prompt,
             max_new_tokens=at.evaluation.max_new_tokens,
@@ -127,7 +132,7 @@ class Plan(Shown):
 
     def pair_rows(self, run: str, group: str) -> list[str]:
         """Held-out pairs, in the one group in which a run's geometry is measured."""
-        return [self.test_rows()] if group == self.geometry_group and not self.run(run).ablation else []
+        return [self.test_rows()] if group == self.geometry_group and self.run(run).measured else []
 
     def rationales_of(self, run: str) -> str | None:
         """The run that has written the rationales of this one: the same model, other pooling or a larger budget; of
@@ -201,15 +206,15 @@ class Plan(Shown):
                 study=self.name, bootstrap=self.study.bootstrap, name=table,
                 table=entry.model_copy(update={"rows": self._rows(entry)}),
                 tasks=self._tasks(bool(entry.ablations) or entry.subset), cells=self.cells(table),
-                cases=self._cases(table),
+                cases=self._cases(table), traded=self.traded(entry) if entry.kind in AT_ONCE else None,
             )
         )  # fmt: skip
 
     def spec_figures(self, figure: str) -> str:
         entry = self.study.figures[figure]
         cells, general, latency = self._figure_files(figure)
-        points = self.figure_points(entry)
-        steps = {point.of: self.sections(point.of).grace.max_steps for point in points}
+        points = self.traded(entry).points if entry.kind in AT_ONCE else self.figure_points(entry)
+        steps = {point.of: self.sections(point.of).grace.max_steps for point in self.figure_points(entry)}
         return _json(
             specs.FiguresSpec(
                 study=self.name, bootstrap=self.study.bootstrap, name=figure, figure=entry,
@@ -231,14 +236,15 @@ class Plan(Shown):
         return _json(
             specs.ClaimsSpec(
                 study=self.name, bootstrap=self.study.bootstrap, tasks=self._tasks(False), cells=cells,
-                general=general,
+                general=general, traded=self.traded(*self.trade_off()) if self.tradeoff_wanted else None,
             )
         )  # fmt: skip
 
     def claim_inputs(self) -> list[str]:
-        """Every result of the study's own runs."""
+        """Every result of the study's own runs, and of the trade-off's where that is asked for."""
         spec = specs.ClaimsSpec.model_validate_json(self.spec_claims())
-        return list(dict.fromkeys(path for cell in spec.cells + spec.general for path in cell.results))
+        more = files(spec.traded) if spec.traded else []
+        return list(dict.fromkeys([path for cell in spec.cells + spec.general for path in cell.results] + more))
 
     def spec_page(self) -> str:
         both: list[tuple[Any, Any]] = [("table", self.study.tables), ("figure", self.study.figures)]
@@ -257,11 +263,14 @@ class Plan(Shown):
         paths += [path for name in self.wanted("figure") for path in self.figure_inputs(name)]
         paths += self.claim_inputs()
         found: dict[str, dict[str, dict[str, list[str]]]] = {"mteb": {}, "general": {}}
+        seeds: dict[str, Counter[str]] = {name: Counter() for name in self.backbones}
         for path in dict.fromkeys(paths):
             kind, backbone, *rest = path.removeprefix(f"{self.root}/").removesuffix(".json").split("/")
             if kind in found:
                 groups = found[kind].setdefault(backbone, {}).setdefault(rest[0], [])
                 groups += [rest[2]] if kind == "mteb" and rest[2] not in groups else []
+                seeds[backbone]["/".join([kind, rest[0], *rest[2:]])] += 1
+        usual = len(self.study.seeds)
         return _json(
             specs.PlanSpec(
                 name=self.name, study=self.study, backbones=self.backbones, sources=self.sources,
@@ -270,6 +279,13 @@ class Plan(Shown):
                 timed=[name for name in self.backbones if f"{self.root}/latency/{name}.json" in paths],
                 shown=[name for name in self.backbones if f"{self.root}/cases/{name}.json" in paths],
                 own_tasks=bool(self.task_data()),
+                seeds={name: {job: n for job, n in jobs.items() if n != usual} for name, jobs in seeds.items()},
+                exhibits={
+                    name: len(self.seeds(entry))
+                    for form in ("table", "figure")
+                    for name, entry in self._every(form).items()
+                    if entry.seeds
+                },
             )
         )  # fmt: skip
 

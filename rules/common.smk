@@ -9,7 +9,7 @@ import time
 
 sys.path.insert(0, workflow.basedir)
 
-from grace.section import UserError
+from grace.section import UserError, packed
 from grace.study import Plan
 
 try:

@@ -28,7 +28,7 @@ rule tables:
         runtime=runtime("tables"),
         gpu=RESOURCES["tables"].gpu,
     params:
-        spec=lambda wildcards: PLAN.spec_tables(wildcards.table),
+        spec=lambda wildcards: packed(PLAN.spec_tables(wildcards.table)),
         printed=PRINTED,
         found=lambda wildcards: found(PLAN.table_inputs(wildcards.table)),
         caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
@@ -63,7 +63,7 @@ rule figures:
         runtime=runtime("tables"),
         gpu=RESOURCES["tables"].gpu,
     params:
-        spec=lambda wildcards: PLAN.spec_figures(wildcards.figure),
+        spec=lambda wildcards: packed(PLAN.spec_figures(wildcards.figure)),
         printed=PRINTED,
         found=lambda wildcards: found(PLAN.figure_inputs(wildcards.figure)),
         caption=lambda wildcards: PLAN.study.figures[wildcards.figure].caption,
@@ -72,7 +72,7 @@ rule figures:
         " --svg {output.svg:q} --png {output.png:q} --record {output.record:q} > {log:q} 2>&1"
 
 
-# Each table and figure by its name: snakemake table1
+# Each table and figure by its name: snakemake table1; `tradeoff` brings its effects and its figure along.
 for _form, _names in (("table", PLAN.study.tables), ("figure", PLAN.study.figures)):
     for _name in _names:
 
@@ -80,13 +80,13 @@ for _form, _names in (("table", PLAN.study.tables), ("figure", PLAN.study.figure
             name:
                 _name
             input:
-                exhibits(_form, _name),
+                [exhibits(*one) for one in PLAN.together(_form, _name)],
 
 
 rule paper_items:
     input:
-        exhibits("table", *PLAN.study.tables),
-        exhibits("figure", *PLAN.study.figures),
+        exhibits("table", *PLAN.of_the_paper("table")),
+        exhibits("figure", *PLAN.of_the_paper("figure")),
 
 
 # What is wrong in the printed numbers; needs no result: snakemake audit
@@ -132,7 +132,7 @@ rule claims:
         runtime=runtime("tables"),
         gpu=RESOURCES["tables"].gpu,
     params:
-        spec=PLAN.spec_claims(),
+        spec=packed(PLAN.spec_claims()),
         printed=PRINTED,
         found=found(PLAN.claim_inputs()),
     shell:
@@ -186,6 +186,6 @@ rule plan:
         runtime=runtime("tables"),
         gpu=0,
     params:
-        spec=PLAN.spec_plan(),
+        spec=packed(PLAN.spec_plan()),
     shell:
         "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"

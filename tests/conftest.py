@@ -50,3 +50,19 @@ def tiny(tiny_folder: Path):
     from grace.encoder.loading import load_model
 
     return load_model(tiny_folder, "cpu")
+
+
+@pytest.fixture(scope="session")
+def adapted_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an adapter for pooling over `tiny_folder`, with random weights."""
+    from tests.adapted import save_adapted
+
+    return save_adapted(tiny_folder, tmp_path_factory.mktemp("adapted"), generator=False)
+
+
+@pytest.fixture(scope="session")
+def generator_folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a second adapter that writes."""
+    from tests.adapted import save_adapted
+
+    return save_adapted(tiny_folder, tmp_path_factory.mktemp("generator"), generator=True)

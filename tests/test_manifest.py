@@ -1,5 +1,6 @@
 """The record of a result."""
 
+import json
 import shutil
 import time
 
@@ -38,3 +39,30 @@ def test_a_result_without_manifest(tmp_path):
     write_json(tmp_path / "a.json", {"tasks": {}})
     with pytest.raises(UserError, match="has no manifest"):
         manifest.read_result(tmp_path / "a.json")
+
+
+def test_the_hash_of_an_adapter_is_of_its_files_and_of_its_backbone(tmp_path, tiny_folder, adapted_folder):
+    copy = shutil.copytree(adapted_folder, tmp_path / "copy")
+    first = manifest.weights_hash(adapted_folder)
+    config, settings = (json.loads((copy / name).read_text()) for name in ("adapter_config.json", "grace.json"))
+    write_json(copy / "adapter_config.json", {**config, "base_model_name_or_path": "elsewhere"})
+    write_json(copy / "grace.json", {**settings, "adapter": {**settings["adapter"], "base": "elsewhere"}})
+    assert manifest.weights_hash(copy) == first != manifest.weights_hash(tiny_folder)
+    found = {first}
+    write_json(copy / "adapter_config.json", {**config, "lora_alpha": 9})
+    found.add(manifest.weights_hash(copy))
+    write_json(copy / "grace.json", {**settings, "adapter": {**settings["adapter"], "weights": "0" * 64}})
+    found.add(manifest.weights_hash(copy))
+    (copy / "adapter_model.safetensors").write_bytes(b"others")
+    found.add(manifest.weights_hash(copy))
+    (copy / "generator").mkdir()
+    (copy / "generator/adapter_model.safetensors").write_bytes(b"of the generator")
+    found.add(manifest.weights_hash(copy))
+    assert len(found) == 5
+
+
+def test_the_backbone_writes_for_an_adapter_unless_another_adapter_does(tiny_folder, adapted_folder, generator_folder):
+    assert (
+        manifest.writer_hash(adapted_folder) == manifest.writer_hash(tiny_folder) == manifest.weights_hash(tiny_folder)
+    )
+    assert manifest.writer_hash(generator_folder) == manifest.weights_hash(generator_folder)

@@ -10,7 +10,7 @@ import pytest
 
 from bench.workflow import SPENT
 from grace import stage
-from grace.section import Section, UserError
+from grace.section import Section, UserError, packed, unpacked
 
 
 class Spec(Section):
@@ -33,6 +33,13 @@ def main(spec, paths) -> None:
     subprocess.run([sys.executable, "-c", "x = sum(i * i for i in range(1_000_000))"], check=True)
     if spec.fails:
         raise UserError("there is nothing to do.")
+
+
+def test_a_long_spec_is_compressed_on_the_command_line_and_read_again(caplog):
+    short, long = '{"fails": false}', '{"fails": false' + " " * 200_000 + "}"
+    assert packed(short) == short and len(packed(long)) < 2000 and unpacked(packed(long)) == long
+    with pytest.raises(SystemExit, match=r"^error: there is nothing to do\.$"):
+        main(["--spec", packed(long.replace("false", "true"))])
 
 
 def test_a_stage_says_last_what_it_has_used(caplog):

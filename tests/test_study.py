@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from grace.section import UserError
+from grace.section import UserError, packed
 from grace.specs import EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec
 from grace.study import Plan
 from tests.test_config import CONFIG
@@ -178,8 +178,77 @@ def test_ablations_stay_on_their_backbones_and_on_the_subset():
     assert {cell.backbone for cell in one.mteb_cells(one.study.figures["figure3"])} == {"qwen2.5-1.5b"}
 
 
+def test_a_mode_changes_no_generation_and_no_model():
+    plan = Plan(CONFIG)
+    assert plan.model("tiny", "cl.reasoning", 1) == plan.model("tiny", "cl", 1)
+    for run, of in (("cl.reasoning", "cl"), ("grace.direct", "grace"), ("cl-long.reasoning", "cl-long")):
+        assert plan.general_result("tiny", run, 1) == plan.general_result("tiny", of, 1)
+    assert plan.general_result("tiny", "grace.step-40", 1).endswith("general/tiny/grace.step-40/seed1.json")
+    other = copy.deepcopy(CONFIG)  # a run with settings of its own writes as these say
+    other["defaults"]["ablations"]["budget"]["runs"] = ["grace"]
+    assert (
+        Plan(other).general_result("tiny", "grace.max_new_tokens-10", 0).endswith("grace.max_new_tokens-10/seed0.json")
+    )
+
+
+def test_an_adapter_after_reasoning_pools_what_the_backbone_has_written():
+    plan = Plan(CONFIG)
+    for run in ("adapter.reasoning", "adapter-direct.reasoning"):
+        assert plan.rationales_of(run) == "reasoning"
+        assert plan.evaluated_before("tiny", run, 2, "docstrings") == [
+            "results/demo/mteb/tiny/reasoning/seed2/docstrings.json"
+        ]
+    for run in ("cl.reasoning", "fence-rationale.reasoning", "adapter-grace", "adapter"):
+        assert plan.rationales_of(run) is None
+
+
+def test_the_trade_off_reads_each_model_in_both_modes_of_its_own_seeds():
+    plan = Plan(CONFIG)
+    read = TablesSpec.model_validate_json(plan.spec_tables("tradeoff"))
+    points = {point.run: (point.of, point.at["mode"]) for point in read.traded.points}
+    assert points["base"] == ("base", "direct") and points["reasoning"] == ("reasoning", "reasoning")
+    assert points["adapter"] == ("adapter", "direct") and points["adapter.reasoning"] == ("adapter", "reasoning")
+    assert points["grace"] == ("grace", "reasoning") and points["grace.direct"] == ("grace", "direct")
+    assert len(points) == 2 + 2 * 11 and {cell.seed for cell in read.traded.cells} == {0, 1, 2}
+    costs = {cell.run: cell.results for cell in read.traded.costs if cell.seed == 1}
+    written = "results/demo/data/rationales/tiny/supervised.json"
+    assert costs["adapter.reasoning"] == ["results/demo/models/tiny/adapter/seed1/manifest.json", written]
+    assert costs["cl"] == ["results/demo/models/tiny/cl/seed1/manifest.json"] and costs["base"] == []
+    assert {cell.seed for cell in Plan({**CONFIG, "seeds": [4]}).traded(plan.study.tables["effects"]).cells} == {4}
+
+
+def test_a_spec_of_three_seeds_of_the_paper_fits_on_a_command_line():
+    plan = Plan({**CONFIG, "study": "paper", "tradeoff": True, "ablations": True, "seeds": [0, 1, 2]})
+    every = [plan.spec_claims(), plan.spec_plan(), *map(plan.spec_tables, plan.study.tables)]
+    every += map(plan.spec_figures, plan.study.figures)
+    assert max(map(len, every)) > 128 << 10 > 2 * max(len(packed(text)) for text in every)
+
+
+def test_the_trade_off_is_asked_for_apart():
+    plan, asked = Plan({**CONFIG, "ablations": True}), Plan({**CONFIG, "tradeoff": "true"})
+    names = {"tradeoff", "effects"}
+    assert not names & set(plan.wanted("table")) and "pareto" not in plan.wanted("figure")
+    assert names <= set(asked.wanted("table")) and "figure3" not in asked.wanted("figure")
+    assert not names & set(plan.of_the_paper("table")) and "figure7" in plan.of_the_paper("figure")
+    assert plan.together("table", "tradeoff") == [("table", "tradeoff"), ("table", "effects"), ("figure", "pareto")]
+    assert plan.together("table", "effects") == [("table", "effects")]
+    assert "adapter" in asked.spec_claims() and "adapter" not in plan.spec_claims()
+    assert all("adapter" not in str(plan.cells(table)) for table in plan.of_the_paper("table"))
+
+
+def test_an_effect_of_an_unknown_run_is_one_sentence():
+    config = copy.deepcopy(CONFIG)
+    config["defaults"]["tables"]["effects"]["effects"][0]["other"] = "reasonin"
+    with pytest.raises(UserError, match=r"tables.effects.effects.0.other: unknown run 'reasonin' \(did you mean"):
+        Plan(config)
+    config["defaults"]["tables"]["table1"]["effects"] = [{"gradient": "x", "run": "grace", "other": "base"}]
+    with pytest.raises(UserError, match=r"tables.table1.effects: a table of kind 'mteb' compares no runs"):
+        Plan(config)
+
+
 def test_the_geometry_is_measured_once_per_run():
     plan = Plan({**CONFIG, "study": "paper"})
     groups = plan.study.evaluation.groups
     assert sum(bool(plan.pair_rows("grace", group)) for group in groups) == 1
     assert not any(plan.pair_rows("grace.pooling-max", group) for group in groups)
+    assert sum(bool(plan.pair_rows("grace.direct", group)) for group in groups) == 1  # another mode, other embeddings

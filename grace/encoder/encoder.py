@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from grace.encoder.engines import packed
+from grace.encoder import adapters
+from grace.encoder.direct import direct_ids
+from grace.encoder.engines import adapted, packed
 from grace.encoder.engines import transformers as engine
 from grace.encoder.explain import Explanation, cosines, explain
 from grace.encoder.inputs import check_model, checked_texts
@@ -19,9 +21,10 @@ from grace.encoder.loading import load_model, load_tokenizer
 from grace.encoder.sampling import text_key
 from grace.encoder.saved import DEFAULT_POOLING as DEFAULT_POOLING
 from grace.encoder.saved import DEFAULT_PROMPT as DEFAULT_PROMPT
+from grace.encoder.saved import MERGED, Encode, filling, merged, read_settings, write_modules, write_settings
 from grace.encoder.saved import SETTINGS_FILE as SETTINGS_FILE
-from grace.encoder.saved import Encode, filling, read_settings, write_modules, write_settings
 from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.section import UserError
 from grace.specs import EncodeSpec
 
 # Texts that are tokenised and sorted by length together: bounded, so that memory does not grow with the corpus.
@@ -48,19 +51,24 @@ class RationaleEncoder:
     """A decoder LLM as a text embedder that shows its reasoning.
 
     Args:
-        model, tokenizer: a causal LM of transformers and its tokenizer, with a chat template.
+        model, tokenizer: a causal LM of transformers, or one of peft (`grace.encoder.adapters`), and its tokenizer,
+            with a chat template.
         spec: prompt, pooling and generation settings (`grace.specs.EncodeSpec`).
         vllm: a `grace.encoder.engines.vllm.VllmEngine` that writes the rationales in the model's place.
+        writes: False of a model that has lost it: an adapter for pooling was merged into its weights.
+
+    Raises:
+        UserError: when a model that does not write is asked for rationales, here or later.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec, vllm: Any = None) -> None:
-        self.model, self.tokenizer, self.spec = model.eval(), tokenizer, spec
+    def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec, vllm: Any = None, writes: bool = True) -> None:
+        self.model, self.tokenizer, self.spec, self.writes = model.eval(), tokenizer, spec, writes
+        self._reasons(None)
         self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
         # What writes rationales: bound to its model, called with prompts and `generate_batches`'s other arguments.
-        self.write = (
-            vllm.generate_batches if vllm else partial(engine.generate_batches, self.model, compile=spec.compile)
-        )
+        own: Any = adapted if adapters.separate(model) else engine
+        self.write = vllm.generate_batches if vllm else partial(own.generate_batches, model, compile=spec.compile)
 
     @classmethod
     def from_pretrained(
@@ -75,13 +83,13 @@ class RationaleEncoder:
         direct_prompt: str | None = None,
         device: str | None = None,
     ) -> RationaleEncoder:
-        """Load a model folder of this workflow, or any chat model of transformers.
+        """Load a model folder of this workflow, also of an adapter, or any chat model of transformers.
 
         A setting that is not given is what the folder's grace.json says, else the default that is named here.
 
         Args:
             path: folder, or a repository of the hub.
-            rationales: default of `encode`; True.
+            rationales: default of `encode`; True, but what trained direct embeddings says False.
             max_new_tokens: longest rationale; 256.
             sampling_temperature: 0 is greedy; 1.
             batch_size: texts per batch; 64.
@@ -103,19 +111,20 @@ class RationaleEncoder:
         Raises:
             UserError: when there is no usable model at `path`, or vLLM is asked for and cannot be used.
         """
-        if spec.engine == "vllm" and spec.rationales:
+        writes = not merged(path)
+        if writes and spec.engine == "vllm" and spec.rationales:
             from grace.encoder.engines.vllm import VllmEngine
 
             tokenizer = load_tokenizer(path)  # fails at once where vLLM takes a minute to
             vllm = VllmEngine(path, spec)
             return cls(vllm.model, tokenizer, spec, vllm)
-        return cls(*load_model(path, device), spec)
+        return cls(*load_model(path, device), spec, writes=writes)
 
     def save(self, path: str | Path) -> None:
         """Write model, tokenizer and settings as a folder that `from_pretrained` and `SentenceTransformer` load.
 
-        The weights are written in the precision that the model computes in (`dtype`). For a folder that only lacks what
-        `SentenceTransformer` reads there is `python -m grace.encoder.saved FOLDER`, which leaves its weights alone.
+        Weights are written in the precision that the model computes in (`dtype`), of an adapter without its backbone.
+        For a folder that only lacks what `SentenceTransformer` reads there is `python -m grace.encoder.saved FOLDER`.
         """
         with filling(Path(path)) as folder:
             self.write_files(folder)
@@ -124,9 +133,9 @@ class RationaleEncoder:
     def write_files(self, folder: Path) -> None:
         """Write weights, tokenizer and grace.json to an empty folder."""
         settings = {name: getattr(self.spec, name) for name in Encode.model_fields}
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
-        write_settings(folder, prompt=self.spec.prompt, pooling=self.spec.pooling, encode=Encode(**settings))
+        known: dict[str, Any] = {} if self.writes else {"merged": True}
+        known |= adapters.write_model(folder, self.model, self.tokenizer)
+        write_settings(folder, prompt=self.spec.prompt, pooling=self.spec.pooling, encode=Encode(**settings), **known)
 
     @property
     def width(self) -> int:
@@ -251,7 +260,10 @@ class RationaleEncoder:
             yield rows, Encoding(pooled.numpy(), written)
 
     def _reasons(self, rationales: bool | None) -> bool:
-        return self.spec.rationales if rationales is None else rationales
+        reasons = self.spec.rationales if rationales is None else rationales
+        if reasons and not self.writes:
+            raise UserError(MERGED)
+        return reasons
 
     def _reason(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
         batches = self.write(
@@ -279,22 +291,10 @@ class RationaleEncoder:
         for start in range(0, len(order), 8 * self.spec.batch_size):
             rows = order[start : start + 8 * self.spec.batch_size]
             some = [sequences[i] for i in rows]
-            pooled = packed.embed(self.model, some, pool_from=pool_from, pooling=self.spec.pooling)
+            with adapters.embedding(self.model) as model:
+                pooled = packed.embed(model, some, pool_from=pool_from, pooling=self.spec.pooling)
             yield rows, pooled.cpu()
 
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
         for rows, pooled in self._embedded(*self.sequences(texts)):
             yield rows, pooled, None
-
-
-def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: list[int]) -> tuple[list[list[int]], int]:
-    """Token ids of texts that are embedded without rationale, and from where on they are pooled.
-
-    `chat` keeps the prompt with the instruction (the released code's way), `plain` is the text
-    alone; an empty plain text becomes one end token, since something must be pooled.
-    """
-    if prompt == "chat":
-        return template.ids(texts), len(template.prefix)
-    room = template.max_prompt_tokens
-    heads = [text[: 64 * room] for text in texts]
-    return [ids[:room] or ends[:1] for ids in template.text_ids(heads)], 0

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import torch
 
+from grace.encoder.adapters import embedding
 from grace.encoder.engines.packed import left_pad
 from grace.encoder.engines.reading import hidden_states
 from grace.encoder.inputs import checked_texts
@@ -140,9 +141,10 @@ def _hidden(encoder: RationaleEncoder, sequences: list[list[int]], pool_from: in
     device = next(encoder.model.parameters()).device
     ids, mask = left_pad(sequences, device)
     position = (mask.cumsum(1) - 1).clamp(min=0)
-    states, _ = hidden_states(
-        encoder.model, encoder.spec.pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
-    )
+    with embedding(encoder.model) as model:
+        states, _ = hidden_states(
+            model, encoder.spec.pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
+        )
     width = ids.shape[1]
     return [
         row[width - len(sequence) + pool_from :].double().cpu().numpy()

@@ -29,21 +29,36 @@ def may_be_repository(path: str | Path) -> bool:
     return not Path(path).exists() and not mistyped and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
 
 
+def check_folder(folder: Path) -> None:
+    """Raises: UserError when an existing `folder` holds neither a model nor an adapter with its settings."""
+    from grace.encoder.references import described
+
+    if (folder / "config.json").exists() or described(folder):
+        return
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder}: an adapter without a grace.json that names its backbone; merge it, or train it here."
+        )
+    raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
+
+
 def check_model(path: str | Path) -> None:
-    """Refuse what is certainly no decoder language model, from its configuration alone.
+    """Refuse what is certainly no decoder language model, from its configuration alone; of an adapter its backbone's.
 
     Raises:
         UserError: when there is nothing at `path` or on the hub, or a model that is no causal language model.
     """
     if not Path(path).exists() and not may_be_repository(path):
         raise UserError(f"{path}: there is no such folder; give a trained model's folder or a repository of the hub.")
-    if Path(path).exists() and not (Path(path) / "config.json").exists():
-        raise UserError(f"{path}: not the folder of a Hugging Face model (it has no config.json).")
+    if Path(path).exists():
+        check_folder(Path(path))
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     from grace.encoder.loading import one_sentence
+    from grace.encoder.references import backbone_of, described
 
+    path = backbone_of(path) if described(path) else path
     with one_sentence(path):
         config = AutoConfig.from_pretrained(path)
     found = getattr(config, "architectures", None) or []

@@ -1,8 +1,8 @@
 """What a model folder holds besides weights and tokenizer: how the model embeds, and what Sentence Transformers reads.
 
-`grace.json` keeps prompt, pooling and the defaults of encoding. `modules.json` and `config_sentence_transformers.json`
-let `SentenceTransformer(folder)` load the model (`grace.encoder.sentence`). A folder that was trained before they were
-written gets them, its weights untouched, by
+`grace.json` keeps prompt, pooling and the defaults of encoding, and which backbone an adapter belongs to.
+`modules.json` and `config_sentence_transformers.json` let `SentenceTransformer(folder)` load the model
+(`grace.encoder.sentence`). A folder that was trained before they were written gets them, its weights untouched, by
 
     python -m grace.encoder.saved FOLDER...
 """
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from grace.encoder.inputs import may_be_repository
+from grace.encoder.inputs import check_folder, may_be_repository
 from grace.encoder.registering import MODULE
 from grace.files import read_json, write_json
 from grace.section import Positive, Section, Temperature, UserError, build
@@ -28,6 +28,13 @@ from grace.specs import EncodeSpec
 # Written beside the weights by training, so that a model is used as it was trained.
 SETTINGS_FILE = "grace.json"
 MANIFEST = "manifest.json"
+GENERATOR_FOLDER = "generator"  # of an adapter that writes, in the folder of the one that pools
+# What is a model or an adapter; of one that is written over another none of it may stay.
+WHOLE = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", GENERATOR_FOLDER)
+MERGED = (
+    "an adapter for pooling was merged into this model, so it writes no rationales: give rationales=False, or load the "
+    "adapter's folder."
+)
 DEFAULT_PROMPT = Prompt(
     instruction=(
         "You read one text and work out what it is about. First reason about its topic, its key facts and what "
@@ -50,6 +57,17 @@ class Encode(Section):
     direct_prompt: Literal["chat", "plain"] = "chat"
 
 
+class Adapter(Section):
+    """The backbone that an adapter's folder belongs to (`grace.encoder.adapters`).
+
+    base: its folder, relative to the adapter's or absolute, or a repository of the hub.
+    weights: its `grace.manifest.weights_hash`.
+    """
+
+    base: str
+    weights: str
+
+
 def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
     """How the model at `path` embeds: what is given, else what the folder says, else the defaults.
 
@@ -60,7 +78,7 @@ def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
     Raises:
         UserError: for a setting that is unknown or wrong.
     """
-    file = _settings_file(path)
+    file = settings_file(path)
     saved = read_json(file) if file else {}
     where = str(file or SETTINGS_FILE)
     kept = build(Encode, saved.get("encode", {}), f"{where}: encode").model_dump()
@@ -74,21 +92,31 @@ def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
 
 
 def encode_settings(manifest: dict[str, Any]) -> Encode:
-    """Defaults of a model as its training's manifest has it: the baselines embed without rationales."""
+    """Defaults of a model as its training's manifest has it: without rationales where direct embeddings learnt."""
     if manifest.get("stage") != "train":
         return Encode()
     spec = manifest["settings"]
-    known: dict[str, Any] = {"rationales": spec["method"] == "grace"}
+    learnt = (spec.get("contrastive") or {}).get("loss", "direct")
+    known: dict[str, Any] = {"rationales": "grace" in spec["method"] or learnt == "rationale"}
     if spec.get("direct_prompt"):
         known["direct_prompt"] = spec["direct_prompt"]
-    if spec.get("generation"):
-        known["max_new_tokens"] = spec["generation"]["max_new_tokens"]
+    wrote = spec.get("generation") or (spec.get("rationales") or {}).get("encode")
+    if wrote:
+        known["max_new_tokens"] = wrote["max_new_tokens"]
     return Encode(**known)
 
 
-def write_settings(folder: Path, **settings: Section) -> None:
-    """Write grace.json: `prompt`, `pooling` and `encode`, as far as they are known."""
-    write_json(folder / SETTINGS_FILE, {name: section.model_dump() for name, section in settings.items()})
+def write_settings(folder: Path, **settings: Section | bool) -> None:
+    """Write grace.json: `prompt`, `pooling` and `encode`, as far as they are known, `adapter` of an adapter, and
+    `merged` of a model that an adapter was merged into."""
+    known = {name: at.model_dump() if isinstance(at, Section) else at for name, at in settings.items()}
+    write_json(folder / SETTINGS_FILE, known)
+
+
+def merged(path: str | Path) -> bool:
+    """Whether the model at `path` had an adapter for pooling merged into it, so that it embeds texts directly only."""
+    file = settings_file(path)
+    return bool(file and read_json(file).get("merged"))
 
 
 def write_modules(folder: Path) -> None:
@@ -109,8 +137,8 @@ def write_modules(folder: Path) -> None:
 def filling(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; its files are moved into `folder` one by one when the block ends without error.
 
-    What says that `folder` is a finished model, its manifest, is removed before, and so are weights that the new files
-    do not replace.
+    What says that `folder` is a finished model, its manifest, is removed before, and so is what belongs to a model that
+    was there before, a whole one or an adapter, and is not replaced.
     """
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
@@ -118,8 +146,10 @@ def filling(folder: Path) -> Iterator[Path]:
         yield temporary
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
-        for old in (*folder.glob("*.safetensors"), *folder.glob("*.safetensors.index.json")):
-            if not (temporary / old.name).exists():
+        for old in {found for pattern in WHOLE for found in folder.glob(pattern)}:
+            if old.is_dir():
+                shutil.rmtree(old)
+            elif not (temporary / old.name).exists():
                 old.unlink()
         for path in temporary.iterdir():
             os.replace(path, folder / path.name)
@@ -133,21 +163,23 @@ def complete(folder: Path) -> None:
     Raises:
         UserError: when `folder` is no model folder, or is one of Sentence Transformers with modules of its own.
     """
-    if not (folder / "config.json").exists():
-        raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
+    check_folder(folder)
     modules = folder / "modules.json"
     if modules.exists() and [module.get("type") for module in read_json(modules)] != [MODULE]:
         raise UserError(f"{modules}: is another Sentence Transformers model's; copy the model without this file.")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
-    kinds: dict[str, type[Section]] = {"prompt": Prompt, "pooling": Pooling, "encode": Encode}
+    kinds: dict[str, type[Section]] = {"prompt": Prompt, "pooling": Pooling, "encode": Encode, "adapter": Adapter}
     where = folder / SETTINGS_FILE
-    known = {name: build(kind, saved[name], f"{where}: {name}") for name, kind in kinds.items() if name in saved}
+    known: dict[str, Any] = {
+        name: build(kind, saved[name], f"{where}: {name}") for name, kind in kinds.items() if name in saved
+    }
+    known |= {"merged": True} if saved.get("merged") else {}
     write_settings(folder, **{"encode": encode_settings(manifest), **known})
     write_modules(folder)
 
 
-def _settings_file(path: str | Path) -> Path | None:
+def settings_file(path: str | Path) -> Path | None:
     file = Path(path) / SETTINGS_FILE
     if file.exists() or not may_be_repository(path):
         return file if file.exists() else None

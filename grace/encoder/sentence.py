@@ -81,7 +81,8 @@ class RationaleModule(InputModule):
     def max_seq_length(self, value: int) -> None:
         spec = self.encoder.spec
         prompt = spec.prompt.model_copy(update={"max_prompt_tokens": value})
-        self.encoder = RationaleEncoder(self.model, self.tokenizer, spec.model_copy(update={"prompt": prompt}))
+        spec = spec.model_copy(update={"prompt": prompt})
+        self.encoder = RationaleEncoder(self.model, self.tokenizer, spec, writes=self.encoder.writes)
 
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Write weights, tokenizer and grace.json; `SentenceTransformer.save` calls this and writes its own files."""

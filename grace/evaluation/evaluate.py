@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, specs, stage, tasks
-from grace.encoder import store
+from grace.encoder import hub, store
 from grace.evaluation import geometry
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
@@ -40,29 +40,59 @@ def run(
     """Evaluate the tasks `names`.
 
     Args:
+        data, local: as of `find`. name, revision: of the model, for mteb.
+
+    Returns and raises as `run_found`, and raises as `find`.
+    """
+    return run_found(embedder, find(names, data, local), name, revision)
+
+
+def find(names: list[str], data: dict[str, Any] | None, local: dict[str, str] | None = None) -> list[Any]:
+    """mteb's objects of the tasks `names`, so that what is missing stops a job before its model is loaded.
+
+    Every local folder is looked into, and the first task's data are loaded. Those of the others are when their turn
+    comes, and not kept: all at once need not fit in memory.
+
+    Args:
         data: of the demo's tasks. local: task -> folder of its data (`local_data`).
-        name, revision: of the model, for mteb.
+
+    Raises:
+        UserError: for an unknown task, or data that cannot be loaded.
+    """
+    import datasets
+
+    from grace.evaluation.items import leaves
+    from grace.evaluation.mteb_tasks import get_tasks
+
+    datasets.disable_progress_bars()
+    found: list[Any] = get_tasks(names, data, local)
+    if not {*tasks.DEMO.values(), *(local or {})}.issuperset(names):
+        hub.offline_if_unreachable()
+    for task in found[:1]:
+        log.info("%s: loading its data", task.metadata.name)
+        _load(leaves(task)[0])
+    return found
+
+
+def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> dict[str, Any]:
+    """Evaluate the tasks that `find` gave; their data are unloaded one after the other.
 
     Returns:
         {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}.
 
     Raises:
-        UserError: for an unknown task, data that cannot be loaded, or a disk too small for a corpus's embeddings.
+        UserError: for data that cannot be loaded, or a disk too small for a corpus's embeddings.
         RuntimeError: when the per-item scores do not add up to mteb's main score.
     """
-    import datasets
     from sklearn.exceptions import UndefinedMetricWarning
 
     from grace.evaluation import scale
     from grace.evaluation.items import leaves
-    from grace.evaluation.mteb_tasks import get_tasks
 
-    datasets.disable_progress_bars()
     # mteb computes a dozen metrics beside the main one; those of unpredicted labels warn on each experiment.
     warnings.filterwarnings("ignore", category=UndefinedMetricWarning)
     model = _mteb_encoder(embedder, name, revision)
     found: dict[str, Any] = {}
-    todo = get_tasks(names, data, local)
     for number, task in enumerate(todo, 1):
         title = task.metadata.name
         log.info("task %d of %d: %s", number, len(todo), title)
@@ -129,9 +159,11 @@ def _joined(pieces: list[tuple[float, dict[str, Any] | None]]) -> tuple[float, d
 
 
 def _load(task: Any) -> None:
+    from huggingface_hub.errors import HTTPError  # of the HTTP library that the hub's client uses
+
     try:
         task.load_data()
-    except (OSError, ConnectionError) as error:  # the hub's errors are OSErrors
+    except (OSError, HTTPError) as error:  # the hub's own errors are OSErrors
         reason = str(error).strip().split("\n")[0]
         name = task.metadata.name
         raise UserError(
@@ -158,19 +190,22 @@ def _mteb_encoder(embedder: Embedder, name: str, revision: str) -> Any:
     return Encoder()
 
 
-def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], width: int) -> store.Store | None:
+def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: str, width: int) -> store.Store | None:
     """The store in which this model's rationales lie already, if the spec names one.
+
+    Args:
+        writer: `manifest.writer_hash` of the model.
 
     Raises:
         UserError: when what was written there is not the beginning of what would be written here.
     """
     if spec.rationales_of is None:
         return None
-    theirs = store.settings(spec.rationales_of, ours["weights"], ours["dtype"], spec.store)
+    theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store)
     differing = [
         name
         for name in {**ours, **theirs}
-        if theirs.get(name) != ours.get(name) and name not in ("pooling", "max_new_tokens")
+        if theirs.get(name) != ours.get(name) and name not in ("pooling", "max_new_tokens", "weights")
     ]
     if spec.encode.max_new_tokens > spec.rationales_of.max_new_tokens:
         differing.append("max_new_tokens is larger")
@@ -186,20 +221,24 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
         import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
 
         from grace.encoder.encoder import RationaleEncoder
-        from grace.evaluation import mteb_tasks  # noqa: F401  # `run` does
+        from grace.encoder.engines.vllm import require_vllm
+        from grace.evaluation import mteb_tasks  # noqa: F401  # `find` does
 
+    if spec.encode.engine == "vllm" and spec.encode.rationales:
+        require_vllm("evaluation.engine")
     data = load(paths.data)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
+    todo = find(spec.tasks, data, spec.local)
     encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
     settings = store.settings(spec.encode, weights, encoder.dtype, spec.store)
     revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)
-        source = _source(spec, root, settings, encoder.width)
+        source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)
         with store.Store(root, settings, encoder.width) as kept:
             embedder = Embedder(encoder, kept, source)
-            found = run(embedder, spec.tasks, data, f"grace/{spec.run}", revision, spec.local)
+            found = run_found(embedder, todo, f"grace/{spec.run}", revision)
             rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
             shape = geometry.measure(*pairs, embedder.encode) if pairs else None
     inputs = [paths.model, *paths.data, *(paths.pairs if pairs else [])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,8 +22,8 @@ def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:
 
     Returns:
         Mean length in tokens, the shares cut off and well formed, the mean `keyword_fidelity` (of the rationales
-        that have one), the number of texts, and per text whether its rationale is well formed (0 or 1); None
-        without texts.
+        that have one), the number of texts, a digest of the token ids (equal where every rationale is), and per text
+        whether its rationale is well formed (0 or 1); None without texts.
     """
     if not texts:
         return None
@@ -35,6 +37,7 @@ def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:
         "well_formed_share": float(np.mean(formed)),
         "keyword_fidelity": float(np.mean(known)) if known else None,
         "texts": len(texts),
+        "digest": hashlib.sha256(json.dumps([r.token_ids for r in said]).encode()).hexdigest(),
         "items": {"statistic": "mean", "parts": [{"values": formed}]},
     }
 
@@ -56,6 +59,7 @@ def held_out(data: dict[str, Any] | None, paths: list[Path], count: int) -> list
 @stage.entry(specs.GeneralSpec, inputs=("model", "data*", "texts*"), outputs=("out",))
 def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
     with stage.imports():
+        from grace.encoder import adapters
         from grace.encoder.encoder import RationaleEncoder
         from grace.evaluation import likelihood  # noqa: F401  # `harness` does
 
@@ -64,14 +68,15 @@ def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         loaded = harness.load(spec.general.tasks, data, spec.general.local, Path(folder))
         encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
-        found = harness.run(
-            encoder.model,
-            encoder.tokenizer,
-            loaded,
-            limit=spec.general.limit,
-            batch_size=spec.general.batch_size,
-            threads=paths.threads,
-        )
+        with adapters.writing(encoder.model) as model:  # not the one that pools
+            found = harness.run(
+                model,
+                encoder.tokenizer,
+                loaded,
+                limit=spec.general.limit,
+                batch_size=spec.general.batch_size,
+                threads=paths.threads,
+            )
     said = rationale(encoder, texts)
     inputs = [paths.model, *paths.data, *([] if data else paths.texts)]
     record = manifest.make("general", spec, inputs, paths.started)

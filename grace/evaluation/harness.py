@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from grace.encoder import hub
 from grace.evaluation import general_tasks
 from grace.evaluation.general_tasks import FEVER_LABELS, FEWSHOT_SEED, HUB
 from grace.evaluation.sandbox import Sandbox
@@ -51,6 +52,8 @@ def load(names: list[str], data: dict[str, Any] | None, local: dict[str, str], f
             raise UserError(f"task {name!r} needs --data with the file that the rule `tasks` makes.")
     sandbox = Sandbox() if "humaneval" in names else None
     logging.getLogger("lm_eval").setLevel(logging.ERROR)  # it warns of what is meant here: a model in memory
+    if any(name in HUB and name not in local for name in names):
+        hub.offline_if_unreachable()
     found = {}
     for name in names:
         log.info("general task %s: loading its data", name)

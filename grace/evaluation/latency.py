@@ -4,7 +4,8 @@ A text's time is the sum of three parts:
 
 - encode: tokenisation, the forward pass over the prompt and the pooling of its states. It ends where the
   language-model head is asked for a first token, which a hook on the head notes; without rationale, with the embedding.
-- generate: from there to the embedding. The states of the rationale are pooled while it is written. 0 without one.
+- generate: from there to the embedding. The states of the rationale are pooled while it is written; a model with an
+  adapter for pooling reads it once more. 0 without one.
 - match: the cosine with every vector of a corpus, and the best of them.
 
 Rationales end where the model ends them, at the latest at the budget. The transformers engine writes them whatever

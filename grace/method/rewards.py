@@ -38,7 +38,7 @@ def compute_rewards(
     """Reward of each rollout.
 
     total = scale * (contrastive + lambda1 * consistency + lambda2 * hard), or -gamma for a
-    truncated rollout: the length rule replaces the reward (eq. 28).
+    truncated rollout: the length rule replaces the reward (eq. 28), unless gamma is None.
 
     With `config.negatives == "anchor"` (as published) the terms are
         contrastive = cos(q, d+(k)) - sum_m cos(q, d-m)                      (eq. 13)
@@ -91,13 +91,15 @@ def compute_rewards(
             across = torch.einsum("ikd,jd->ikj", positives, query)
             hard = -(across * others.unsqueeze(1)).sum(-1) / (instances - 1)
 
+    ruled = truncated if config.gamma is not None else torch.zeros_like(truncated)
     if config.reward == "random":
-        deal = _deal(truncated, generator)
+        deal = _deal(ruled, generator)
         contrastive, consistency, hard, negative = (
             t.gather(1, deal) for t in (contrastive, consistency, hard, negative)
         )
     total = config.scale * (contrastive + config.lambda1 * consistency + config.lambda2 * hard)
-    total = torch.where(truncated, torch.full_like(total, -config.gamma), total)
+    if config.gamma is not None:
+        total = torch.where(ruled, torch.full_like(total, -config.gamma), total)
     return RewardBreakdown(contrastive, consistency, hard, total, negative)
 
 

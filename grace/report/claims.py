@@ -10,11 +10,14 @@ from typing import Any, NamedTuple
 from grace import manifest, specs, stage
 from grace.files import writing
 from grace.paper import numbers
-from grace.report.scoring import statements
+from grace.report.scoring import judged, statements
 from grace.report.scoring.scores import Estimate, Models, difference, estimate, load
 from grace.report.scoring.statements import Claim, Measure
+from grace.report.scoring.tradeoff import Trade, trade
+from grace.shown import files
 
 MEAN = "mean of the paper's four"
+STATED = {one.id: place for place, one in enumerate(statements.STATEMENTS)}
 Entry = dict[str, Any]
 
 
@@ -87,8 +90,7 @@ def _entry(claim: Claim, measure: Measure, backbone: str, models: Models) -> Ent
     }  # fmt: skip
     if pair is not None:
         entry |= _found(claim, measure, pair, limit if limit is not None else printed or 0.0)
-    beyond = statements.BEYOND_WORDS if claim.group == statements.BEYOND else {}
-    return {**entry, "word": beyond.get(entry["verdict"], entry["verdict"])}
+    return {**entry, "word": statements.word(claim.group, entry["verdict"])}
 
 
 def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
@@ -112,14 +114,16 @@ def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
     return found
 
 
-def every(spec: specs.ClaimsSpec, embedding: Models, general: Models) -> list[Entry]:
-    """All claims in their order, as in claims.json."""
+def every(spec: specs.ClaimsSpec, embedding: Models, general: Models, traded: Trade | None = None) -> list[Entry]:
+    """All claims in their order, as in claims.json, then the statements about embeddings and generation at once."""
     made = [one for seeds in general.values() for one in seeds]
     known = {name for one in made for name in one.scores}
     limited = any(one.limited for one in made)
     by_mteb = Measured(embedding, statements.embedding_measures(spec.tasks))
     by_general = Measured(general, statements.general_measures(known, limited))
-    return [entry for one in statements.CLAIMS for entry in judge(one, by_general if one.general else by_mteb)]
+    stated = judged.every(traded) if traded else []
+    claimed = [entry for one in statements.CLAIMS for entry in judge(one, by_general if one.general else by_mteb)]
+    return claimed + [judged.entry(one) for one in sorted(stated, key=lambda one: STATED[one.statement.id])]
 
 
 # ---- Markdown -------------------------------------------------------------------------------
@@ -139,7 +143,7 @@ def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
 def totals(entries: list[Entry]) -> str:
     """One line: how many of the paper's claims got which verdict, each once per backbone by its first measure."""
     counted = [one for one in entries if one["headline"]]
-    own = [one for one in counted if one["group"] != statements.BEYOND]
+    own = [one for one in counted if one["group"] not in statements.OWN]
     counts = Counter(one["verdict"] for one in own)
     once = ", counted once per backbone" if len({one["backbone"] for one in own} - {MEAN}) > 1 else ""
     more = f"; {len(counted) - len(own)} comparisons beyond it" if len(counted) > len(own) else ""
@@ -241,10 +245,14 @@ def _ours(one: Entry) -> str:
 @stage.entry(specs.ClaimsSpec, outputs=("md", "json"))
 def main(spec: specs.ClaimsSpec, paths: SimpleNamespace) -> None:
     embedding, general = (load(cells, spec.bootstrap) for cells in (spec.cells, spec.general))
-    entries = every(spec, embedding, general)
-    missing = sorted({*embedding.missing, *general.missing})
-    problems = list(dict.fromkeys(one.text for one in embedding.problems + general.problems))
-    read = sorted({path for cell in spec.cells + spec.general for path in cell.results if Path(path).exists()})
+    traded = trade(spec.traded, spec.bootstrap) if spec.traded else None
+    entries = every(spec, embedding, general, traded)
+    loaded = [one for one in (embedding, general, traded) if one]
+    missing = sorted({path for one in loaded for path in one.missing})
+    problems = list(dict.fromkeys(problem.text for one in loaded for problem in one.problems))
+    named = [path for cell in spec.cells + spec.general for path in cell.results]
+    named += files(spec.traded) if spec.traded else []
+    read = sorted({path for path in named if Path(path).exists()})
     with writing(paths.md) as temporary:
         temporary.write_text(render(spec, entries), encoding="utf-8")
     record = manifest.make("claims", spec, list(read), paths.started)

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from grace import manifest, specs, stage
 from grace.files import writing
 from grace.paper.finding import listed
-from grace.report.plots import bars, heatmap, latency, lines, progression, scatter, style, svg, times
+from grace.report.plots import bars, heatmap, latency, lines, pareto, progression, scatter, style, svg, times
 from grace.report.plots.marks import FIELDS, Mark, Results, label, names
 from grace.report.scoring.scores import load
 
@@ -30,6 +30,7 @@ KINDS: dict[str, Any] = {
     "progression": progression,
     "bars": bars,
     "lines": lines,
+    "pareto": pareto,
 }
 DPI = 150
 NAMED = 5  # runs without result that are named below the figure; the record has them all

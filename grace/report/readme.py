@@ -1,4 +1,8 @@
-"""Puts a finished study's table 1 and figure 1 into README: python -m grace.report.readme results/demo README.md"""
+"""Puts a finished study's results into README: python -m grace.report.readme results/demo README.md
+
+Table 1 and figure 1; and, where `snakemake tradeoff` has made them and README has a place for them, the trade-off of
+embeddings and generation, its effects and its figure.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +10,40 @@ import argparse
 import csv
 import shutil
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from grace.files import read_json, writing
 from grace.section import UserError
 from grace.tasks import CATEGORIES
 
 BEGIN, END = "<!-- results: make readme -->", "<!-- /results -->"
-FIGURE = Path("docs/figure1.svg")  # beside README
+TRADE_BEGIN, TRADE_END = "<!-- trade-off: make readme -->", "<!-- /trade-off -->"
+FIGURE, PARETO = Path("docs/figure1.svg"), Path("docs/pareto.svg")  # beside README
 AVERAGE = "Avg (tasks)"
 SHORT = {"PairClassification": "Pairs"}
+MISSING = "—"
+Row = dict[str, str]
+
+
+class Column(NamedTuple):
+    """Of the trade-off's table: field of the csv, head, factor and digits; signed: with its sign."""
+
+    field: str
+    head: str
+    factor: float = 1.0
+    digits: int = 3
+    signed: bool = False
+
+
+TRADED = (
+    Column("ndcg", "nDCG@10"),
+    Column("embedding_mean", "embedding mean"),
+    Column("well_formed", "well-formed"),
+    Column("perplexity_change", "perplexity, %", 100.0, 1, True),
+    Column("compute_seconds", "compute, s", digits=0),
+)
 
 
 def block(study: Path) -> str:
@@ -24,48 +52,115 @@ def block(study: Path) -> str:
     Raises:
         UserError: when the study has no table 1.
     """
-    path = study / "tables/table1.csv"
-    if not path.exists():
-        raise UserError(f"{path}: no such file; make it with: snakemake table1.")
-    with open(path, encoding="utf-8", newline="") as handle:
-        cells = {(row["run"], row["column"]): row for row in csv.DictReader(handle) if row["ours"] or not row["paper"]}
+    rows = _rows(study / "tables/table1.csv", "table1")
+    cells = {(row["run"], row["column"]): row for row in rows if row["ours"] or not row["paper"]}
     columns = [name for name in (*CATEGORIES, AVERAGE) if any(column == name for _, column in cells)]
-    lines = ["| run | " + " | ".join(SHORT.get(name, name) for name in columns) + " |"]
-    lines.append("|---|" + "---:|" * len(columns))
-    for run in dict.fromkeys(run for run, _ in cells):
-        lines.append(
-            f"| {run} | " + " | ".join(_text(cells.get((run, name)), name == AVERAGE) for name in columns) + " |"
-        )
+    lines = _grid(
+        ["run", *(SHORT.get(name, name) for name in columns)],
+        [
+            [run, *(_text(cells.get((run, name)), name == AVERAGE) for name in columns)]
+            for run in dict.fromkeys(run for run, _ in cells)
+        ],
+    )
     said = read_json(study / "tables/table1.json")["line"]
     return "\n".join([said, "", *lines, "", f"![Figure 1: generation against embedding]({FIGURE})"])
 
 
-def _text(cell: dict[str, str] | None, interval: bool) -> str:
+def traded(study: Path) -> str:
+    """Each run in each mode, means over the seeds, then the effects on nDCG@10 with their intervals."""
+    rows = _rows(study / "tables/tradeoff.csv", "tradeoff")
+    models: dict[tuple[str, ...], list[Row]] = {}
+    several = len({row["backbone"] for row in rows}) > 1
+    for row in rows:
+        models.setdefault((*([row["backbone"]] if several else []), row["run"], row["mode"]), []).append(row)
+    names = ["backbone"] * several
+    lines = _grid(
+        [*names, "run", "mode", *(column.head for column in TRADED)],
+        [[*key, *(_mean(seeds, column) for column in TRADED)] for key, seeds in models.items()],
+        len(names) + 2,
+    )
+    effects = [row for row in _rows(study / "tables/effects.csv", "tradeoff") if row["measure"] == "ndcg"]
+    more = _grid(
+        [*names, "gradient", "run", "minus", "nDCG@10"],
+        [
+            [*([row["backbone"]] if several else []), row["gradient"], f"{row['run']}, {row['mode']}",
+             f"{row['other']}, {row['other_mode']}", _effect(row)]
+            for row in effects
+        ],
+        len(names) + 3,
+    )  # fmt: skip
+    said = read_json(study / "tables/tradeoff.json")["line"]
+    return "\n".join([said, "", *lines, "", *more, "", f"![Embeddings against generation]({PARETO})"])
+
+
+def _rows(path: Path, target: str) -> list[Row]:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with: snakemake {target}.")
+    with open(path, encoding="utf-8", newline="") as handle:
+        return list(csv.DictReader(handle))
+
+
+def _grid(head: list[str], rows: Iterable[list[str]], left: int = 1) -> list[str]:
+    return [
+        f"| {' | '.join(head)} |",
+        "|" + "---|" * left + "---:|" * (len(head) - left),
+        *(f"| {' | '.join(row)} |" for row in rows),
+    ]
+
+
+def _text(cell: Row | None, interval: bool) -> str:
     if cell is None or not cell["ours"]:
-        return "—"
+        return MISSING
     text = f"{float(cell['ours']):.1f}"
     return f"{text} [{float(cell['low']):.1f}, {float(cell['high']):.1f}]" if interval and cell["low"] else text
 
 
+def _mean(seeds: list[Row], column: Column) -> str:
+    values = [float(row[column.field]) * column.factor for row in seeds if row[column.field]]
+    if not values:
+        return MISSING
+    mean = sum(values) / len(values)
+    return f"{mean:+.{column.digits}f}" if column.signed else f"{mean:.{column.digits}f}"
+
+
+def _effect(row: Row) -> str:
+    if not row["effect"]:
+        return MISSING
+    interval = f" [{float(row['low']):+.3f}, {float(row['high']):+.3f}]" if row["low"] else ""
+    return f"{float(row['effect']):+.3f}{interval}"
+
+
 def put(study: Path, readme: Path) -> None:
-    """Replace README's block and the figure beside it.
+    """Replace README's blocks and the figures beside it; that of the trade-off only where the study has it.
 
     Raises:
-        UserError: when README has no place for the block, or the study no table 1 or figure 1.
+        UserError: when README has no place for the results, or the study no table 1 or figure 1.
     """
-    text = readme.read_text(encoding="utf-8")
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise UserError(f"{readme}: has no lines {BEGIN} and {END}; put them where the results shall stand.")
-    made = block(study)
-    figure = study / "figures/figure1.svg"
-    if not figure.exists():
-        raise UserError(f"{figure}: no such file; make it with: snakemake figure1.")
-    with writing(readme.parent / FIGURE) as temporary:
-        shutil.copyfile(figure, temporary)
+    text = _replaced(readme, readme.read_text(encoding="utf-8"), (BEGIN, END), block(study))
+    figures = {FIGURE: _drawing(study / "figures/figure1.svg", "figure1")}
+    if TRADE_BEGIN in text and (study / "tables/tradeoff.csv").exists():
+        text = _replaced(readme, text, (TRADE_BEGIN, TRADE_END), traded(study))
+        figures[PARETO] = _drawing(study / "figures/pareto.svg", "tradeoff")
+    for name, drawing in figures.items():
+        with writing(readme.parent / name) as temporary:
+            shutil.copyfile(drawing, temporary)
     with writing(readme) as temporary:
-        temporary.write_text(f"{before}{BEGIN}\n{made}\n{END}{after}", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _replaced(readme: Path, text: str, marks: tuple[str, str], made: str) -> str:
+    begin, end = marks
+    before, first, rest = text.partition(begin)
+    _, last, after = rest.partition(end)
+    if not first or not last:
+        raise UserError(f"{readme}: has no lines {begin} and {end}; put them where the results shall stand.")
+    return f"{before}{begin}\n{made}\n{end}{after}"
+
+
+def _drawing(path: Path, target: str) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with: snakemake {target}.")
+    return path
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -15,7 +15,7 @@ from grace.files import writing
 from grace.report.page import cost, deviations, exhibits, markup
 from grace.report.page.reading import Folder, Record, objects, said, together, unsaid
 from grace.report.page.summary import MEANING, summary
-from grace.report.scoring.statements import BEYOND, VERDICTS
+from grace.report.scoring.statements import OWN, VERDICTS
 from grace.section import UserError
 from grace.specs import PageSpec
 
@@ -114,7 +114,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"duration": cost.duration, "memory": cost.memory}
-    environment.globals |= {"verdicts": VERDICTS, "meaning": MEANING, "beyond": BEYOND}
+    environment.globals |= {"verdicts": VERDICTS, "meaning": MEANING, "beyond": OWN}
     return environment
 
 

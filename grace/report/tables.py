@@ -15,13 +15,17 @@ import pandas as pd
 
 from grace import manifest, specs, stage
 from grace.files import writing
+from grace.report.scoring import judged, tradeoff
 from grace.report.scoring.results import Problem
 from grace.report.scoring.scores import load
-from grace.report.sheets import cells, html, latex, markdown, rationales, score_sheet
+from grace.report.sheets import cells, effects, html, latex, markdown, rationales, score_sheet
+from grace.report.sheets import tradeoff as tradeoff_sheet
 from grace.report.sheets.columns import columns
 from grace.report.sheets.grid import Sheet
+from grace.shown import files
 
-WHOLE = ("seeds", "step", "tokens")  # numbers without a fraction
+# Numbers without a fraction.
+WHOLE = ("seed", "seeds", "step", "tokens", "identical_rationales", "tokens_read", "tokens_written")
 
 
 class Made(NamedTuple):
@@ -34,10 +38,28 @@ class Made(NamedTuple):
     seeds: list[int]
     missing: list[str]
     problems: list[Problem]
+    statements: tuple[dict[str, Any], ...] = ()
 
 
 def make(spec: specs.TablesSpec) -> Made:
+    if spec.traded is not None:
+        return of_trade(spec, spec.traded)
     return of_rationales(spec) if spec.table.kind in ("progress", "samples") else of_scores(spec)
+
+
+def of_trade(spec: specs.TablesSpec, traded: specs.Traded) -> Made:
+    found = tradeoff.trade(traded, spec.bootstrap)
+    runs = list(dict.fromkeys(point.of for point in found.points))
+    seeds = sorted({cell.seed for cell in traded.cells})
+    if spec.table.kind == "tradeoff":
+        rows = tradeoff_sheet.rows(found)
+        sheet = tradeoff_sheet.sheet(spec, found, rows)
+        return Made(tradeoff_sheet.FIELDS, rows, sheet, runs, seeds, found.missing, found.problems)
+    stated = judged.every(found)
+    return Made(
+        effects.FIELDS, effects.rows(spec.table, found), effects.sheet(spec, found, stated), runs, seeds, found.missing,
+        found.problems, tuple(map(judged.record, stated)),
+    )  # fmt: skip
 
 
 def of_scores(spec: specs.TablesSpec) -> Made:
@@ -84,6 +106,7 @@ def main(spec: specs.TablesSpec, paths: SimpleNamespace) -> None:
         with writing(path) as temporary:
             temporary.write_text(content, encoding="utf-8")
     named = [path for cell in spec.cells for path in cell.results] + list(spec.cases.values())
+    named += files(spec.traded) if spec.traded else []
     read: list[Path | str] = [path for path in sorted(set(named)) if os.access(path, os.R_OK) and Path(path).is_file()]
     manifest.write_result(
         paths.record,
@@ -93,10 +116,15 @@ def main(spec: specs.TablesSpec, paths: SimpleNamespace) -> None:
         line=made.sheet.line,
         runs=made.runs,
         seeds=made.seeds,
-        backbones=list(dict.fromkeys([cell.backbone for cell in spec.cells] + list(spec.cases))),
+        backbones=list(dict.fromkeys([cell.backbone for cell in _cells(spec)] + list(spec.cases))),
         missing=made.missing,
         problems=[problem._asdict() for problem in made.problems],
+        **({"statements": list(made.statements)} if made.statements else {}),
     )
+
+
+def _cells(spec: specs.TablesSpec) -> list[specs.Cell]:
+    return spec.traded.cells if spec.traded else spec.cells
 
 
 if __name__ == "__main__":

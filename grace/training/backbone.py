@@ -2,7 +2,8 @@
 
 Two stages with fixed step counts: language modelling on the training split, then supervised
 answers of the form `<think> four key words </think> five-word summary`. Muon for the matrices,
-AdamW for the rest, embeddings started from a PPMI-SVD of the corpus.
+AdamW for the rest, embeddings started from a PPMI-SVD of the corpus. On a GPU, if there is one,
+the forward pass is in bfloat16; weights and optimizers are float32 everywhere.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import random
 import re
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,7 +23,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.feature_extraction.text import TfidfVectorizer
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
@@ -39,81 +40,16 @@ from grace.files import read_jsonl
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import BackboneSpec
+from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pairs, train_tokenizer
 from grace.training.model_folder import save_model
 
 log = logging.getLogger(__name__)
 
-PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
-# PAD also stands before every document in pretraining, so it is the bos token: a harness that
-# measures perplexity starts from it, and not from the END of a chat turn.
-TEMPLATE = (
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
-    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-Pair = tuple[list[int], list[int]]  # token ids of a query and of its positive
 Example = tuple[list[int], str]  # token ids of a text as far as the prompt shows it, its rationale
-BLOCK, BATCH = 128, 16  # tokens per row and rows per step
+BLOCK = 128  # tokens per row where perplexity is measured
 PLAIN_SHARE = 0.3  # weight of plain text in the second stage, so that it keeps modelling language
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
 INSTRUCT_RATE = 0.5  # second stage's learning rates, relative to the first
-EMBEDDING_STD = 0.04
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of `vocab_size` entries with chat markers and think markers."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size - 2,
-        special_tokens=[PAD, START, END],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in ("<think>", "</think>")])
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, bos_token=PAD, eos_token=END, pad_token=PAD, additional_special_tokens=[START],
-        chat_template=TEMPLATE, padding_side="left",
-    )  # fmt: skip
-
-
-def token_pairs(rows: list[dict[str, Any]], template: PromptTemplate) -> list[Pair]:
-    """Token ids of each row's query and of its positive."""
-    return list(zip(*(template.text_ids([row[name] for row in rows]) for name in ("query", "positive")), strict=True))
-
-
-def text_stream(pairs: list[Pair], tokenizer: Any) -> np.ndarray:
-    """[T] token ids of all pairs, query and positive on a line each, every pair with PAD after it."""
-    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
-    rows = ([*query, *newline, *positive, tokenizer.pad_token_id] for query, positive in pairs)
-    return np.concatenate([np.array(ids, dtype=np.int32) for ids in rows])
-
-
-def ppmi_embeddings(stream: np.ndarray, vocab_size: int, width: int, window: int = 4) -> Tensor:
-    """Token vectors from co-occurrence: truncated SVD of the positive pointwise mutual information.
-
-    Args:
-        stream: [T] token ids in text order.
-
-    Returns:
-        [vocab_size, width], standard deviation EMBEDDING_STD; tokens that do not occur get noise.
-    """
-    counts = np.zeros((vocab_size, vocab_size))
-    for distance in range(1, window + 1):
-        pairs = stream[:-distance].astype(np.int64) * vocab_size + stream[distance:]
-        found = np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
-        counts += found + found.T
-    share = counts.sum(1)
-    smooth = share**0.75 / (share**0.75).sum()  # context distribution smoothing (Levy et al. 2015)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ppmi = np.log(counts / (share[:, None] * smooth[None, :]))
-    ppmi = torch.from_numpy(np.nan_to_num(np.maximum(ppmi, 0), posinf=0)).float()
-    left, values, _ = torch.svd_lowrank(ppmi, q=width, niter=4)
-    vectors = left * values.sqrt()
-    noise = torch.randn_like(vectors) * vectors.std()
-    vectors = torch.where((vectors.abs().sum(1) > 0).unsqueeze(1), vectors, noise)
-    return vectors / vectors.std() * EMBEDDING_STD
 
 
 def build_model(config: Backbone, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -162,10 +98,15 @@ class Optimizer:
             schedule.step()
 
 
-def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int) -> Tensor:
-    """`count` random rows of BLOCK + 1 consecutive tokens."""
-    starts = generator.integers(0, len(stream) - BLOCK - 1, count)
-    return torch.from_numpy(np.stack([stream[s : s + BLOCK + 1] for s in starts])).long()
+def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int, block: int = BLOCK) -> Tensor:
+    """`count` random rows of `block` + 1 consecutive tokens."""
+    starts = generator.integers(0, len(stream) - block - 1, count)
+    return torch.from_numpy(np.stack([stream[s : s + block + 1] for s in starts])).long()
+
+
+def arithmetic(device: torch.device) -> AbstractContextManager[Any]:
+    """bfloat16 on a GPU, as it is elsewhere."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
 def next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int = 0) -> Tensor:
@@ -174,6 +115,11 @@ def next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int = 0) ->
     Args:
         shared: number of unlabelled leading tokens that all rows have in common; they are read once for all.
     """
+    with arithmetic(model.device):
+        return _next_token_loss(model, ids.to(model.device), labels.to(model.device), shared)
+
+
+def _next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int) -> Tensor:
     cache = None
     if shared:
         cache = DynamicCache(config=model.config)
@@ -255,7 +201,7 @@ def train(
     template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
     pairs = token_pairs(rows, template)
     stream, held = (text_stream(some, tokenizer) for some in (pairs, token_pairs(held_out, template)))
-    if len(stream) < 20 * BLOCK or len(held) < 2 * BLOCK:
+    if len(stream) < 20 * config.block or len(held) < 2 * BLOCK:
         raise UserError(
             f"the training split has only {len(stream)} tokens; give the backbone more text (data.max_rows)."
         )
@@ -264,24 +210,24 @@ def train(
     model: Any = build_model(config, tokenizer)
     with torch.no_grad():
         model.get_input_embeddings().weight.copy_(ppmi_embeddings(stream, config.vocab_size, config.width))
-    model.train()
-    optimizer = Optimizer(model, config.pretrain_steps, 1.0)
+    model.train().to("cuda" if torch.cuda.is_available() else "cpu")
+    optimizer = Optimizer(model, config.pretrain_steps, config.learning_rate)
     for _ in tqdm(range(config.pretrain_steps), desc="pretrain", mininterval=5):
-        text = plain_rows(stream, order, BATCH)
+        text = plain_rows(stream, order, config.batch_size, config.block)
         optimizer.step(next_token_loss(model, text, text))
     figures = {"perplexity_pretrained": perplexity(model, held)}
 
-    optimizer = Optimizer(model, config.instruct_steps, INSTRUCT_RATE)
+    optimizer = Optimizer(model, config.instruct_steps, INSTRUCT_RATE * config.learning_rate)
     examples = answers(rows, pairs, template, config.seed)
-    prefix, plain = len(template.prefix), round(PLAIN_SHARE * BATCH)
+    prefix, plain = len(template.prefix), round(PLAIN_SHARE * config.batch_size)
     for _ in tqdm(range(config.instruct_steps), desc="instruct", mininterval=5):
-        ids, labels = instruct_rows(examples, template, BATCH)
-        text = plain_rows(stream, order, plain)
+        ids, labels = instruct_rows(examples, template, config.batch_size)
+        text = plain_rows(stream, order, plain, config.block)
         answered = next_token_loss(model, ids, labels, prefix)
         optimizer.step((1 - PLAIN_SHARE) * answered + PLAIN_SHARE * next_token_loss(model, text, text))
     figures["perplexity"] = perplexity(model, held)
     log.info("backbone: held-out perplexity %.1f, then %.1f", *figures.values())
-    return model.eval(), tokenizer, figures
+    return model.eval().to("cpu"), tokenizer, figures
 
 
 @stage.entry(BackboneSpec, inputs=("train", "validation"), outputs=("out",))

@@ -1,15 +1,37 @@
-"""What GRACE trains on, in which order, and how a generation is cut into batches."""
+"""What GRACE trains on, in which order, and how a generation is cut into batches and groups."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from datasets import Dataset
 from torch import Tensor
 from trl.trainer.utils import RepeatSampler
 
 from grace.section import UserError
+
+
+class Embeddings(NamedTuple):
+    """Embeddings of b instances, each [b, ., d]; `greedy` [b, 1, d] for ReMax only."""
+
+    query: Tensor
+    positives: Tensor
+    negatives: Tensor | None
+    greedy: Tensor | None
+
+    @classmethod
+    def split(cls, pooled: Tensor, instances: int, rollouts: int, anchors: int) -> Embeddings:
+        """Of [n, d]: K rollouts of each instance, then the anchors of each (q and the d-), then greedy rollouts."""
+        parts = [instances * rollouts, instances * anchors, len(pooled) - instances * (rollouts + anchors)]
+        positives, others, greedy = pooled.split(parts)
+        others = others.unflatten(0, (instances, anchors))
+        return cls(
+            query=others[:, 0],
+            positives=positives.unflatten(0, (instances, rollouts)),
+            negatives=others[:, 1:] if anchors > 1 else None,
+            greedy=greedy.unsqueeze(1) if len(greedy) else None,
+        )
 
 
 class GroupSampler(RepeatSampler):

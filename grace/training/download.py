@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from grace import manifest, stage
+from grace.encoder import hub
 from grace.files import write_json
 from grace.section import UserError
 from grace.settings import Prompt
 from grace.specs import BackboneSpec
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+log = logging.getLogger(__name__)
 
 
 @stage.entry(BackboneSpec, outputs=("out",))
@@ -32,7 +35,10 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
 
 
 def _from_hub(name: str, revision: str | None, folder: Path) -> None:
-    """Download what a model folder needs; finished files are kept, so a second try goes on."""
+    """Download what a model folder needs; finished files are kept, so a second try goes on.
+
+    Where the hub does not answer, what an earlier run brought whole is taken.
+    """
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
@@ -42,6 +48,11 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
     )
 
     by_hand = f"or fetch {name} by hand and set its entry in available_backbones to {{kind: local, path: FOLDER}}"
+    if why := hub.unreachable():
+        if not _whole(folder):
+            raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
+        log.warning("the hub cannot be reached (%s): taking what lies in %s", why, folder)
+        return
     try:
         snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=FILES)
     except GatedRepoError:
@@ -51,8 +62,22 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
     except RepositoryNotFoundError:
         raise UserError(f"{name}: the hub knows no such model; correct its id in available_backbones.") from None
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.") from None
+        raise _failed(name, str(error).strip().split("\n")[0], by_hand) from None
+
+
+def _failed(name: str, reason: str, by_hand: str) -> UserError:
+    return UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.")
+
+
+def _whole(folder: Path) -> bool:
+    if not (folder / "config.json").exists():
+        return False
+    try:
+        _check_kind(folder)
+        _check_weights(folder)
+    except UserError:
+        return False
+    return True
 
 
 def check(folder: Path, prompt: Prompt) -> None:

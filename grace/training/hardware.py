@@ -10,10 +10,11 @@ from grace.encoder.engines.vllm import require_vllm
 from grace.section import UserError
 from grace.settings import Contrastive, Grace
 from grace.specs import TrainSpec
+from grace.training import lora
 
 
 def section(spec: TrainSpec) -> tuple[str, Grace | Contrastive]:
-    """The method's own settings and their name in config.yaml."""
+    """The method's own settings and their name in config.yaml; of adapter+grace those of its policy gradient."""
     if spec.grace:
         return "grace", spec.grace
     assert spec.contrastive is not None
@@ -21,8 +22,12 @@ def section(spec: TrainSpec) -> tuple[str, Grace | Contrastive]:
 
 
 def check(spec: TrainSpec) -> None:
-    """Raises: UserError when the settings ask for GPUs or for a vLLM that are not here."""
+    """Raises: UserError when the settings ask for GPUs, a vLLM or a peft that are not here, or for what the method
+    cannot do."""
     name, at = section(spec)
+    lora.check(spec)
+    if spec.rounds:
+        _check_rounds(spec)
     vllm = isinstance(at, Grace) and at.engine == "vllm"
     if vllm:
         require_vllm("grace.engine")
@@ -42,6 +47,19 @@ def check(spec: TrainSpec) -> None:
         raise UserError(
             f"config: {name}.processes: {at.processes} processes need a GPU each and torch finds {gpus}; "
             "lower it, or give the rule train more in resources."
+        )
+
+
+def _check_rounds(spec: TrainSpec) -> None:
+    assert spec.grace is not None and spec.contrastive is not None
+    if spec.keep_steps:
+        raise UserError(
+            f"config: ablations: {spec.run} trains in rounds, of which no steps are kept; take it out of the ablation."
+        )
+    if spec.contrastive.batch_size % (2 * spec.grace.processes) and spec.grace.processes > 1:
+        raise UserError(
+            f"config: adapter.batch_size: {spec.contrastive.batch_size} must be a multiple of twice grace.processes "
+            f"({spec.grace.processes}), which adapter+grace trains its adapter in too."
         )
 
 

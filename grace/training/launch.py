@@ -38,7 +38,7 @@ def options(spec: TrainSpec) -> list[str]:
     ]  # fmt: skip
 
 
-@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out",))
+@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out", "store?"))
 def main(spec: TrainSpec, paths: SimpleNamespace) -> None:
     hardware.check(spec)
     from accelerate.commands.launch import launch_command, launch_command_parser

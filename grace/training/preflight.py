@@ -19,6 +19,7 @@ import torch
 from transformers import TrainerCallback
 
 from grace.encoder.engines import transformers as engine
+from grace.encoder.engines.reading import MAX_TOKENS, SHARED_BY
 from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import hardware
@@ -71,10 +72,9 @@ class Preflight(TrainerCallback):
 
 def _longest(trainer: Any, spec: TrainSpec, at_most: int | None) -> None:
     if spec.grace is None:
-        step_of_baseline(trainer, spec, at_most)
+        step_of_contrastive(trainer, spec, at_most)
         return
-    if spec.grace.engine == "transformers":
-        write(trainer, spec, at_most)
+    (write if spec.grace.engine == "transformers" else embed)(trainer, spec, at_most)
     step_of_grace(trainer, spec, at_most and max(at_most, trainer.together))
 
 
@@ -92,12 +92,10 @@ def step_of_grace(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> 
         trainer.accelerator.backward(logps.mean())
 
 
-def step_of_baseline(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
-    """The loss and its gradient for this process's batch (or `at_most` rows), every text cut at the longest prompt."""
-    text = " ".join(["long"] * spec.prompt.max_prompt_tokens)
-    row = dict.fromkeys(trainer.train_dataset.column_names, text)
+def step_of_contrastive(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """The loss and its gradient for this process's batch (or `at_most` rows) of the longest prompts and rationales."""
     share = trainer.args.per_device_train_batch_size
-    features = trainer._prepare_inputs(trainer.data_collator([row] * min(at_most or share, share)))
+    features = trainer._prepare_inputs(trainer.longest(min(at_most or share, share), *longest(spec)))
     model = trainer.model_wrapped.train()
     with trainer.compute_loss_context_manager():
         trainer.accelerator.backward(trainer.compute_loss(model, features))
@@ -106,8 +104,7 @@ def step_of_baseline(trainer: Any, spec: TrainSpec, at_most: int | None = None) 
 def write(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
     """The start of a largest batch of rationales (or `at_most`), with room kept for the cache of all its tokens."""
     assert spec.grace is not None and spec.generation is not None
-    rows = len(trainer.train_dataset[0]["negatives"]) + 1 + spec.grace.rollouts
-    batch = min(spec.generation.batch_size, spec.grace.instances // spec.grace.processes * rows)
+    batch = min(spec.generation.batch_size, _rationales(trainer, spec))
     batch = min(at_most or batch, batch)
     with trainer.policy() as model:
         config = model.config.get_text_config()
@@ -123,9 +120,31 @@ def write(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
         del cache
 
 
+def embed(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """A largest batch of the longest rationales (or `at_most`), embedded as those that vLLM wrote are."""
+    length, new = longest(spec)
+    prefix, size = trainer.template.prefix, trainer.model.config.get_text_config().vocab_size
+    room = MAX_TOKENS.get(trainer.accelerator.device.type, max(MAX_TOKENS.values()))
+    fit = room // (length - 1 - len(prefix))  # without the prefix, which is read once; the last token never is
+    batch = min(max(SHARED_BY, fit), _rationales(trainer, spec))
+    batch = min(at_most or batch, batch)
+    text = [i % size for i in range(length)]
+    prompt = (prefix + text)[: length - new]
+    trainer.embed([prompt] * batch, [text[:new]] * batch)
+
+
+def _rationales(trainer: Any, spec: TrainSpec) -> int:
+    """How many are written for a step, in one process."""
+    assert spec.grace is not None
+    greedy = spec.grace.estimator == "remax"
+    rows = len(trainer.train_dataset[0]["negatives"]) + 1 + spec.grace.rollouts + greedy
+    return spec.grace.instances // spec.grace.processes * rows
+
+
 def longest(spec: TrainSpec) -> tuple[int, int]:
-    """Tokens of the longest row, and how many of them are a rollout's."""
+    """Tokens of the longest row, and how many of them are a rollout's, or a rationale's that is learnt from."""
     new = spec.generation.max_new_tokens if spec.generation else 0
+    new = spec.rationales.encode.max_new_tokens if spec.rationales else new
     return spec.prompt.max_prompt_tokens + new, new
 
 
@@ -182,7 +201,9 @@ def _check_main_memory(spec: TrainSpec, trainer: Any, parameters: list[Any]) -> 
     together = trainer.together if spec.grace else 1  # rows that share a prompt
     tokens = rows // together * (length - new) + rows * new
     numbers += tokens * config.num_hidden_layers * config.hidden_size
-    numbers += 2 * rows * new * config.vocab_size
+    fence = spec.contrastive and spec.contrastive.fence
+    predicted = rows * new if spec.grace else fence.rows * max(new, length - new) if fence else 0
+    numbers += 2 * predicted * config.vocab_size
     need, free = 4 * numbers, available()
     if need > free:
         raise too_large(spec, f"a step needs at least {need / 1e9:.1f} GB and {free / 1e9:.1f} GB are free")

@@ -1,8 +1,7 @@
-"""Train one run: GRACE, CL or SimCSE, from a backbone to an ordinary model folder."""
+"""Train one run from a backbone to a model folder, whatever its method."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import shutil
@@ -12,49 +11,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from accelerate import PartialState
+from transformers import set_seed
 
 from grace import manifest, stage
 from grace.files import read_json, read_jsonl, sha256
 from grace.section import UserError
 from grace.specs import TrainSpec
-from grace.training import hardware, lora
-from grace.training.checkpoints import MarkComplete, checkpoint_folder, last_checkpoint
+from grace.training import hardware
+from grace.training.building import build_trainer, fit, history, load, tokens
+from grace.training.checkpoints import checkpoint_folder, last_checkpoint
 from grace.training.kept import KeepSteps, finished
 from grace.training.model_folder import save_model
-from grace.training.preflight import Preflight, out_of_memory, too_large
+from grace.training.preflight import out_of_memory, too_large
+from grace.training.rationales import looked_up, sample
+from grace.training.rounds import train_in_rounds
 
 log = logging.getLogger(__name__)
-
-
-def load(backbone: Path, spec: TrainSpec) -> tuple[Any, Any]:
-    """The backbone in float32 (master weights; `precision` decides the arithmetic), with adapters if the run
-    trains those, and its tokenizer."""
-    name, at = hardware.section(spec)
-    dropout = spec.contrastive.dropout if spec.contrastive else 0.0
-    model = AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", attention_dropout=dropout)
-    if at.lora:
-        model = lora.add(model, at.lora, name)
-    return model, AutoTokenizer.from_pretrained(backbone, padding_side="left")
-
-
-def build_trainer(model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], folder: Path) -> Any:
-    """The method's trainer, with its preflight; libraries are imported here because each costs seconds."""
-    preflight = Preflight(spec)
-    callbacks = [MarkComplete(), preflight]
-    if spec.method == "grace":
-        from grace.training.arguments import grpo_config
-        from grace.training.trainer import GraceTrainer
-
-        args = grpo_config(spec, str(folder), len(rows))
-        trainer: Any = GraceTrainer(model, tokenizer, spec, rows, args, callbacks=callbacks)
-    else:
-        from grace.training.baselines import contrastive_trainer
-
-        trainer = contrastive_trainer(model, tokenizer, spec, rows, str(folder), callbacks=callbacks)
-    preflight.trainer = trainer
-    trainer.preflight = preflight
-    return trainer
 
 
 def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
@@ -74,6 +47,21 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
     if not rows:
         raise UserError(f"{paths.rows}: no rows to train on.")
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
+    if spec.rounds:
+        made = train_in_rounds(spec, rows, paths.backbone, checkpoints)
+        if PartialState().is_main_process:
+            _save(paths.out.parent, *made.model, spec, paths, training=checkpoints.name, rows=len(rows), **made.record)
+            shutil.rmtree(checkpoints, ignore_errors=True)
+    else:
+        _train(spec, rows, paths, checkpoints)
+
+
+def _train(spec: TrainSpec, rows: list[dict[str, Any]], paths: SimpleNamespace, checkpoints: Path) -> None:
+    if spec.contrastive and spec.method not in ("cl", "simcse"):
+        rows = sample(rows, spec.contrastive.rows)
+    rationales = None
+    if spec.rationales:
+        rationales = looked_up(spec.rationales, paths.backbone, rows, paths.store or checkpoints / "rationales")
     set_seed(spec.seed)
     model, tokenizer = load(paths.backbone, spec)
 
@@ -81,31 +69,28 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         made = finished(trainer, model, lambda: load(paths.backbone, spec)[0])
         if made is None:
             return
-        logged = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
-        record = manifest.make(
-            "train", spec, [paths.backbone, paths.rows], paths.started, backbone=_origin(paths.backbone),
-            resumed_from=Path(resume).name if resume else None, training=checkpoints.name, steps=step, rows=len(rows),
-            preflight=trainer.preflight.record, history=json.loads(json.dumps(logged).replace("NaN", "null")),
+        _save(
+            folder, made, tokenizer, spec, paths, resumed_from=Path(resume).name if resume else None,
+            training=checkpoints.name, steps=step, rows=len(rows), tokens=tokens(trainer, rationales),
+            preflight=trainer.preflight.record, history=history(trainer),
         )  # fmt: skip
-        save_model(folder, made, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
 
-    trainer = build_trainer(model, tokenizer, spec, rows, checkpoints)
+    trainer = build_trainer(model, tokenizer, spec, rows, checkpoints, rationales)
     kept = KeepSteps(spec.keep_steps, checkpoints, paths.out.parent, save)
     trainer.add_callback(kept)
     resume = last_checkpoint(checkpoints)
-    if resume:
-        log.info("resuming from %s", resume)
-    try:
-        trainer.train(resume_from_checkpoint=resume)
-    finally:  # an error's sentence starts a line of its own
-        for callback in trainer.callback_handler.callbacks:
-            if bar := getattr(callback, "training_bar", None):
-                bar.close()
+    fit(trainer, resume)
     if trainer.is_world_process_zero():
         kept.hand_over()
     save(paths.out.parent, trainer.state.global_step)
     if trainer.is_world_process_zero():
         shutil.rmtree(checkpoints, ignore_errors=True)
+
+
+def _save(folder: Path, model: Any, tokenizer: Any, spec: TrainSpec, paths: SimpleNamespace, **more: Any) -> None:
+    inputs = [paths.backbone, paths.rows]
+    record = manifest.make("train", spec, inputs, paths.started, backbone=_origin(paths.backbone), **more)
+    save_model(folder, model, tokenizer, record, prompt=spec.prompt, pooling=spec.pooling)
 
 
 def _origin(backbone: Path) -> dict[str, Any] | None:
@@ -114,7 +99,7 @@ def _origin(backbone: Path) -> dict[str, Any] | None:
     return read_json(path).get("settings", {}).get("backbone") if path.exists() else None
 
 
-@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out",))
+@stage.entry(TrainSpec, inputs=("backbone", "rows"), outputs=("out", "store?"))
 def main(spec: TrainSpec, paths: SimpleNamespace) -> None:
     try:
         try:

@@ -15,7 +15,7 @@ import logging
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from accelerate.utils import gather
@@ -24,6 +24,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from grace.encoder.adapters import embedding, separate, writing
 from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.vllm import per_request
@@ -33,21 +34,12 @@ from grace.method.prompt import PromptTemplate
 from grace.method.rewards import RewardBreakdown, compute_rewards
 from grace.specs import TrainSpec
 from grace.training import sharding
-from grace.training.batches import GroupSampler, in_groups, in_rows, training_set
+from grace.training.batches import Embeddings, GroupSampler, in_groups, in_rows, training_set
 from grace.training.log_probabilities import log_probabilities
 
 log = logging.getLogger(__name__)
 
 TERMS = ("contrastive", "consistency", "hard", "truncated")  # one reward column each
-
-
-class Embeddings(NamedTuple):
-    """Embeddings of b instances, each [b, ., d]; `greedy` [b, 1, d] for ReMax only."""
-
-    query: Tensor
-    positives: Tensor
-    negatives: Tensor | None
-    greedy: Tensor | None
 
 
 class GraceTrainer(GRPOTrainer):
@@ -75,6 +67,7 @@ class GraceTrainer(GRPOTrainer):
         self.ends = engine.end_tokens(model, tokenizer)
         self.grpo = args
         self.silent: set[str] = set()  # terms already reported as teaching nothing
+        self.pools_apart = separate(model)  # with an adapter that is not trained here
         if self.algorithm.frozen:  # never with adapters, which freeze all else themselves
             for name, parameter in model.named_parameters():
                 parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
@@ -138,17 +131,20 @@ class GraceTrainer(GRPOTrainer):
         keys += [0] * len(greedy)
 
         if self.algorithm.engine == "transformers":
-            with self.policy() as model:
+            with self.policy() as model, writing(model) as writer:
                 made = engine.generate(
-                    model, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
+                    writer, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
                     temperatures=temperatures, max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
                     batch_size=self.generation.batch_size, compile=self.generation.compile,
                 )  # fmt: skip
             token_ids, pooled, logprobs = made.token_ids, made.pooled, None
         else:
             token_ids, logprobs = self._write_with_vllm(prompts, len(prompt_ids), temperatures, keys)
+        if self.algorithm.engine == "vllm" or self.pools_apart:
             pooled = self.embed(prompts, token_ids)
-        self.embeddings = self._split(pooled.to(self.accelerator.device), len(instances), per_row)
+        written = torch.tensor(sum(map(len, token_ids)), device=self.accelerator.device)
+        self._metrics["train"]["tokens_written"].append(int(gather(written).sum()))
+        self.embeddings = Embeddings.split(pooled.to(self.accelerator.device), len(instances), k, per_row)
         return token_ids[: len(prompt_ids)], logprobs
 
     @contextmanager
@@ -195,24 +191,11 @@ class GraceTrainer(GRPOTrainer):
 
     def embed(self, prompts: list[list[int]], token_ids: list[list[int]]) -> Tensor:
         """[N, d] embeddings of rationales that were written elsewhere, equal to the fused ones."""
-        with self.policy() as model:
+        with self.policy() as model, embedding(model) as pools:
             return packed.embed(
-                model, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
+                pools, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
                 pool_from=len(self.template.prefix), pooling=self.spec.pooling,
             )  # fmt: skip
-
-    def _split(self, pooled: Tensor, instances: int, per_row: int) -> Embeddings:
-        k, width = self.k, pooled.shape[1]
-        rollouts, anchors, greedy = pooled.split(
-            [instances * k, instances * per_row, len(pooled) - instances * (k + per_row)]
-        )
-        anchors = anchors.view(instances, per_row, width)
-        return Embeddings(
-            query=anchors[:, 0],
-            positives=rollouts.view(instances, k, width),
-            negatives=anchors[:, 1:] if per_row > 1 else None,
-            greedy=greedy.view(instances, 1, width) if len(greedy) else None,
-        )
 
     # ---- the policy's log-probabilities -------------------------------------------------
 
@@ -247,25 +230,32 @@ class GraceTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
-        """[N over all ranks, terms] unweighted rewards; a truncated row is (nan, nan, nan, -gamma)."""
+        """[N over all ranks, terms] unweighted rewards; (nan, nan, nan, -gamma) where the length rule applies."""
         k = self.k
         cut = torch.tensor([ids[-1] not in self.ends for ids in completion_ids_list], device=self.accelerator.device)
-        truncated = gather(cut).view(-1, k)
+        self.truncated = truncated = gather(cut).view(-1, k)
         at = Embeddings(*(e if e is None else gather(e.contiguous()) for e in self.embeddings))  # type: ignore[arg-type]
-        rewards = self._score(at, at.positives, truncated)
+        rewards = self.score(at, at.positives, truncated)
+        self.advantages = self.advantages_of(rewards.total, at, truncated)
+        self._log_terms(rewards, truncated)
+        terms = torch.stack((rewards.contrastive, rewards.consistency, rewards.hard), -1)
+        columns = torch.cat((terms, torch.zeros_like(terms[..., :1])), -1)
+        if self.reward.gamma is None:
+            return columns.flatten(0, 1)
+        failed = torch.tensor([torch.nan, torch.nan, torch.nan, -self.reward.gamma], device=columns.device)
+        return torch.where(truncated.unsqueeze(-1), failed, columns).flatten(0, 1)
+
+    def advantages_of(self, total: Tensor, at: Embeddings, truncated: Tensor) -> Tensor:
+        """Advantages [B, K] of all ranks' total rewards [B, K]."""
         baseline = None
         if at.greedy is not None:  # the greedy rollout is scored as one more of its group
             extended = torch.cat((at.positives, at.greedy), 1)
             none_cut = torch.cat((truncated, torch.zeros_like(truncated[:, :1])), 1)
-            baseline = self._score(at, extended, none_cut).total[:, -1]
-        self.advantages = group_advantages(rewards.total, self.algorithm.estimator, baseline)
-        self._log_terms(rewards, truncated)
-        terms = torch.stack((rewards.contrastive, rewards.consistency, rewards.hard), -1)
-        columns = torch.cat((terms, torch.zeros_like(terms[..., :1])), -1)
-        failed = torch.tensor([torch.nan, torch.nan, torch.nan, -self.reward.gamma], device=columns.device)
-        return torch.where(truncated.unsqueeze(-1), failed, columns).flatten(0, 1)
+            baseline = self.score(at, extended, none_cut).total[:, -1]
+        return group_advantages(total, self.algorithm.estimator, baseline)
 
-    def _score(self, at: Embeddings, positives: Tensor, truncated: Tensor) -> RewardBreakdown:
+    def score(self, at: Embeddings, positives: Tensor, truncated: Tensor) -> RewardBreakdown:
+        """Rewards of rollouts with the embeddings `positives` [B, K, d], of all ranks; `truncated` [B, K] bool."""
         # The control's randomness, equal on every rank and after a resume.
         dice = torch.Generator().manual_seed(text_key(self.spec.seed, self.state.global_step, "random") % (1 << 62))
         return compute_rewards(at.query, positives, at.negatives, truncated, self.reward, dice)

@@ -54,6 +54,19 @@ def test_a_trained_model_embeds_as_it_was_trained():
     assert encode_settings({"stage": "backbone", "settings": {}}) == encode_settings({}) == Encode()
 
 
+@pytest.mark.parametrize(
+    ("method", "loss", "reasons"),
+    [("adapter", "direct", False), ("adapter", "half", False), ("adapter", "rationale", True),
+     ("kl_fence", "direct", False), ("kl_fence", "rationale", True), ("adapter+grace", "half", True)],
+)  # fmt: skip
+def test_a_model_reasons_unasked_where_that_is_what_it_has_learnt(method, loss, reasons):
+    written = {"encode": {"max_new_tokens": 33}}
+    settings = {"method": method, "direct_prompt": "chat", "contrastive": {"loss": loss}, "rationales": written}
+    found = encode_settings({"stage": "train", "settings": settings})
+    assert found == Encode(rationales=reasons, max_new_tokens=33)
+    assert encode_settings({"stage": "train", "settings": settings | {"rationales": None}}).max_new_tokens == 256
+
+
 def test_an_old_folder_gets_what_it_lacks_and_keeps_its_weights(tiny_folder, tmp_path, monkeypatch, capsys):
     folder = shutil.copytree(tiny_folder, tmp_path / "old")
     before, files = weights_hash(folder), {path.name for path in folder.iterdir()}
@@ -110,3 +123,12 @@ def test_new_weights_replace_all_old_ones(tmp_path):
     with filling(tmp_path) as temporary:
         (temporary / "model.safetensors").write_text("new")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", "notes.txt"]
+
+
+def test_an_adapters_folder_is_completed_and_stays_an_adapters(adapted_folder, tmp_path):
+    folder = shutil.copytree(adapted_folder, tmp_path / "adapter")
+    (folder / "modules.json").unlink()
+    before = json.loads((folder / "grace.json").read_text())
+    complete(folder)
+    assert json.loads((folder / "grace.json").read_text()) == before
+    assert json.loads((folder / "modules.json").read_text())[0]["type"] == MODULE

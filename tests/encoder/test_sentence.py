@@ -142,3 +142,19 @@ def test_other_classes_still_need_trust(folder, tmp_path):
     (other / "modules.json").write_text((other / "modules.json").read_text().replace("RationaleModule", "Path"))
     with pytest.raises(ValueError, match="trust_remote_code"):
         SentenceTransformer(str(other), device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["adapted_folder", "generator_folder"])
+def test_the_folder_of_an_adapter_is_a_model_too(request, tmp_path, kind):
+    folder = request.getfixturevalue(kind)
+    model, own = SentenceTransformer(str(folder), device="cpu"), RationaleEncoder.from_pretrained(folder)
+    model.save(str(tmp_path / "again"))
+    again = SentenceTransformer(str(tmp_path / "again"), device="cpu")
+    for rationales in (True, False):
+        expected = own.encode(TEXTS, rationales).embeddings
+        for one in (model, again):
+            near(one.encode(TEXTS, rationales=rationales), expected)
+    near(model.encode(TEXTS), own.encode(TEXTS, rationales=False).embeddings)
+    assert not (tmp_path / "again" / "config.json").exists()
+    model[0].max_seq_length = 200
+    near(model.encode(["sort " * 999]), model.encode(["sort " * 800]))

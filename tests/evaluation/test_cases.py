@@ -109,6 +109,13 @@ def test_the_stage_shows_what_each_model_writes(job, tiny_folder, tmp_path, temp
     assert True in told
 
 
+def test_of_an_adapter_for_pooling_the_backbones_rationales_are_shown(tiny_folder, adapted_folder, generator_folder):
+    spec = specs.EncodeSpec(**{**ENCODE, "sampling_temperature": 1.0})
+    texts = ["Sort a list.", "Invert a matrix of floats."]
+    bare, adapter, other = (cases.written(at, spec, texts) for at in (tiny_folder, adapted_folder, generator_folder))
+    assert bare == adapter != other
+
+
 def test_a_folder_for_each_model(job, tiny_folder):
     with pytest.raises(SystemExit, match="--models: 1 folders for 3 models; give one for each"):
         job([tiny_folder])

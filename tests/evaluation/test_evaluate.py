@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from grace.evaluation.embedder import Embedder
 from grace.section import UserError
 from tests.evaluation.fakes import Encoding, FakeEncoder, make_rows
 
+ROOT = Path(__file__).parents[2]
 DEMO = list(names.DEMO.values())
 
 
@@ -255,6 +257,74 @@ def test_wanted_pairs_that_are_not_given_are_said_before_anything_is_embedded(jo
         evaluate.main(changed(job[0], pairs=3))
 
 
+@pytest.mark.parametrize(
+    ("tasks", "folder", "said"),
+    [
+        (["STSBenchmark"], "broken", r"test\.jsonl, row 2: not JSON"),
+        (["DocstringSTS", "STSBenchmark"], "nowhere", r"evaluation\.local\.STSBenchmark: .*nowhere: no such folder"),
+        (["DocstringSTS", "STSBenchmark"], "empty", r"evaluation\.local\.STSBenchmark: .*empty: has no test\.jsonl"),
+    ],
+)
+def test_data_that_cannot_be_had_are_said_before_a_model_is_built(job, tmp_path, monkeypatch, tasks, folder, said):
+    from grace.encoder.encoder import RationaleEncoder
+
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: 1 / 0)
+    for name in ("broken", "empty"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken/test.jsonl").write_text('{"sentence1": "a", "sentence2": "b", "score": 1}\n{"sentence1": ')
+    with pytest.raises(SystemExit, match=f"^error: .*{said}"):
+        evaluate.main(changed(job[0], tasks=tasks, local={"STSBenchmark": str(tmp_path / folder)}))
+
+
+def test_data_are_loaded_before_the_model_but_of_one_task_only(data):
+    loaded = [task.data_loaded for task in evaluate.find(DEMO, data)]
+    assert loaded == [True] + [False] * (len(DEMO) - 1)
+
+
+def test_a_hub_that_refuses_connections_stops_the_command(job, tmp_path):
+    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "0"}
+    command = [sys.executable, "-m", "grace.evaluation.evaluate", *changed(job[0], tasks=["STSBenchmark"])]
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"},
+        capture_output=True, text=True, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    lines = done.stderr.strip().split("\n")
+    assert lines[-1].startswith("error: task STSBenchmark: its data cannot be loaded from the hub")
+    assert lines[-1].endswith("or name a folder that holds it in evaluation.local.STSBenchmark.")
+    assert sum(line.startswith("error:") for line in lines) == 1
+    assert any("the hub cannot be reached (http://127.0.0.1:9: " in line for line in lines)
+    assert "Retry 2/2" in done.stderr and "Retry 3" not in done.stderr  # 3 s; the hub's client alone waits 23 s
+
+
+@pytest.mark.parametrize(
+    ("version", "said"),
+    [
+        (None, r"vLLM is not installed here; pip install vllm, or set evaluation\.engine: transformers\."),
+        ("0.21.2", r"vllm 0\.21\.2 is installed, but 0\.22 to 0\.\d+ are supported; install one of them, or set "),
+    ],
+)
+def test_a_vllm_that_cannot_be_used_stops_the_command(job, tmp_path, monkeypatch, version, said):
+    """Before task data are looked for, which may be a long download."""
+    from grace.encoder.engines import vllm
+
+    if version is None:
+        monkeypatch.setattr(vllm, "PACKAGES", ("vllm-that-is-nowhere",))
+    else:
+        about = tmp_path / f"packages/vllm-{version}.dist-info/METADATA"
+        about.parent.mkdir(parents=True)
+        about.write_text(f"Metadata-Version: 2.1\nName: vllm\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(tmp_path / "packages")
+    monkeypatch.setattr(evaluate, "find", lambda *_: 1 / 0)
+    with pytest.raises(SystemExit, match=rf"^error: config: evaluation\.engine: {said}"):
+        evaluate.main(changed(job[0], encode={"engine": "vllm"}))
+
+
+def test_a_model_that_writes_no_rationales_needs_no_vllm(job):
+    evaluate.main(changed(job[0], encode={"engine": "vllm", "rationales": False}))
+    assert job[1].exists()
+
+
 def test_other_poolings_and_budgets_take_the_rationales_of_one_job(job, tmp_path, tiny_folder, monkeypatch):
     """Real jobs on a tiny model: what is pooled again gives what is written anew, and the model writes nothing."""
     from grace.encoder.encoder import RationaleEncoder
@@ -277,6 +347,34 @@ def test_other_poolings_and_budgets_take_the_rationales_of_one_job(job, tmp_path
     score = [one["tasks"]["DocstringSTS"]["main_score"] for one in (anew, again)]
     assert score[0] == pytest.approx(score[1], abs=1e-4)
     assert results(point, out, tmp_path / "store") == again  # found in the store
+
+
+def test_an_adapter_takes_the_rationales_that_its_backbone_has_written(job, tmp_path, request, monkeypatch):
+    """Real jobs in one store: the backbone writes, the adapter pools what it has written and writes nothing."""
+    from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.engines import transformers as engine
+    from grace.encoder.loading import load_model
+
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda path, spec: RationaleEncoder(*load_model(path), spec))
+
+    def start(folder, arguments, store):
+        given = [*arguments[:2], "--model", str(request.getfixturevalue(folder)), *arguments[4:]]
+        return results(given, job[1], tmp_path / store)
+
+    arguments = changed(job[0], encode={"max_new_tokens": 8, "sampling_temperature": 1.0, "seed": 3})
+    source = json.loads(arguments[1])["encode"]
+    given = changed(arguments, rationales_of=source)
+    written = start("tiny_folder", arguments, "store")
+    anew = start("adapted_folder", given, "empty")
+    monkeypatch.setattr(engine, "generate_batches", lambda *_, **__: 1 / 0)
+    found = start("adapted_folder", given, "store")
+    assert found["rationale"] == anew["rationale"] | {"reused": found["rationale"]["texts"]}
+    assert written["rationale"] == anew["rationale"]
+    score = [one["tasks"]["DocstringSTS"]["main_score"] for one in (anew, found, written)]
+    assert score[0] == pytest.approx(score[1], abs=1e-4) and abs(score[2] - score[1]) > 1e-3
+    assert start("adapted_folder", given, "store") == found
+    with pytest.raises(ZeroDivisionError):  # a second adapter writes what the store does not hold
+        start("generator_folder", given, "store")
 
 
 @pytest.mark.parametrize(

@@ -82,6 +82,10 @@ def test_rationale_figures():
     assert found["well_formed_share"] == found["items"]["parts"][0]["values"].count(1.0) / 8 == 0.75
     assert found["truncated_share"] == 0.25 and found["texts"] == 8
     assert general.rationale(FakeEncoder(), []) is None
+    again, other = (
+        general.rationale(FakeEncoder(), texts) for texts in ([f"alpha beta gamma number {i}" for i in range(8)], ["a"])
+    )
+    assert found["digest"] == again["digest"] != other["digest"]
 
 
 @pytest.mark.parametrize(
@@ -158,3 +162,17 @@ def test_what_is_missing_stops_the_job_before_its_model_is_loaded(tmp_path, caps
         general.main([*command, "--out", str(tmp_path / "out.json")])
     assert "general.local.fever" in str(stopped.value) and "gone is not a folder" in str(stopped.value)
     assert not (tmp_path / "out.json").exists()
+
+
+@pytest.mark.parametrize("kind", ["adapted_folder", "generator_folder"])
+def test_of_an_adapters_folder_it_is_the_model_that_writes_which_is_measured(request, kind, tiny_folder, tmp_path):
+    data = tmp_path / "tasks.json"
+    data.write_text(json.dumps({"manifest": {}, **tasks.build(make_rows(120), make_rows(60, 1), seed=0)}))
+    found = []
+    for folder in (tiny_folder, request.getfixturevalue(kind)):
+        given = ["--model", str(folder), "--threads", "1", "--spec", spec([harness.PERPLEXITY], {}, 3)]
+        general.main([*given, "--data", str(data), "--out", str(tmp_path / "out.json")])
+        found.append(read_json(tmp_path / "out.json"))
+    for part in ("tasks", "rationale"):
+        assert (found[0][part] == found[1][part]) is (kind == "adapted_folder")
+    assert found[1]["rationale"]["digest"] and found[1]["manifest"]["inputs"] != found[0]["manifest"]["inputs"]

@@ -14,6 +14,7 @@ import pytest
 import torch
 from lm_eval.api.model import LM
 
+from grace.encoder import hub
 from grace.evaluation import general_tasks, harness
 from grace.evaluation.general_tasks import GREEDY, HUB
 from grace.section import UserError
@@ -328,11 +329,14 @@ def test_unreachable_hub_is_one_sentence(monkeypatch, tmp_path):
     def unreachable(*_: Any, **__: Any) -> None:
         raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub\nand more lines")
 
+    asked: list[bool] = []
+    monkeypatch.setattr(hub, "offline_if_unreachable", lambda: asked.append(True))
     monkeypatch.setattr(datasets, "load_dataset", unreachable)
     with pytest.raises(
         UserError, match=r"task 'gsm8k': its data cannot be loaded.*Couldn't reach.*general.local.gsm8k"
     ):
         harness.load(["gsm8k"], None, {}, tmp_path)
+    assert asked  # first, so that the client does not wait for minutes
 
 
 def test_humaneval_needs_its_sandbox_before_any_data(monkeypatch, tmp_path):

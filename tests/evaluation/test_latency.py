@@ -63,6 +63,17 @@ def test_the_parts_are_prompt_rationale_and_match(clock, monkeypatch, tiny_folde
     assert not encoder.model.lm_head._forward_pre_hooks
 
 
+def test_a_model_with_an_adapter_for_pooling_reads_its_rationale_once_more(clock, monkeypatch, adapted_folder, texts):
+    encoder = RationaleEncoder.from_pretrained(adapted_folder)
+    base = encoder.model.get_base_model()
+    base.model.register_forward_hook(advance(clock, 1.0))
+    base.lm_head.register_forward_hook(advance(clock, 0.125))
+    monkeypatch.setattr(Corpus, "match", advance(clock, 4.0))
+    *_, system = systems(Latency(**SETTINGS), encoder, encoder, seed=0)
+    made = latency.measure(system, texts[0], Corpus(5, encoder.width, 1, CPU, 0))
+    assert made.encode == 1.0 and made.generate == 0.125 * made.new_tokens + (made.new_tokens - 1) + 1
+
+
 def test_systems_take_turns_and_the_warm_up_does_not_count(clock):
     seen, cost = [], {"a": 1.0, "b": 2.0, "c": 3.0}
 

@@ -100,6 +100,16 @@ def test_length_rule_replaces():
     assert torch.equal(total, torch.full((B, K), -2.5))
 
 
+@pytest.mark.parametrize("reward", ["contrastive", "random"])
+def test_without_the_length_rule_a_truncated_rollout_keeps_its_reward(reward):
+    query, positives, others, truncated = batch(3)
+    config = RewardConfig(gamma=None, reward=reward)
+    whole = compute_rewards(query, positives, others, truncated, config, torch.Generator().manual_seed(0)).total
+    truncated[:, 1] = True
+    cut = compute_rewards(query, positives, others, truncated, config, torch.Generator().manual_seed(0)).total
+    assert torch.equal(cut, whole)
+
+
 def test_random_deals_the_finished_rollouts():
     query, positives, others, truncated = batch(4)
     truncated[0, 1] = True

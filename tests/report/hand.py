@@ -24,6 +24,7 @@ HARDWARE = {
 }  # fmt: skip
 # An instruction of 35 characters: 7 tokens, and 15 of the template. A query of 60 characters then has 34 tokens, a
 # passage of 500 has 122; of 1,000 rows 1 % are held out.
+LORA = {"rank": 2, "alpha": 4}
 WHOLE = {"settings": {"grace": {"max_steps": None}}}  # as long as the run that is varied
 HAND = {
     "title": "By hand",
@@ -36,6 +37,11 @@ HAND = {
     },
     "cl": {"batch_size": 10, "mini_batch_size": 10, "processes": 1},
     "simcse": {"batch_size": 10, "mini_batch_size": 5, "processes": 1},
+    # Trained only where the trade-off is asked for, with 5 steps; its adapters have rank 2.
+    "runs": {"cl-long": {"settings": {"cl": {"batch_size": 10, "max_steps": 5}}}},
+    "adapter": {"batch_size": 10, "mini_batch_size": 10, "processes": 1, "max_steps": 5, "lora": LORA},
+    "kl_fence": {"batch_size": 10, "mini_batch_size": 10, "processes": 1, "max_steps": 5, "lora": LORA},
+    "rounds": {"rounds": 2, "adapter_steps": 3, "policy_steps": 4},
     "evaluation": {
         "engine": "transformers", "max_new_tokens": 60, "groups": {"sts": ["BIOSSES"]}, "subset": ["sts"], "pairs": 0,
     },
@@ -49,6 +55,7 @@ HAND = {
         "rollouts": {"grid": {"grace.rollouts": [2, 4]}, **WHOLE},
         "budget": {"grid": {"evaluation.max_new_tokens": [30, 60, 90]}},
         "progression": {"runs": ["grace"], "steps": [100, 200]},
+        "modes": None,
     },
     "latency": {"budgets": [20, 60], "texts": 3, "repeats": 2},
     "cases": {"documents": 2, "queries": 1, "max_new_tokens": 60},

@@ -8,8 +8,10 @@ import pytest
 from grace import manifest, specs, tasks
 from grace.paper import numbers
 from grace.report import claims
+from grace.report.page.summary import summary
 from grace.report.scoring import statements
 from grace.report.scoring.scores import load
+from tests.report import traded
 from tests.test_config import CONFIG
 
 MTEB = [name for group in tasks.MTEB.values() for name in group.split()]
@@ -305,3 +307,25 @@ def test_the_stage_writes_both_files_and_says_how_many_seeds_there_are(tmp_path,
 def test_every_run_that_a_claim_names_is_a_run_of_the_studies():
     named = {run for one in statements.CLAIMS for run in (one.run, one.other)}
     assert named <= set(CONFIG["defaults"]["runs"])
+
+
+def test_the_trade_offs_statements_are_judged_where_it_was_asked_for(tmp_path):
+    """Through the real stage: in a group of their own, in percent, and not counted as claims of the paper."""
+    made = json.loads(traded.plan(tradeoff=True).spec_claims())
+    traded.moved(made["traded"], tmp_path)
+    spec = specs.ClaimsSpec.model_validate({**made, "bootstrap": RESAMPLES, "cells": [], "general": []})
+    traded.fill(spec.traded, without=("fence-rationale", "fence-rationale.reasoning"))
+    md, record = tmp_path / "claims.md", tmp_path / "claims.json"
+    claims.main(["--spec", spec.model_dump_json(), "--md", str(md), "--json", str(record)])
+    found = json.loads(record.read_text())
+    entries = {one["id"]: one for one in found["claims"]}
+    assert list(entries) == [one.id for one in statements.STATEMENTS]
+    assert (entries["fence-perplexity"]["verdict"], entries["fence-perplexity"]["ours"]) == ("not run", None)
+    near = entries["adapter-within-cl"]
+    assert (near["word"], near["bound"], near["ours"]) == ("holds", 2.0, -1.0) and near["seeds"] == 3
+    assert any("fence-rationale" in path for path in found["manifest"]["inputs"]) is False and found["missing"]
+    text = md.read_text()
+    assert "0 claims of the paper" in text and f"; {len(entries)} comparisons beyond it" in text
+    assert "| nDCG@10 | — (bound 2) | -1.00 [-1.00, -1.00] | holds |" in text
+    counted = summary(found)
+    assert sum(counted.counts.values()) == 0 and [group for group, _ in counted.groups] == [statements.AT_ONCE]

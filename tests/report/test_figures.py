@@ -16,7 +16,7 @@ from grace.report.plots import style
 from grace.report.plots.marks import FIELDS
 from tests.report.plots import made
 
-NAMES = ("figure1", "figure3", "figure4", "figure5", "figure6", "figure7", "budget")
+NAMES = ("figure1", "figure3", "figure4", "figure5", "figure6", "figure7", "budget", "pareto")
 FORMS = ("csv", "svg", "png", "record")
 
 

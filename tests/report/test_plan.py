@@ -36,11 +36,17 @@ def test_better_hardware_is_not_slower(faster, values):
 
 
 @pytest.mark.workflow
-@pytest.mark.parametrize("wanted", [False, True])
-@pytest.mark.parametrize(("study", "backbones"), [("paper", ["qwen2.5-3b", "qwen3-4b"]), ("demo", ["tiny"])])
-def test_jobs_are_those_of_snakemake(study, backbones, wanted, tmp_path):
-    made = plan(spec(study, wanted, backbones=backbones))
-    found = planned(tmp_path, f"study={study}", f"ablations={wanted}", f"backbones=[{','.join(backbones)}]")
+@pytest.mark.parametrize(
+    ("study", "backbones", "wanted", "at_once"),
+    [
+        *(("paper", ["qwen2.5-3b", "qwen3-4b"], wanted, wanted) for wanted in (False, True)),
+        *(("demo", ["tiny"], wanted, not wanted) for wanted in (False, True)),
+    ],
+)
+def test_jobs_are_those_of_snakemake(study, backbones, wanted, at_once, tmp_path):
+    made = plan(spec(study, wanted, backbones=backbones, tradeoff=at_once))
+    asked = (f"ablations={wanted}", f"tradeoff={at_once}")
+    found = planned(tmp_path, f"study={study}", *asked, f"backbones=[{','.join(backbones)}]")
     assert found == {rule.name: rule.jobs for rule in made.rules}
 
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from grace.report.readme import BEGIN, END, FIGURE, main
+from grace.report.readme import BEGIN, END, FIGURE, PARETO, TRADE_BEGIN, TRADE_END, main
 
 
 @pytest.fixture
@@ -69,3 +69,63 @@ def test_a_readme_without_a_place(study, tmp_path):
     readme.write_text("text\n")
     with pytest.raises(SystemExit, match="has no lines"):
         main([str(study), str(readme)])
+
+
+@pytest.fixture
+def traded(study):
+    """The same study with its trade-off: one run of two seeds in a mode, one without result."""
+    fields = ("ndcg", "embedding_mean", "well_formed", "perplexity_change", "compute_seconds")
+    values = {
+        ("adapter", "0"): ("0.39", "0.5", "0.99", "0.0", "100"), ("adapter", "1"): ("0.41", "", "1.0", "0.01", "121"),
+        ("cl", "0"): ("",) * 5,
+    }  # fmt: skip
+    rows = [
+        {"run": run, "seed": seed, "mode": "direct", **dict(zip(fields, some, strict=True)), "backbone": "tiny"}
+        for (run, seed), some in values.items()
+    ]
+    effect = {"backbone": "tiny", "gradient": "hidden states", "run": "adapter", "mode": "direct", "other": "base"}
+    effect |= {"other_mode": "direct", "measure": "ndcg", "effect": "0.2", "low": "0.19", "high": "0.21"}
+    lost = {**effect, "run": "cl", "effect": "", "low": "", "high": ""}
+    effects = [effect, {**effect, "measure": "well_formed"}, lost]
+    for name, some in (("tradeoff", rows), ("effects", effects)):
+        with open(study / f"tables/{name}.csv", "w", newline="") as handle:
+            writer = csv.DictWriter(handle, some[0])
+            writer.writeheader()
+            writer.writerows(some)
+    (study / "tables/tradeoff.json").write_text(json.dumps({"line": "Both at once, two seeds."}))
+    (study / "figures/pareto.svg").write_text("<svg>pareto</svg>")
+    return study
+
+
+def test_the_trade_off_has_a_block_of_its_own(traded, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\nbetween\n{TRADE_BEGIN}\nold\n{TRADE_END}\nafter\n")
+    main([str(traded), str(readme)])
+    assert (
+        readme.read_text().split("between\n")[1]
+        == f"""{TRADE_BEGIN}
+Both at once, two seeds.
+
+| run | mode | nDCG@10 | embedding mean | well-formed | perplexity, % | compute, s |
+|---|---|---:|---:|---:|---:|---:|
+| adapter | direct | 0.400 | 0.500 | 0.995 | +0.5 | 110 |
+| cl | direct | — | — | — | — | — |
+
+| gradient | run | minus | nDCG@10 |
+|---|---|---|---:|
+| hidden states | adapter, direct | base, direct | +0.200 [+0.190, +0.210] |
+| hidden states | cl, direct | base, direct | — |
+
+![Embeddings against generation](docs/pareto.svg)
+{TRADE_END}
+after
+"""
+    )
+    assert (tmp_path / PARETO).read_text() == "<svg>pareto</svg>"
+
+
+def test_without_a_trade_off_its_block_stays(study, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n{TRADE_BEGIN}\nas it was\n{TRADE_END}\n")
+    main([str(study), str(readme)])
+    assert f"{TRADE_BEGIN}\nas it was\n{TRADE_END}\n" in readme.read_text() and not (tmp_path / PARETO).exists()

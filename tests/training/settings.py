@@ -1,9 +1,10 @@
-"""A small GRACE run for the trainer's tests."""
+"""Small runs for the trainers' tests."""
 
+import random
 from typing import Any
 
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig
-from grace.specs import TrainSpec
+from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.specs import EncodeSpec, RationalesSpec, TrainSpec
 
 GRACE: dict[str, Any] = dict(
     estimator="grpo", loss="sequence_sum", instances=8, rollouts=4, updates_per_generation=1, rollouts_per_forward=32,
@@ -12,6 +13,10 @@ GRACE: dict[str, Any] = dict(
     engine="transformers", vllm_tensor_parallel=1, vllm_memory=0.5, save_steps=1, sharding="none", lora=None,
 )  # fmt: skip
 LORA = {"rank": 4, "alpha": 8.0, "dropout": 0.0, "targets": "all-linear"}
+OWN: dict[str, dict[str, Any]] = {
+    "adapter": {"lora": {**LORA, "embeddings": True}},
+    "kl_fence": {"lora": LORA, "fence": {"rationale": 1.0, "text": 6.0, "rows": 4}},
+}
 PROMPT = Prompt(instruction="Name the key words.", max_prompt_tokens=100)
 POOLING = Pooling(method="mean", layer="last", normalize=True)
 
@@ -40,16 +45,50 @@ def contrastive_spec(method: str, **changes: Any) -> TrainSpec:
         warmup_ratio=0.1, weight_decay=0.0, dropout=0.1 if method == "simcse" else 0.0, precision="fp32",
         processes=1, sharding="none", lora=None, save_steps=1,
     )  # fmt: skip
+    at = Contrastive(**{**values, **OWN.get(method, {}), **changes})
     return TrainSpec(
         run=method,
         method=method,  # type: ignore[arg-type]
-        data="supervised" if method == "cl" else "unsupervised",
+        data="unsupervised" if method == "simcse" else "supervised",
         seed=0,
         prompt=PROMPT,
         pooling=POOLING,
         direct_prompt="chat",
-        contrastive=Contrastive(**{**values, **changes}),
+        contrastive=at,
+        rationales=rationales_spec(at.rows) if at.rationales else None,
     )
+
+
+def rationales_spec(count: int | None = None, **changes: Any) -> RationalesSpec:
+    encode = dict(
+        prompt=PROMPT, pooling=POOLING, rationales=True, direct_prompt="chat", max_new_tokens=24,
+        sampling_temperature=1.0, batch_size=8, seed=0,
+    )  # fmt: skip
+    return RationalesSpec(data="supervised", rows=count, store="float32", encode=EncodeSpec(**{**encode, **changes}))
+
+
+def rounds_spec(**changes: Any) -> TrainSpec:
+    """adapter+grace in two rounds of two steps each."""
+    pools, base = contrastive_spec("adapter", loss="half", max_steps=2), grace_spec(lora=LORA, frozen=[], max_steps=2)
+    both = {
+        "run": "adapter-grace", "method": "adapter+grace", "direct_prompt": "chat", "contrastive": pools.contrastive,
+        "rounds": Rounds(rounds=2, adapter_steps=2, policy_steps=2),
+    }  # fmt: skip
+    return base.model_copy(update=both | changes)
+
+
+class Written:
+    """Made-up rationales of up to `longest` tokens, which a text alone decides; the last stands for an end token."""
+
+    def __init__(self, longest: int) -> None:
+        self.longest = longest
+
+    def bare(self, texts: list[str]) -> list[list[int]]:
+        made = (random.Random(text) for text in texts)
+        return [[dice.randrange(5, 290) for _ in range(dice.randrange(1, self.longest))] for dice in made]
+
+    def __call__(self, texts: list[str]) -> list[list[int]]:
+        return [[*ids, 2] for ids in self.bare(texts)]
 
 
 def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[str, Any]]:

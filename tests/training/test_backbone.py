@@ -8,7 +8,7 @@ from grace.config import Backbone
 from grace.method.prompt import PromptTemplate, is_well_formed
 from grace.section import UserError
 from grace.specs import BackboneSpec
-from grace.training import backbone
+from grace.training import backbone, corpus
 from tests.training.settings import PROMPT
 
 SPEC = BackboneSpec(
@@ -53,12 +53,6 @@ def test_saved_folder_gives_the_same_logits(made, tmp_path):
     assert all(f"<|im_start|>{turn['role']}\n{turn['content']}<|im_end|>" in text for turn in turns)
 
 
-def test_tokenizer_round_trip(made):
-    text = "Naïve <think> x </think> tensor[0] → ∂"
-    assert made[1].decode(made[1](text)["input_ids"]) == text
-    assert len(made[1]) <= 400
-
-
 def test_perplexity_against_the_models_own_loss(made):
     model, tokenizer, _ = made
     texts = tokenizer([row["positive"] for row in ROWS[:80]])["input_ids"]
@@ -74,7 +68,7 @@ def test_perplexity_against_the_models_own_loss(made):
 
 def test_answers_are_well_formed_and_seen(made):
     template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
-    examples = backbone.answers(ROWS, backbone.token_pairs(ROWS, template), template, 0)
+    examples = backbone.answers(ROWS, corpus.token_pairs(ROWS, template), template, 0)
     for ids, reply in (next(examples) for _ in range(50)):
         assert is_well_formed(reply)
         text = made[1].decode(ids)
@@ -92,13 +86,6 @@ def test_only_the_answer_is_learnt(made):
     assert torch.equal(ids[0][kept], labels[0][kept])
 
 
-def test_a_stream_is_the_tokens_of_the_whole_texts(made):
-    template = PromptTemplate.from_tokenizer(made[1], PROMPT.instruction, PROMPT.max_prompt_tokens)
-    texts = [f"{row['query']}\n{row['positive']}<|endoftext|>" for row in ROWS[:20]]
-    whole = [token for ids in made[1](texts)["input_ids"] for token in ids]
-    assert backbone.text_stream(backbone.token_pairs(ROWS[:20], template), made[1]).tolist() == whole
-
-
 def test_a_shared_prefix_changes_no_gradient(made):
     model, ids = made[0], torch.randint(3, 400, (4, 30))
     ids[:, :7] = ids[0, :7]
@@ -111,14 +98,30 @@ def test_a_shared_prefix_changes_no_gradient(made):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-def test_ppmi_puts_like_tokens_near():
-    """Tokens 0 and 1 occur in the same contexts, 2 and 3 in others."""
-    dice = np.random.default_rng(0)
-    stream = np.concatenate([[dice.choice([0, 1]), 4, 5, dice.choice([2, 3]), 6, 7] for _ in range(2000)])
-    vectors = torch.nn.functional.normalize(backbone.ppmi_embeddings(stream, 8, 4, window=1), dim=-1)
-    assert vectors[0] @ vectors[1] > 0.9 > 0.5 > (vectors[0] @ vectors[2]).abs()
-
-
 def test_too_little_text():
     with pytest.raises(UserError, match="more text"):
         backbone.train(SPEC, ROWS[:5], ROWS[:2])
+
+
+def test_the_cpu_computes_as_it_did_without_gpus(made):
+    assert made[2] == pytest.approx({"perplexity_pretrained": 125.478, "perplexity": 123.801}, rel=1e-3)
+    assert {weight.dtype for weight in made[0].parameters()} == {torch.float32}
+
+
+def test_a_gpu_computes_in_bfloat16_and_the_cpu_as_it_is():
+    with backbone.arithmetic(torch.device("cpu")):
+        assert not torch.is_autocast_enabled("cpu")
+    gpu = backbone.arithmetic(torch.device("cuda"))
+    assert isinstance(gpu, torch.autocast) and (gpu.device, gpu.fast_dtype) == ("cuda", torch.bfloat16)
+
+
+def test_a_backbone_of_its_own_batch_block_and_rate(monkeypatch):
+    rows, rates = [], []
+    read, built = backbone.plain_rows, backbone.Optimizer
+    monkeypatch.setattr(backbone, "plain_rows", lambda *given: rows.append(read(*given).shape) or read(*given))
+    monkeypatch.setattr(backbone, "Optimizer", lambda *given: rates.append(given[2]) or built(*given))
+    other = SPEC.backbone.model_copy(
+        update={"batch_size": 10, "block": 40, "learning_rate": 0.5, "pretrain_steps": 1, "instruct_steps": 1}
+    )
+    backbone.train(SPEC.model_copy(update={"backbone": other}), ROWS, ROWS[:60])
+    assert rows == [(10, 41), (3, 41)] and rates == [0.5, 0.25]  # of ten rows three are plain text

@@ -3,7 +3,7 @@
 import torch
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
-from grace.training.batches import in_groups, in_rows
+from grace.training.batches import Embeddings, in_groups, in_rows
 
 
 def batch():
@@ -47,3 +47,15 @@ def test_old_tensors_are_not_changed():
     shapes = {name: value.shape for name, value in part.items() if value is not None}
     in_rows(part), in_groups(part, 3)
     assert shapes == {name: value.shape for name, value in part.items() if value is not None}
+
+
+def test_embeddings_are_split_as_their_texts_were_written():
+    """Two instances: rollouts a0 a1 a2 b0 b1 b2, then q and two d- of a, of b, then a greedy rollout of each."""
+    pooled = torch.arange(6 + 6 + 2).float().unsqueeze(1)
+    at = Embeddings.split(pooled, 2, 3, 3)
+    assert at.positives.squeeze(2).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert at.query.squeeze(1).tolist() == [6, 9]
+    assert at.negatives is not None and at.negatives.squeeze(2).tolist() == [[7, 8], [10, 11]]
+    assert at.greedy is not None and at.greedy.squeeze(2).tolist() == [[12], [13]]
+    bare = Embeddings.split(pooled[:8], 2, 3, 1)
+    assert bare.negatives is None and bare.greedy is None and bare.query.squeeze(1).tolist() == [6, 7]

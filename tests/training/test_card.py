@@ -7,7 +7,7 @@ import pytest
 
 from grace.encoder.encoder import SETTINGS_FILE
 from grace.training.card import card
-from tests.training.settings import contrastive_spec, grace_spec
+from tests.training.settings import contrastive_spec, grace_spec, rounds_spec
 
 BACKBONE = {"kind": "hub", "id": "Qwen/Qwen2.5-0.5B-Instruct"}
 
@@ -22,7 +22,7 @@ def manifest(spec, backbone):
 
 @pytest.mark.parametrize(
     ("spec", "backbone"), [(grace_spec(seed=7), BACKBONE), (contrastive_spec("cl"), {"kind": "trained", "id": None}),
-                           (contrastive_spec("simcse"), None)],
+                           (contrastive_spec("simcse"), None), (contrastive_spec("kl_fence", loss="rationale"), None)],
 )  # fmt: skip
 def test_the_hub_reads_it(tmp_path, spec, backbone):
     from huggingface_hub import ModelCard, metadata_load
@@ -30,11 +30,23 @@ def test_the_hub_reads_it(tmp_path, spec, backbone):
     path = tmp_path / "README.md"
     path.write_text(card(manifest(spec, backbone), SETTINGS_FILE), encoding="utf-8")
     read = ModelCard.load(path)
+    rationales = spec.method in ("grace", "kl_fence")
     assert read.data.library_name == "transformers" and read.data.license == "other"
     assert read.data.license_name and read.data.license_link and spec.method in read.data.tags
     assert read.data.base_model == (backbone or {}).get("id")
     assert metadata_load(path) == read.data.to_dict()
-    assert f"rationales={spec.method == 'grace'}" in read.text and "RationaleEncoder.from_pretrained" in read.text
+    assert f"rationales={rationales}" in read.text and ("rationales" in read.data.tags) == rationales
+    assert "ordinary causal language model" in read.text and "RationaleEncoder.from_pretrained" in read.text
+
+
+@pytest.mark.parametrize("spec", [contrastive_spec("adapter"), rounds_spec()], ids=lambda spec: spec.method)
+def test_an_adapter_says_what_it_lacks(spec):
+    from huggingface_hub import ModelCard
+
+    read = ModelCard(card(manifest(spec, BACKBONE), SETTINGS_FILE))
+    assert read.data.library_name == "peft" and read.data.base_model == BACKBONE["id"]
+    assert "and not its backbone, which `grace.json` names" in read.text and "grace.encoder.merge" in read.text
+    assert f"rationales={spec.method == 'adapter+grace'}" in read.text
 
 
 def test_it_carries_the_manifest_without_the_curve():

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -215,7 +216,23 @@ def test_an_interrupted_download_goes_on(hub, tmp_path):
 
 
 def test_no_hub_can_be_reached(tmp_path):
+    begun = time.monotonic()
     done = fetch("http://127.0.0.1:9", tmp_path / "model", "whole")
     assert done.returncode == 1 and "Traceback" not in done.stderr
-    last = done.stderr.strip().split("\n")[-1]
-    assert last.startswith("error: some/whole: the download failed") and "kind: local" in last
+    lines = done.stderr.strip().split("\n")
+    assert lines[-1].startswith("error: some/whole: the download failed (the hub cannot be reached, http://127.0.0.1")
+    assert lines[-1].endswith(
+        "; run snakemake again to go on, or fetch some/whole by hand and set its entry in available_backbones to "
+        "{kind: local, path: FOLDER}."
+    )
+    assert sum(line.startswith("error:") for line in lines) == 1
+    assert time.monotonic() - begun < 60
+
+
+def test_without_a_hub_a_whole_folder_is_taken_and_a_part_is_not(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    download._from_hub("some/whole", None, folder)
+    cut(folder, "model.safetensors", -1)
+    with pytest.raises(UserError, match=r"^some/whole: the download failed \(the hub cannot be reached, no route\);"):
+        download._from_hub("some/whole", None, folder)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from grace.encoder.engines import packed
 from grace.section import UserError
 from grace.training import preflight
 from grace.training.preflight import Preflight, out_of_memory, too_large
@@ -91,6 +92,45 @@ def test_a_largest_batch_of_rationales(tiny_folder, tmp_path, monkeypatch):
     assert asked["rows"] == 20 and asked["length"] == 100  # generation.batch_size, prompt.max_prompt_tokens
 
 
+def shapes(trainer, run):
+    """Of the token rows that go through the model while `run` does: (rows, tokens of each)."""
+    seen = []
+    decoder = trainer.model.get_decoder()
+    handle = decoder.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    run()
+    handle.remove()
+    return seen
+
+
+@pytest.mark.parametrize("packs", [False, True])
+def test_a_largest_batch_of_what_vllm_wrote(tiny_folder, tmp_path, monkeypatch, packs):
+    """As large as the largest of a step whose rationales are all as long as can be, and no second one of its size."""
+    monkeypatch.setattr(packed, "runs_flash_attention", lambda _: packs)
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])  # has no vLLM that could be started
+    spec = grace_spec(engine="vllm", max_steps=2)
+    prompts = trainer.template.ids(["array " * 200] * 8 * (4 + 2))
+    assert {len(ids) for ids in prompts} == {100}
+    step = shapes(trainer, lambda: trainer.embed(prompts, [[7] * 12] * len(prompts)))
+    largest = max(step, key=math.prod)
+    trained = shapes(trainer, lambda: preflight.step_of_grace(trainer, spec))
+    seen = shapes(trainer, lambda: preflight._longest(trainer, spec, None))
+    assert seen[-len(trained) :] == trained
+    embedded = seen[: -len(trained)]
+    assert max(embedded, key=math.prod) == largest and embedded.count(largest) == 1 < step.count(largest)
+
+
+@pytest.mark.parametrize(("instances", "at_most", "rows"), [(1, None, 6), (8, 4, 4)])
+def test_no_more_of_what_vllm_wrote_than_a_step_has_or_a_cpu_is_given(
+    tiny_folder, tmp_path, monkeypatch, instances, at_most, rows
+):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
+    spec = grace_spec(engine="vllm", instances=instances, rollouts_per_forward=4)
+    monkeypatch.setattr(preflight, "step_of_grace", lambda *_: None)
+    assert shapes(trainer, lambda: preflight._longest(trainer, spec, at_most)) == [(rows, 100 + 12 - 1)]
+
+
 def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
 
@@ -109,7 +149,7 @@ def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
 
 def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["cl"])
-    monkeypatch.setattr(preflight, "step_of_baseline", lambda *_: torch.empty(1 << 58))
+    monkeypatch.setattr(preflight, "step_of_contrastive", lambda *_: torch.empty(1 << 58))
     with pytest.raises(UserError, match=r"8 rows of 100 tokens do not fit.*lower cl\.mini_batch_size"):
         trainer.train()
 

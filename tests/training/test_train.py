@@ -12,8 +12,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from grace import RationaleEncoder
 from grace.files import write_jsonl
+from grace.training import train
 from grace.training.checkpoints import COMPLETE, checkpoint_folder, last_checkpoint
+from grace.training.rationales import Rationales, opened, sample, texts_of
 from tests.training.settings import contrastive_spec, grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
@@ -80,6 +83,29 @@ def test_model_folder_is_ordinary(tiny_folder, data, tmp_path):
     assert record["settings"]["contrastive"]["batch_size"] == 8 and len(record["inputs"]) == 2
     assert json.loads((out / "grace.json").read_text())["prompt"]["instruction"] == "Name the key words."
     assert not list(tmp_path.glob(".model*"))
+
+
+@pytest.mark.parametrize("method", ["adapter", "kl_fence"])
+def test_a_model_that_learns_from_rationales(tiny_folder, data, tmp_path, monkeypatch, method):
+    """The whole command: its rationales, its folder, its record; without the store the same weights come out."""
+    monkeypatch.chdir(ROOT)
+    spec, made = contrastive_spec(method, loss="half", max_steps=2), []
+    for number in (0, 1):
+        out = tmp_path / str(number)
+        train.main([*command(tiny_folder, data, out, spec)[3:], "--store", str(tmp_path / f"store{number}")])
+        name = "adapter_model" if method == "adapter" else "model"
+        made.append((json.loads((out / "manifest.json").read_text()), load_file(out / f"{name}.safetensors")))
+    (record, weights), (_, again) = made
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+    with opened(spec.rationales, tiny_folder, tmp_path / "store0") as store:
+        texts = texts_of(sample(rows(16), 16))
+        written = sum(len(ids) for ids in Rationales(texts, store)(texts))
+    assert record["tokens"]["written"] == written and record["tokens"]["read"] > written
+    files = {path.name for path in out.iterdir()}
+    assert ("config.json" in files) == (method == "kl_fence") and ("adapter_config.json" in files) == (
+        method == "adapter"
+    )
+    assert RationaleEncoder.from_pretrained(out, device="cpu").encode(["a text"]).rationales is None
 
 
 def test_an_unfinished_checkpoint_is_not_resumed(tmp_path):

@@ -50,9 +50,9 @@ class Recorder(GraceTrainer):
         return self.columns
 
 
-@pytest.mark.parametrize("data", ["supervised", "unsupervised"])
-def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data):
-    reward = RewardConfig(lambda1=0.3, lambda2=0.5, scale=7.0, gamma=2.0)
+@pytest.mark.parametrize(("data", "gamma"), [("supervised", 2.0), ("unsupervised", 2.0), ("supervised", None)])
+def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data, gamma):
+    reward = RewardConfig(lambda1=0.3, lambda2=0.5, scale=7.0, gamma=gamma)
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(data, reward, max_steps=1), kind=Recorder)
     trainer.train()
     _, _, at, advantages = trainer.kept[0]

@@ -9,6 +9,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from grace.encoder.encoder import RationaleEncoder
@@ -44,6 +45,23 @@ def test_a_command_without_a_model_asks_for_one(grace, monkeypatch):
     with pytest.raises(SystemExit) as ended:
         cli.main(["explain", "a", "b"])
     assert ended.value.code == 2
+
+
+def test_an_adapters_folder_is_embedded_and_searched_and_explained(grace, adapted_folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("GRACE_MODEL", str(adapted_folder))
+    texts = ["Sort a list.", "Invert a matrix.", "Order some words."]
+    (tmp_path / "in.txt").write_text("\n".join(texts))
+    one = RationaleEncoder.from_pretrained(adapted_folder, max_new_tokens=6)
+    for flag in ((), ("--rationales",)):
+        done = grace("embed", tmp_path / "in.txt", "-o", tmp_path / "out.npy", *flag, *SHORT)
+        made = one.encode(texts, rationales=bool(flag))
+        assert done.code == 0 and np.allclose(np.load(tmp_path / "out.npy"), made.embeddings, atol=1e-5)
+        index = tmp_path / f"index{len(flag)}"
+        hits = grace("search", tmp_path / "in.txt", texts[0], "--json", "--index", index, *flag, *SHORT).out
+        assert json.loads(hits)["hits"][0]["text"] == texts[0]
+        told = json.loads(grace("explain", *texts[:2], "--json", *flag, *SHORT).out)
+        assert told["similarity"] == pytest.approx(float(made.embeddings[0] @ made.embeddings[1]), abs=1e-5)
+        assert bool(told["a"]["rationale"]) is bool(flag)
 
 
 def test_explain_prints_what_the_encoder_explains(grace, tiny_folder):

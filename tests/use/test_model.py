@@ -7,6 +7,8 @@ import shutil
 
 import pytest
 
+from grace.encoder.merge import merge
+from grace.manifest import weights_hash
 from grace.section import UserError
 from grace.use import model
 from grace.use.model import Options, load
@@ -77,3 +79,25 @@ def test_a_repository_that_cannot_be_had(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
     assert sentence("owner/name").endswith("no repository that can be had from the hub (no network).")
+
+
+def test_an_adapters_folder_is_a_model_that_embeds_directly_unless_asked(adapted_folder, tiny_folder, texts):
+    encoder, settings = load(Options(model=str(adapted_folder), max_new_tokens=6))
+    assert encoder.encode(texts).rationales is None
+    assert settings["weights"] == weights_hash(adapted_folder) != weights_hash(tiny_folder)
+    asked, _ = load(Options(model=str(adapted_folder), max_new_tokens=6, rationales=True))
+    bare, _ = load(Options(model=str(tiny_folder), max_new_tokens=6))
+    assert asked.encode(texts).rationales == bare.encode(texts).rationales
+
+
+def test_what_an_adapter_cannot_do_is_one_sentence(generator_folder, adapted_folder, tmp_path):
+    with pytest.raises(UserError, match="written with an adapter, which is not done by vLLM; use engine transformers"):
+        load(Options(model=str(generator_folder), engine="vllm", rationales=True))
+    merge(adapted_folder, tmp_path / "merged")
+    with pytest.raises(UserError, match="was merged into this model, so it writes no rationales"):
+        load(Options(model=str(tmp_path / "merged"), rationales=True))
+    shutil.copytree(adapted_folder, tmp_path / "moved")
+    at = json.loads((tmp_path / "moved/grace.json").read_text())
+    at["adapter"]["base"] = "nowhere/at/all"
+    (tmp_path / "moved/grace.json").write_text(json.dumps(at))
+    assert "an adapter whose backbone is not there" in sentence(tmp_path / "moved")

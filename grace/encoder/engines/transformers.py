@@ -47,7 +47,7 @@ class Rationales(NamedTuple):
 
     token_ids: list[list[int]]  # with the end token, if it was reached
     truncated: Tensor  # [N] bool: the limit was reached without an end token
-    pooled: Tensor  # [N, d] float32, not normalised
+    pooled: Tensor  # [N, d] float32, not normalised; [N, 0] where nothing is pooled
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -59,7 +59,8 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
 
 def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Rationales:
     """All of `generate_batches` (with its arguments), in the order of the prompts."""
-    pooled = torch.empty(len(prompts), model.config.get_text_config().hidden_size)
+    width = 0 if settings["pooling"] is None else model.config.get_text_config().hidden_size
+    pooled = torch.empty(len(prompts), width)
     written: list[list[int]] = [[] for _ in prompts]
     truncated = torch.zeros(len(prompts), dtype=torch.bool)
     for batch in generate_batches(model, prompts, **settings):

@@ -18,8 +18,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from grace.encoder import adapters, references
 from grace.encoder.engines import packed
 from grace.encoder.engines.transformers import Written
+from grace.encoder.saved import GENERATOR_FOLDER
 from grace.section import UserError
 from grace.settings import Pooling
 from grace.specs import EncodeSpec
@@ -57,19 +59,36 @@ def require_vllm(key: str) -> str:
     raise UserError(f"config: {key}: vLLM is not installed here; pip install vllm, or set {key}: transformers.")
 
 
+def writer_of(path: str | Path) -> str | Path:
+    """The folder or repository whose weights write the rationales of the model at `path`.
+
+    Raises:
+        UserError: when the writing has an adapter, or a backbone is missing.
+    """
+    if references.described(path) is None:
+        return path
+    if (references.folder_of(path) / GENERATOR_FOLDER).is_dir():
+        raise UserError(
+            f"{path}: rationales are written with an adapter, which is not done by vLLM; use engine transformers."
+        )
+    return references.backbone_of(path)
+
+
 class VllmEngine:
     """vLLM and a transformers model of the same weights.
 
     Args:
-        path: folder or repository of the model.
+        path: folder or repository of the model; of an adapter for pooling its backbone writes.
         spec: `prompt.max_prompt_tokens` and `max_new_tokens` bound vLLM's context.
         model: the causal LM of transformers that embeds; loaded from `path` when it is not given.
 
     Raises:
-        UserError: when vLLM is missing, of an unsupported version, or cannot serve the model.
+        UserError: when vLLM is missing, of an unsupported version, or cannot serve the model, such as one whose
+            writing has an adapter.
     """
 
     def __init__(self, path: str | Path, spec: EncodeSpec, model: Any = None) -> None:
+        weights = writer_of(path)
         require_vllm("evaluation.engine")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")  # GiB, read on a CPU only
@@ -86,7 +105,7 @@ class VllmEngine:
         whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(4096, self.context)} if cpu else {}
         try:
             self.llm = LLM(
-                model=str(path),
+                model=str(weights),
                 skip_tokenizer_init=True,
                 dtype="float32" if cpu else "bfloat16",
                 max_model_len=self.context,
@@ -185,9 +204,9 @@ class VllmEngine:
         ends: list[int],
     ) -> Written:
         rows = [row for row, _ in done]
-        pooled = packed.embed(
-            self.model, [prompts[row] + ids[:-1] for row, ids in done], pool_from=pool_from, pooling=pooling
-        )
+        read = [prompts[row] + ids[:-1] for row, ids in done]
+        with adapters.embedding(self.model) as model:
+            pooled = packed.embed(model, read, pool_from=pool_from, pooling=pooling)
         return Written(rows, [ids for _, ids in done], [ids[-1] not in ends for _, ids in done], pooled.cpu())
 
     def close(self) -> None:

@@ -14,7 +14,8 @@ from grace.report.page.reading import Folder, Record, said
 from grace.report.page.tables import Block
 
 FILES = {"table": ("csv", "md", "tex", "html", "json"), "figure": ("svg", "png", "csv", "json")}
-USUAL = {"seeds": None, "preset": "as_printed", "backbones": None}  # keys that the command line may change
+# Keys that the command line may change.
+USUAL = {"seeds": None, "preset": "as_printed", "backbones": None, "tradeoff": False}
 REFERENCE = "For reference"  # how the heading of the paper's other rows begins
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from grace.report.page.reading import Record, number, objects, said
-from grace.report.scoring.statements import BEYOND, VERDICTS, split
+from grace.report.scoring.statements import OWN, VERDICTS, split
 
 MEANING = {
     "reproduced": "as the paper claims",
@@ -80,7 +80,7 @@ class Summary(NamedTuple):
 def summary(record: Record) -> Summary:
     """The claims of a claims.json. Entries that lack what is shown are left out, and counted nowhere."""
     found = [one for one in objects(record, "claims", *NEED) if isinstance(one["runs"], list)]
-    claimed = [one for one in found if one["group"] != BEYOND and one["headline"]]
+    claimed = [one for one in found if one["group"] not in OWN and one["headline"]]
     counts: dict[str, int] = {name: sum(one["verdict"] == name for one in claimed) for name in VERDICTS}
     scales = _scales(found)
     groups = [

@@ -76,10 +76,11 @@ def parameters(b: Backbone) -> int:
 
 
 def adapter_parameters(b: Backbone, lora: Lora) -> int:
-    """Of the low-rank adapters: rank x (inputs + outputs) for each matrix that has one."""
+    """Of the low-rank adapters: rank x (inputs + outputs) for each matrix that has one, the token table among them."""
     every = lora.targets == "all-linear"
     chosen = [shape for name, shape in matrices(b).items() if every or name in lora.targets]
-    return b.layers * lora.rank * sum(inputs + outputs for inputs, outputs in chosen)
+    table = lora.rank * (b.vocab_size + b.width) if lora.embeddings else 0
+    return b.layers * lora.rank * sum(inputs + outputs for inputs, outputs in chosen) + table
 
 
 def cache_bytes(b: Backbone) -> int:

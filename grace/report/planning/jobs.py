@@ -85,15 +85,21 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
     Args:
         kept: rows of a source after `pairs`, where it has run; otherwise the number that the paper names is taken.
     """
-    e, seeds = Estimates(spec, kept), len(spec.study.seeds)
+    e = Estimates(spec, kept)
     trainings = [e.training(*job) for job in e.trained]
     evaluations = {
         (backbone, run, group): e.evaluation(backbone, run, group)
         for backbone, runs in e.evaluated.items() for run, groups in runs.items() for group in groups
     }  # fmt: skip
     trained = [job.work for job in trainings for _ in range(e.trained[job.backbone, job.run])]
-    encoded = [work for (_, run, _), work in evaluations.items() for _ in range(e.encodings(run))]
-    general = [e.general(backbone, run) for backbone, runs in spec.general.items() for run in runs]
+    encoded = [work for job, work in evaluations.items() for _ in range(e.encodings(*job))]
+    general = [
+        work
+        for backbone, runs in spec.general.items()
+        for run in runs
+        for work in [e.general(backbone, run)] * e.seeds(backbone, "general", run)
+    ]
+    evaluated = sum(e.seeds(backbone, "mteb", run, group) for backbone, run, group in evaluations)
     disk = _disk(e, trainings)
 
     def rule(name: str, jobs: int, works: Iterable[Work] = (), gpus: int | None = None, *holds: str) -> Rule:
@@ -115,11 +121,12 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
         rule("triples", int("supervised" in e.kinds), (), None, "triples"),
         rule("lengths", len(e.read), (), None, "rows"),
         rule("tasks", int(spec.own_tasks)),
-        rule("backbone", len(own)),
+        rule("backbone", len(own), map(e.backbone, own)),
         rule("download", len(spec.backbones) - len(own), (), 0, "backbones"),
+        rule("rationales", len(e.learnt_from), [e.learning(*job) for job in e.learnt_from], None, "rationales"),
         rule("train", len(trained), trained, shared, "models", "kept checkpoints"),
-        rule("evaluate", len(evaluations) * seeds, encoded, None, "store", "MTEB data sets"),
-        rule("general", len(general) * seeds, general * seeds),
+        rule("evaluate", evaluated, encoded, None, "store", "MTEB data sets"),
+        rule("general", len(general), general),
         rule("latency", len(spec.timed), map(e.latency, spec.timed)),
         rule("cases", len(spec.shown), map(e.cases, spec.shown)),
         rule("tables", len(spec.tables)),
@@ -130,7 +137,8 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
     walls = {"train": max((job.wall for job in trainings), default=0.0) if shared else 0.0}
     rules = [replace(r, longest=walls.get(r.name, r.longest)) for r in rules if r.jobs]
     checkpoints = [
-        2 * costs.checkpoint_bytes(spec.backbones[job.backbone], e.settings(job.run).lora) for job in trainings
+        2 * max(costs.checkpoint_bytes(spec.backbones[job.backbone], at.lora) for at in e.settings(job.run))
+        for job in trainings
     ]
     return Plan(e, rules, trainings, evaluations, disk, max(checkpoints, default=0.0))
 
@@ -162,11 +170,12 @@ def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
         "backbones": sum(
             costs.WEIGHT * count for name, count in parameters.items() if backbones[name].kind != "trained"
         ),
-        "models": sum(costs.SAVED * parameters[backbone] * seeds for (backbone, _), seeds in e.trained.items()),
+        "models": sum(e.saved(backbone, run) * seeds for (backbone, run), seeds in e.trained.items()),
         "kept checkpoints": sum(
             costs.SAVED * parameters[job.backbone] * e.trained[job.backbone, job.run] * len(e.reached(job))
             for job in trainings
         ),
+        "rationales": sum(e.learnt_bytes(*job) for job in e.learnt_from),
         "store": sum(e.store(backbone, run) for backbone, runs in e.evaluated.items() for run in runs),
         "MTEB data sets": 2 * sum(field.distinct * field.mean for field in texts),  # as fetched, and as read
     }

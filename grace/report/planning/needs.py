@@ -7,7 +7,9 @@ from functools import cached_property
 from grace import ablations
 from grace.config import Study
 from grace.report.planning.sizes import GENERAL, Field, task_sizes
+from grace.runs import contrastive
 from grace.section import build, merge
+from grace.shown import REFERENCE
 from grace.specs import PlanSpec
 
 EXHIBITS = ("runs", "tables", "figures", "ablations")  # no run changes them, and they are long
@@ -52,12 +54,20 @@ class Needs:
 
     @cached_property
     def points(self) -> dict[str, dict[str, str]]:
-        """Ablation -> its runs that are not another run themselves -> the run that each varies."""
+        """Ablation -> its runs that are not another run themselves -> the run that each varies; of modes also the runs
+        that are in no other table."""
         found: dict[str, dict[str, str]] = {}
         for name, entry in self.study.ablations.items():
             every = {base + suffix: base for base in entry.runs for suffix, _, _ in ablations.points(name, entry)}
-            found[name] = {run: base for run, base in every.items() if run in self.study.runs}
+            extra = {
+                run: run for run in entry.runs if entry.modes and run in self.study.runs and self.study.runs[run].extra
+            }
+            found[name] = {run: base for run, base in (extra | every).items() if run in self.study.runs}
         return found
+
+    def seeds(self, backbone: str, kind: str, *job: str) -> int:
+        """Seeds of a result: of `general` by its run, of `mteb` by its run and group."""
+        return self.spec.seeds.get(backbone, {}).get("/".join([kind, *job]), len(self.study.seeds))
 
     def owner(self, run: str) -> str:
         """The run whose training makes this one's model."""
@@ -74,8 +84,14 @@ class Needs:
     def rationales_of(self, run: str) -> str | None:
         """The run whose rationales this one pools anew: the same model and sampling, no longer a rationale."""
         entry = self.study.runs[run]
-        base = next((runs[run] for runs in self.points.values() if run in runs), None)
-        if base is None or entry.step or not entry.rationales or (entry.trained and entry.model != base):
+        base = next((runs[run] for runs in self.points.values() if runs.get(run, run) != run), None)
+        if entry.step or not entry.rationales:
+            return None
+        if entry.method == "adapter":  # writes what the untrained run writes
+            base = REFERENCE if REFERENCE in self.study.runs else None
+        elif base is None or (entry.trained and entry.model != base) or not self.study.runs[base].rationales:
+            return None
+        if base is None:
             return None
         ours, theirs = self.sections[run], self.sections[base]
         same = all(getattr(ours.evaluation, key) == getattr(theirs.evaluation, key) for key in SAMPLING)
@@ -92,13 +108,32 @@ class Needs:
         for backbone in spec.backbones:
             seeds = dict.fromkeys(self.case_runs if backbone in spec.shown else [], 1)
             seeds |= {self.study.latency.run: 1} if backbone in spec.timed else {}
-            read = (*self.evaluated.get(backbone, {}), *spec.general.get(backbone, []))
-            seeds |= dict.fromkeys(read, len(self.study.seeds))
+            for run in spec.general.get(backbone, []):
+                seeds[run] = max(seeds.get(run, 0), self.seeds(backbone, "general", run))
+            for run, groups in self.evaluated.get(backbone, {}).items():
+                seeds[run] = max([seeds.get(run, 0), *(self.seeds(backbone, "mteb", run, group) for group in groups)])
             for run in self.study.runs:
                 if run in seeds and self.study.runs[run].trained:
                     key = backbone, self.owner(run)
                     found[key] = max(seeds[run], found.get(key, 0))
         return found
+
+    @cached_property
+    def learnt_from(self) -> list[tuple[str, str]]:
+        """(backbone, kind of data) of the rationales that the frozen backbone writes for trainings."""
+        found = [(backbone, str(self.study.runs[run].data)) for backbone, run in self.trained if self.reads(run)]
+        return list(dict.fromkeys(found))
+
+    def reads(self, run: str) -> bool:
+        """Whether a training learns from rationales that are written before it starts."""
+        method = self.study.runs[run].method
+        return method in ("adapter", "kl_fence") and contrastive(self.sections[run], method).rationales
+
+    def rationale_rows(self, data: str) -> int | None:
+        """Rows whose rationales are written once for all trainings that read them; None: all."""
+        runs = [run for run, at in self.study.runs.items() if at.data == data and self.reads(run)]
+        wanted = [contrastive(self.sections[run], self.study.runs[run].method).rows for run in runs]
+        return None if None in wanted else max((rows for rows in wanted if rows), default=None)
 
     @property
     def case_runs(self) -> list[str]:
@@ -140,10 +175,14 @@ class Needs:
         wanted = self.evaluated.get(backbone, {}).get(run)
         return wanted or (at.subset if self.study.runs[run].ablation else list(at.groups))
 
-    def encodings(self, run: str) -> int:
+    def encodings(self, backbone: str, run: str, group: str) -> int:
         """How often a run's texts are encoded over the seeds: once where neither model nor sampling has one."""
-        entry, sampled = self.study.runs[run], self.sections[run].evaluation.sampling_temperature > 0
-        return len(self.study.seeds) if entry.trained or (entry.rationales and sampled) else 1
+        differ = self.study.runs[run].trained or self.sampled(run)
+        return self.seeds(backbone, "mteb", run, group) if differ else 1
+
+    def sampled(self, run: str) -> bool:
+        """Whether each seed writes rationales of its own."""
+        return self.study.runs[run].rationales and self.sections[run].evaluation.sampling_temperature > 0
 
     def fields(self, group: str, groups: list[str]) -> list[Field]:
         """What a group encodes, without texts that another task of `groups` leaves in the store."""
@@ -153,5 +192,5 @@ class Needs:
     def pairs(self, run: str, group: str) -> int | None:
         """Held-out pairs whose geometry is measured with this group; None: in another group, or not of this run."""
         at = self.study.evaluation
-        here = group == (at.subset or list(at.groups))[0] and not self.study.runs[run].ablation
+        here = group == (at.subset or list(at.groups))[0] and self.study.runs[run].measured
         return self.sections[run].evaluation.pairs if here else None

@@ -23,7 +23,11 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    passes over the rollouts (4 with gradient checkpointing, one less with LoRA, which computes no gradients of weights).
    Generations = rows / instances x epochs, or max_steps / updates_per_generation.
 5. CL and SimCSE, one update: 3 passes over the batch's texts, 4 with the gradient cache (mini_batch_size below a
-   process's share of the batch), one less with LoRA.
+   process's share of the batch), one less with LoRA. adapter and kl_fence likewise; a loss over rationales reads prompt
+   and rationale. The fence adds, for fence.rows of a process with a rationale and as many of plain text, the same
+   passes and one of the frozen backbone, next tokens scored. What an adapter adds to a forward pass is left out. The
+   rationales that trainings learn from are written once (6); in adapter+grace the generator writes them anew in each
+   round, whose steps are those of an adapter and those of 4. A backbone of the workflow's own: 3 passes over its rows.
 6. Evaluation: each distinct text once; with a rationale a prefill (2), decoding (3) and, with vLLM, a pooling pass (2);
    without, the prefill alone. A run that differs in pooling or has a smaller budget writes nothing: one pass (2) over
    prompt and rationale. The geometry's held-out pairs come on top. General tasks: 2 and 3.
@@ -31,8 +35,9 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    under FSDP; with LoRA 4, and 16 an adapter's parameter. Working: the activations of rollouts_per_forward longest
    sequences or of a mini batch's longest texts (without the gradient cache of the process's whole batch), or while
    rationales are written the whole weights (2 bytes each) and the transformers engine's cache. vLLM: its share.
-8. Disk: backbones 2 bytes a parameter, models and kept checkpoints 4, those of a running training 2 x 12; the store,
-   per text and run, width x 2 or 4 bytes and 4 a rationale's token, before compression; texts 1 byte a character.
+8. Disk: backbones 2 bytes a parameter, models (an adapter: its own parameters) and kept checkpoints 4, those of a
+   running training 2 x 12; the store, per text and run, width x 2 or 4 bytes and 4 a rationale's token, before
+   compression; texts 1 byte a character.
 9. Latency, one text at a time: a prefill, and one with decoding (2, 3; steps = tokens written) for each budget by the
    backbone and by the run; the small encoder is left out. Cases: 6 with the transformers engine."""
 
@@ -41,6 +46,9 @@ LOWER = {
     "grace": "lower grace.rollouts_per_forward or grace.vllm_memory, raise grace.processes, or set grace.lora",
     "cl": "lower cl.mini_batch_size, raise cl.processes, or set cl.lora",
     "simcse": "lower simcse.mini_batch_size, raise simcse.processes, or set simcse.lora",
+    "adapter": "lower adapter.mini_batch_size",
+    "kl_fence": "lower kl_fence.mini_batch_size or kl_fence.fence.rows, or set kl_fence.lora",
+    "adapter+grace": "lower grace.rollouts_per_forward, adapter.mini_batch_size or grace.vllm_memory",
 }
 
 

@@ -78,7 +78,15 @@ def _summary(plan: Plan) -> list[str]:
 
 
 def _rules(plan: Plan) -> list[str]:
-    formula = {"train": "4, 5", "evaluate": "6", "general": "2, 3", "latency": "9", "cases": "9"}
+    formula = {
+        "backbone": "5",
+        "rationales": "6",
+        "train": "4, 5",
+        "evaluate": "6",
+        "general": "2, 3",
+        "latency": "9",
+        "cases": "9",
+    }
     rows = [
         [
             rule.name, f"{rule.jobs:,}", str(rule.gpus), hours(rule.gpu_hours) if rule.gpus else "",
@@ -212,8 +220,8 @@ def _ablations(plan: Plan) -> list[str]:
 
     head = ["ablation", "shown in", "runs", "trainings", "evaluations", "tokens written in training", "in evaluation"]
     head += [*["GPU-hours"] * timed, "disk", "in the totals"]
-    each = [one for one in plan.additions if one.ablation != ALL]
-    most = max(each, key=lambda one: (one.gpu_hours, one.training.written))
+    each = [one for one in plan.additions if one.ablation != ALL and not one.at_once]
+    most = max(each or plan.additions, key=lambda one: (one.gpu_hours, one.training.written))
     drop = f"'studies={{{study}: {{ablations: {{{most.ablation}: null}}}}}}'"
     counted = any(one.counted for one in each)
     return [
@@ -225,6 +233,12 @@ def _ablations(plan: Plan) -> list[str]:
             []
             if counted
             else ["`--config ablations=true` asks for all of them, a target as `figure3` for those that it shows."]
+        ),
+        *(
+            f"`{one.ablation}` is apart: `tradeoff=true` asks for it, or the target `tradeoff`. Its row holds all that "
+            "it adds, also the trainings of runs that are in no other table, their general results and its seeds."
+            for one in plan.additions
+            if one.at_once
         ),
         "",
         "Without one of them:",

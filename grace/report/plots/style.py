@@ -27,7 +27,7 @@ RUNS = {
     "grace-random": "#D55E00",
     "grace-unsup": "#56B4E9",
 }
-OTHERS = ("#332288", "#999933", "#117733", "#882255", "#661100")
+OTHERS = ("#332288", "#999933", "#117733", "#882255", "#661100", "#44AA99", "#88CCEE", "#DDCC77")  # Paul Tol's
 MARKERS = ("o", "s", "^", "D", "v", "X", "p", "<")
 DASHES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)))
 LEVELS = ("#0d2c54", "#3f7cac", "#8fbcbb", "#e3c567", "#d9d9d9", "#a44a3f")  # dark to light: they print in grey

@@ -35,6 +35,7 @@ class Seed:
     missing: list[str] = field(default_factory=list)  # that are not there
     problems: list[Problem] = field(default_factory=list)
     limited: bool = False  # whether a general result is of some items of its tasks only
+    writing: str | None = None  # hash of the rationales behind a general result
 
     @property
     def lost(self) -> list[str]:

@@ -152,6 +152,13 @@ def tokens(result: dict[str, Any]) -> tuple[float, int] | None:
     return (float(mean), int(texts)) if _is_number(mean) and _is_number(texts) and texts > 0 else None
 
 
+def writing(result: dict[str, Any]) -> str | None:
+    """The hash of the tokens of the rationales behind a result of `general`; None where it has none."""
+    said = result.get("rationale")
+    found = said.get("digest") if "geometry" not in result and isinstance(said, dict) else None
+    return found if isinstance(found, str) else None
+
+
 def limited(result: dict[str, Any]) -> bool:
     """Whether a result of `general` was made with some items of its tasks only."""
     settings = result["manifest"].get("settings")

@@ -102,6 +102,7 @@ def _read(one: Seed, path: str, found: dict[str, list[tuple[Entry, str]]]) -> _R
     one.limited |= results.limited(result)
     if said := results.tokens(result):
         one.tokens[path] = said
+    one.writing = results.writing(result) or one.writing
     revision = result["manifest"].get("revision")
     return _Read(path, one, *results.scorer(result), revision if isinstance(revision, str) else None)
 
@@ -201,7 +202,7 @@ def estimate(seeds: list[Seed], weights: dict[str, float], scale: float = 100.0)
         return scale * sum(weight * pick(one.scores[name]) for name, weight in weights.items()) / total
 
     sampled = all(one.scores[name].samples is not None for one in whole for name in weights)
-    return _over_seeds(
+    return over_seeds(
         [mixed(one, lambda score: score.point) for one in whole],
         np.mean([mixed(one, lambda score: score.samples) for one in whole], axis=0) if sampled else None,
         list(dict.fromkeys(one.scores[name].source for one in whole for name in weights)),
@@ -214,12 +215,13 @@ def tokens(seeds: list[Seed]) -> Estimate | None:
     found = [figure for one in seeds if (figure := one.figure("mean_tokens")) is not None]
     problems = [problem for one in seeds for problem in one.problems if problem.task is None]
     sources = [path for _, paths in found for path in paths]
-    return _over_seeds([mean for mean, _ in found], None, sources, problems) if found else None
+    return over_seeds([mean for mean, _ in found], None, sources, problems) if found else None
 
 
-def _over_seeds(
+def over_seeds(
     points: list[float], samples: np.ndarray | None, sources: list[str], problems: list[Problem]
 ) -> Estimate:
+    """The mean of what each seed gives; samples [R]: of that mean."""
     deviation = float(np.std(points, ddof=1)) if len(points) > 1 else None
     return Estimate(float(np.mean(points)), samples, len(points), deviation, sources, problems)
 

@@ -18,9 +18,14 @@ SUPERVISED = "Embeddings, supervised"
 UNSUPERVISED = "Embeddings, unsupervised"
 GENERAL = "General capability"
 BEYOND = "Beyond the paper"
+AT_ONCE = "Embeddings and generation at once"
+OWN = (BEYOND, AT_ONCE)  # of which the paper claims nothing
 # How a verdict is worded where the paper claims nothing.
-BEYOND_WORDS = {"reproduced": "holds", "contradicted": "the opposite holds"}
-GROUPS = (SUPERVISED, UNSUPERVISED, GENERAL, BEYOND)
+WORDS = {
+    BEYOND: {"reproduced": "holds", "contradicted": "the opposite holds"},
+    AT_ONCE: {"reproduced": "holds", "contradicted": "does not hold"},
+}
+GROUPS = (SUPERVISED, UNSUPERVISED, GENERAL, BEYOND, AT_ONCE)
 WHERE = {"table1": "Table 1", "table2": "Table 2", "table5": "Table 5", "": "not in the paper"}
 
 
@@ -83,6 +88,50 @@ CLAIMS = (
     Claim("unsup-rollout-above-anchor", BEYOND,
           "Unsupervised: comparing each rollout with the negatives does more than the printed reward",
           "above", "grace-unsup-rollout", "grace-unsup"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Statement:
+    """A finding about embeddings and generation at once, by a measure of `scoring.tradeoff`.
+
+    kind: `run` is above `other`, or within `bound` of it; or by itself at most or at least `bound`; or it writes the
+        same rationales as the backbone.
+    run, other: runs, or points of the ablation of modes.
+    """
+
+    id: str
+    text: str
+    kind: Literal["above", "within", "most", "least", "same"]
+    measure: str
+    run: str
+    other: str = ""
+    bound: float = 0.0
+
+
+STATEMENTS = (
+    Statement("adapter-within-cl", "A pooling adapter on a frozen backbone retrieves as well as contrastive training",
+              "within", "ndcg", "adapter-direct", "cl-long", 0.02),
+    Statement("adapter-half-within-cl", "So does one whose loss is half over rationales",
+              "within", "ndcg", "adapter", "cl-long", 0.02),
+    Statement("adapter-direct-writes-the-same", "With a pooling adapter it writes what its backbone writes",
+              "same", "well_formed", "adapter-direct"),
+    Statement("adapter-writes-the-same", "So does one whose loss is half over rationales",
+              "same", "well_formed", "adapter"),
+    Statement("fence-direct-perplexity", "One set of weights, fenced by the KL: perplexity rises by at most 3 %",
+              "most", "perplexity_change", "fence-direct", bound=0.03),
+    Statement("fence-perplexity", "The same when it learns through the hidden states of rationales",
+              "most", "perplexity_change", "fence-rationale", bound=0.03),
+    Statement("fence-direct-well-formed", "Fenced by the KL, at least 98 % of its rationales are well formed",
+              "least", "well_formed", "fence-direct", bound=0.98),
+    Statement("fence-well-formed", "The same when it learns through the hidden states of rationales",
+              "least", "well_formed", "fence-rationale", bound=0.98),
+    Statement("adapter-grace-above-random",
+              "Policy gradient on a generator of its own retrieves better than a reward without information",
+              "above", "ndcg", "adapter-grace", "adapter-grace-random"),
+    Statement("grace-above-random-retrieval",
+              "GRACE's policy gradient retrieves better than a reward without information",
+              "above", "ndcg", "grace", "grace-random"),
 )  # fmt: skip
 
 
@@ -166,18 +215,30 @@ def _average(table: str, backbone: str, row: str, average: str) -> float:
     return numbers.average({c: value for c, value in scores.items() if value is not None}, numbers.COUNTS)
 
 
-def verdict(kind: Kind, low: float, high: float, limit: float = 0.0) -> Verdict:
+def verdict(kind: str, low: float, high: float, limit: float = 0.0) -> Verdict:
     """What the 95 % interval [low, high] of a difference says.
 
     Args:
-        limit: of `within` the bound on either side; of `gain` the printed gain, which is reproduced when the difference
-            is surely above zero and may be as large, and contradicted when it is surely smaller.
+        kind: of a claim or a statement, but for `same`.
+        limit: of `within` the bound on either side, of `most` and `least` the bound; of `gain` the printed gain, which
+            is reproduced when the difference is surely above zero and may be as large, and contradicted when it is
+            surely smaller.
     """
     if kind == "below":
         low, high = -high, -low
-    held = {"within": -limit <= low and high <= limit, "gain": low > 0 and high >= limit}.get(kind, low > 0)
-    broken = {"within": low > limit or high < -limit, "gain": high < limit}.get(kind, high < 0)
+    held = {
+        "within": -limit <= low and high <= limit, "gain": low > 0 and high >= limit,
+        "most": high <= limit, "least": low >= limit,
+    }.get(kind, low > 0)  # fmt: skip
+    broken = {
+        "within": low > limit or high < -limit, "gain": high < limit, "most": low > limit, "least": high < limit,
+    }.get(kind, high < 0)  # fmt: skip
     return "reproduced" if held else "contradicted" if broken else "not separable"
+
+
+def word(group: str, verdict: str) -> str:
+    """How a verdict is worded in a group of claims."""
+    return WORDS.get(group, {}).get(verdict, verdict)
 
 
 def split(verdicts: Iterable[tuple[Key, str]]) -> set[Key]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from grace import manifest
 from grace.encoder.digests import digests_of
+from grace.encoder.references import described
 from grace.encoder.store import Store
 from grace.section import UserError
 from grace.use.page.models import Evaluated
@@ -32,8 +33,11 @@ class Effects(NamedTuple):
 
 
 def affordable(model: Evaluated) -> bool:
-    """Whether the model is small enough to read all texts unasked."""
-    return sum(path.stat().st_size for path in model.folder.glob("*.safetensors")) <= SMALL
+    """Whether the model is small enough to read all texts unasked, an adapter with its backbone."""
+    folders = [model.folder]
+    if model.folder.is_dir() and (at := described(model.folder)):
+        folders.append(model.folder / at.base)
+    return sum(path.stat().st_size for folder in folders for path in folder.glob("*.safetensors")) <= SMALL
 
 
 def explained(

@@ -37,7 +37,8 @@ def test_unsupervised_grace_has_one_anchor_and_no_negative():
 
 def test_grace_with_vllm_by_hand():
     grace = {"engine": "vllm", "processes": 2, "vllm_tensor_parallel": 2, "gradient_checkpointing": True}
-    made = plan(spec("hand", grace=grace, resources={"train": {"gpu": 2}}), KEPT)
+    both = {"resources": {"train": {"gpu": 2}}, "adapter": {**HAND["adapter"], "processes": 2}}
+    made = plan(spec("hand", grace=grace, **both), KEPT)
     one = job(made, "grace")
     assert one.parts["pooling"] == pytest.approx((13_704_960 + 8_396_800) / 5e11)
     assert one.parts["update"] == pytest.approx(4 * 15_304_960 / 5e11)
@@ -47,9 +48,7 @@ def test_grace_with_vllm_by_hand():
     # Checkpointed activations: 2 x 1,084 tokens x 2 bytes x 8, and twice 2,168 x 256
     assert one.memory == {"state": 16 * 1416 / 2, "working": 2168 * (16 + 512), "vLLM": 0.5e9} and one.room
     # Two engines read the weights twice
-    apart = job(
-        plan(spec("hand", grace={**grace, "vllm_tensor_parallel": 1}, resources={"train": {"gpu": 2}}), KEPT), "grace"
-    )
+    apart = job(plan(spec("hand", grace={**grace, "vllm_tensor_parallel": 1}, **both), KEPT), "grace")
     assert apart.parts["decode"] - one.parts["decode"] == pytest.approx(169_920 / 5e8)
 
 
@@ -169,6 +168,7 @@ def test_pairs_for_the_geometry_are_encoded_with_the_first_group():
 def test_every_decoding_step_costs_its_overhead():
     grace = {**HAND["grace"], "processes": 2}
     over = {"resources": {"train": {"gpu": 2}}, "cl": {**HAND["cl"], "processes": 2}, "wanted": True}
+    over["adapter"] = {**HAND["adapter"], "processes": 2}
     slow = {**HARDWARE, "step_overhead_ms": 10, "vllm_step_overhead_ms": 2}
     before, after = (plan(spec("hand", grace=grace, hardware=h, **over), KEPT) for h in (HARDWARE, slow))
     # 60 steps of each of two processes, 198 times; the update and CL decode nothing

@@ -20,9 +20,12 @@ def test_runs_are_those_of_the_rules(study, wanted):
         assert [bool(rules.pair_rows(run, group)) for group in groups] == [
             needs.pairs(run, group) is not None for group in groups
         ]
+    modes = set(needs.points.pop("modes"))
+    assert modes == {run for run, at in rules.study.runs.items() if at.mode or at.extra}
     ablation_runs = {run for runs in needs.points.values() for run in runs}
-    assert ablation_runs == {run for run, at in rules.study.runs.items() if at.ablation}
+    assert ablation_runs == {run for run, at in rules.study.runs.items() if at.ablation} - modes
     assert ablation_runs <= set(needs.used) if wanted else not ablation_runs & set(needs.used)
+    assert not modes & set(needs.used)
 
 
 def test_a_checkpoint_and_a_pooling_need_the_training_of_their_run():

@@ -71,3 +71,14 @@ def test_only_a_small_model_reads_all_texts_unasked(model, tmp_path):
     with open(tmp_path / "model.safetensors", "wb") as file:
         file.truncate(effects.SMALL + 1)
     assert not effects.affordable(model._replace(folder=tmp_path))
+
+
+def test_an_adapter_is_as_large_as_its_backbone(model, adapted_folder, monkeypatch):
+    whole, adapter = (
+        sum(path.stat().st_size for path in at.glob("*.safetensors")) for at in (model.folder, adapted_folder)
+    )
+    assert adapter < whole
+    monkeypatch.setattr(effects, "SMALL", whole)
+    assert effects.affordable(model) and not effects.affordable(model._replace(folder=adapted_folder))
+    monkeypatch.setattr(effects, "SMALL", whole + adapter)
+    assert effects.affordable(model._replace(folder=adapted_folder))

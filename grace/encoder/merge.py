@@ -1,0 +1,79 @@
+"""Makes an ordinary model of an adapter's folder, for tools that know no adapters.
+
+    python -m grace.encoder.merge FOLDER -o OUT
+
+The adapter for pooling is added into its backbone's weights. What is left embeds texts directly and nothing else: the
+backbone's writing is gone, and so is an adapter that writes. Weights are added in float32 and kept in the precision
+that the backbone is kept in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from grace.encoder.references import backbone_of, described
+from grace.encoder.saved import Encode, filling, read_settings, write_modules, write_settings
+from grace.section import UserError
+
+
+def merge(folder: Path, out: Path) -> None:
+    """Write the model of the adapter in `folder` to `out`.
+
+    Raises:
+        UserError: when `folder` is no adapter's or its backbone is missing, or `out` is there already.
+    """
+    if not folder.is_dir() or described(folder) is None:
+        raise UserError(f"{folder}: not the folder of an adapter for pooling (its grace.json names no backbone).")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out}: is there already; give a folder that is new or empty.")
+    from transformers import AutoConfig
+
+    from grace.encoder.loading import load_model
+
+    settings = read_settings(folder, {"rationales": False})
+    kept = AutoConfig.from_pretrained(backbone_of(folder)).dtype
+    model, tokenizer = load_model(folder, "cpu")
+    plain = merged(model)
+    with filling(out) as temporary:
+        plain.to(kept or plain.dtype).save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        encode = Encode(**{name: getattr(settings, name) for name in Encode.model_fields})
+        write_settings(temporary, prompt=settings.prompt, pooling=settings.pooling, encode=encode, merged=True)
+        write_modules(temporary)
+
+
+def merged(model: Any) -> Any:
+    """The ordinary model: EMBEDDING added into the weights that it adapts, in place."""
+    import torch
+
+    from grace.encoder.adapters import EMBEDDING, GENERATOR
+
+    if GENERATOR in model.peft_config:
+        model.delete_adapter(GENERATOR)
+    base = model.get_base_model()
+    head, table = base.get_output_embeddings(), base.get_input_embeddings().weight
+    if head.weight is table and hasattr(base.get_input_embeddings(), "base_layer"):
+        head.weight = torch.nn.Parameter(table.detach().clone(), requires_grad=False)  # the head is not adapted
+        base.config.get_text_config().tie_word_embeddings = base.config.tie_word_embeddings = False
+    return model.merge_and_unload(adapter_names=[EMBEDDING])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m grace.encoder.merge", description="Make an ordinary model of an adapter's folder."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path)
+    parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="a new folder")
+    given = parser.parse_args()
+    try:
+        merge(given.folder, given.out)
+    except UserError as error:
+        sys.exit(str(error))
+    print(given.out)
+
+
+if __name__ == "__main__":
+    main()

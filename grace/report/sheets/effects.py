@@ -1,0 +1,163 @@
+"""The table of what each gradient does: differences of two runs, and the statements that they bear on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from grace import specs
+from grace.exhibits import Effect
+from grace.report.scoring import statements
+from grace.report.scoring.judged import Judged
+from grace.report.scoring.scores import Estimate, difference
+from grace.report.scoring.tradeoff import CHANGES, EMBEDDING, NDCG, PERPLEXITY_CHANGE, WRITING, Trade
+from grace.report.sheets.grid import MISSING, Grid, Sheet, Shown, marked, text
+from grace.report.sheets.score_sheet import label, warnings
+from grace.report.sheets.signs import Signs
+from grace.report.sheets.tradeoff import HEADS, estimated, line, number
+
+FIELDS = [
+    "backbone", "gradient", "run", "mode", "other", "other_mode", "measure", "effect", "low", "high", "seeds",
+    "seed_sd", "ours", "others", "source", "note",
+]  # fmt: skip
+MEASURES = (NDCG, EMBEDDING, WRITING, PERPLEXITY_CHANGE)
+Row = dict[str, Any]
+
+
+def rows(table: Any, trade: Trade) -> list[Row]:
+    """One for each comparison, measure and backbone; a missing number is None."""
+    known = {point.run for point in trade.points}
+    return [
+        _row(trade, backbone, one, measure)
+        for backbone in trade.backbones
+        for one in table.effects
+        if {one.run, one.other} <= known
+        for measure in MEASURES
+    ]
+
+
+def _row(trade: Trade, backbone: str, one: Effect, measure: str) -> Row:
+    row = {
+        **dict.fromkeys(FIELDS), "backbone": backbone, "gradient": one.gradient, "measure": measure,
+        "run": trade.of(one.run), "mode": trade.mode(one.run),
+        "other": trade.of(one.other), "other_mode": trade.mode(one.other),
+    }  # fmt: skip
+    pair = trade.effect(measure, backbone, one.run, one.other)
+    if pair is None:
+        return {**row, "note": _why(trade, measure, backbone, one)}
+    gap, interval = difference(*pair)
+    deviation = trade.deviation(measure, backbone, one.run, one.other)
+    planned = len(trade.planned(backbone, one.run))
+    said = [f"{pair[0].seeds} of {planned} seeds."] if pair[0].seeds < planned else []
+    said += [problem.text for each in pair for problem in each.problems]
+    return {
+        **row,
+        "effect": round(gap, 6), "seeds": pair[0].seeds, "seed_sd": None if deviation is None else round(deviation, 6),
+        "low": round(interval[0], 6) if interval else None, "high": round(interval[1], 6) if interval else None,
+        "ours": round(pair[0].point, 6), "others": round(pair[1].point, 6),
+        "source": ";".join(dict.fromkeys(path for each in pair for path in each.sources)),
+        "note": " ".join(dict.fromkeys(said)) or None,
+    }  # fmt: skip
+
+
+def _why(trade: Trade, measure: str, backbone: str, one: Effect) -> str:
+    """Why a difference is missing."""
+    of = trade.general if measure in (WRITING, *CHANGES) else trade.embedding
+    seeds = [each for run in (one.run, one.other) for each in of.get((backbone, run), [])]
+    if missing := [path for each in seeds for path in each.missing]:
+        return f"No result: {', '.join(dict.fromkeys(missing))}."
+    if told := [problem.text for each in seeds for problem in each.problems]:
+        return " ".join(dict.fromkeys(told))
+    return "This study does not measure it." if seeds else "Not planned in this study."
+
+
+# ---- what is shown --------------------------------------------------------------------------
+
+
+def sheet(spec: specs.TablesSpec, trade: Trade, judged: list[Judged]) -> Sheet:
+    """The effects, those of one gradient together, and below them the statements with their verdicts."""
+    signs = Signs(trade.problems)
+    known = {point.run for point in trade.points}
+    shown = [
+        [text(label(backbone)), text(one.gradient), text(_named(trade, one.run)), text(_named(trade, one.other)),
+         *(_cell(trade, measure, backbone, one, signs) for measure in MEASURES)]
+        for backbone in trade.backbones
+        for one in spec.table.effects
+        if {one.run, one.other} <= known
+    ]  # fmt: skip
+    head = ["backbone", "gradient", "run", "minus", *(HEADS[name] for name in MEASURES)]
+    grid = Grid(head, shown, names=4)
+    grid.notes = [*signs.notes(), *(("", marked(note)) for note in notes(spec.bootstrap, trade))]
+    found = Grid(
+        ["backbone", "statement", "runs", "verdict", "found"],
+        [_statement(trade, one) for one in judged],
+        names=4,
+        heading="What was found before, and whether it holds here",
+        notes=[("", marked(note)) for note in STATED],
+    )
+    return Sheet(
+        spec.name, spec.table.title, marked(spec.table.caption), line(spec.study, trade), warnings(trade.backbones),
+        [grid, found],
+    )  # fmt: skip
+
+
+STATED = (
+    "Holds: the interval lies wholly within the bound, or wholly on the stated side; does not hold: wholly outside; "
+    "not separable: neither; not run: a run has no result. Compute: of the first run, as a share of the second's.",
+)
+
+
+def _named(trade: Trade, run: str) -> str:
+    return f"{trade.of(run)} ({trade.mode(run)})"
+
+
+def _cell(trade: Trade, measure: str, backbone: str, one: Effect, signs: Signs) -> Shown:
+    pair = trade.effect(measure, backbone, one.run, one.other)
+    if pair is None:
+        return text(MISSING)
+    gap, interval = difference(*pair)
+    problems = list(dict.fromkeys(problem for each in pair for problem in each.problems))
+    deviation = trade.deviation(measure, backbone, one.run, one.other)
+    return estimated(measure, Estimate(gap, None, pair[0].seeds, deviation, [], problems), interval, signs)
+
+
+def _statement(trade: Trade, one: Judged) -> list[Shown]:
+    about = one.statement
+    known = {point.run for point in trade.points}
+    runs = [_named(trade, run) if run in known else run for run in (about.run, about.other) if run]
+    said = statements.word(statements.AT_ONCE, one.verdict)
+    return [text(label(one.backbone)), text(about.text), text(" − ".join(runs)), text(said), text(found(one))]
+
+
+def found(one: Judged) -> str:
+    """What was found, as `-0.003 [-0.015, +0.008], bound ±0.02; compute 0.94`."""
+    about, value = one.statement, one.value
+    if value is None:
+        return MISSING
+    if about.kind == "same":
+        return f"the same for {round(value * one.seeds)} of {one.seeds} seeds"
+    signed = about.kind in ("above", "within") or about.measure in CHANGES
+    said = number(about.measure, value, signed)
+    if one.interval:
+        low, high = (number(about.measure, end, signed) for end in one.interval)
+        said += f" [{low}, {high}]"
+    bound = number(about.measure, about.bound, signed=False)
+    unit = " %" if about.measure in CHANGES else ""
+    said += {
+        "within": f", bound ±{bound}",
+        "most": f"{unit}, at most {bound}{unit}",
+        "least": f", at least {bound}",
+    }.get(about.kind, "")
+    return said + (f"; compute {one.compute:.2f}" if one.compute is not None else "")
+
+
+def notes(resamples: int, trade: Trade) -> list[str]:
+    """What a reader must know; only what applies."""
+    seeds = max(map(len, trade.embedding.values()), default=0)
+    between = "±: standard deviation of the difference between seeds." if seeds > 1 else "One seed."
+    return [
+        f"[low, high] is the 95 % interval of {resamples} paired bootstrap resamples of the items, over the mean of "
+        "the seeds that both runs have. **Bold**: it excludes zero; the arrow gives the direction. "
+        f"{between} Not corrected for the number of comparisons.",
+        f"{HEADS[PERPLEXITY_CHANGE]}: in points of the percentage by which each run's perplexity differs from the "
+        "untrained backbone's; lower is better.",
+    ]

@@ -1,0 +1,228 @@
+"""How much of GRACE's gradient is signal: the cosine between the policy gradients of independent batches.
+
+    python -m grace.training.signal --model FOLDER --rows rows.jsonl --out signal.json --study demo --runs grace
+
+A batch's gradient is what all batches have in common plus noise of its own. Where |signal|^2 is the share c of
+E |gradient|^2, two batches' gradients have a cosine of about c, and one of them has sqrt(c) with the signal itself.
+The noise falls with the rollouts of a batch, so c / (1 - c) grows in proportion to them.
+
+Rollouts are written once, for the largest batch. Smaller ones are parts of it: the first K of each group, B instances
+at a time, scored among themselves. The gradient is the trainer's own, of the trainer's own advantages. These have two
+parts: those of the rewards if the length rule (eq. 28) gave no penalty, and what the rule changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import logging
+import math
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import yaml
+from datasets import Dataset
+from torch import Tensor
+
+from grace import manifest
+from grace.files import read_jsonl, write_json
+from grace.section import UserError, build, hint
+from grace.specs import TrainSpec
+from grace.study import Plan
+from grace.training import hardware
+from grace.training.agreement import products, statistics
+from grace.training.batches import Embeddings, in_rows
+from grace.training.trainer import GraceTrainer
+
+log = logging.getLogger(__name__)
+
+
+class Rollouts(NamedTuple):
+    """A batch of B instances with K rollouts each, and what is known of them."""
+
+    inputs: dict[str, Any]  # of the trainer's loss, [B * K, ...]
+    embeddings: Embeddings
+    truncated: Tensor  # [B, K]
+
+    def part(self, instances: slice, k: int) -> Rollouts:
+        """The first k rollouts of some instances."""
+        at, rows = self.embeddings, torch.arange(self.truncated.numel()).view(self.truncated.shape)[instances, :k]
+        of = {
+            name: value[rows.flatten().to(value.device)] if isinstance(value, Tensor) and value.ndim else value
+            for name, value in self.inputs.items()
+        }
+        of["num_items_in_batch"] = of["completion_mask"].sum()
+        embeddings = Embeddings(*(None if e is None else e[instances] for e in at))  # type: ignore[arg-type]
+        return Rollouts(of, embeddings._replace(positives=embeddings.positives[:, :k]), self.truncated[instances, :k])
+
+
+def write_rollouts(trainer: GraceTrainer, batches: int, seed: int) -> Iterator[Rollouts]:
+    """So many batches of different rows.
+
+    Raises:
+        UserError: when there are too few rows.
+    """
+    b, k, data = trainer.algorithm.instances, trainer.k, cast(Dataset, trainer.train_dataset)
+    if len(data) < batches * b:
+        raise UserError(
+            f"{batches} independent batches of {b} instances need {batches * b} rows, and there are {len(data)}: "
+            "ask for fewer or smaller batches."
+        )
+    order = np.random.default_rng(seed).permutation(len(data))
+    for number in range(batches):
+        # The control's dice follow the step. An even generation is one of d+.
+        trainer.state.global_step = 2 * trainer.algorithm.updates_per_generation * number
+        rows = [data[int(i)] for i in order[number * b : (number + 1) * b]]
+        made = trainer._generate_and_score_completions([row for row in rows for _ in range(k)])
+        yield Rollouts(in_rows(made), trainer.embeddings, trainer.truncated)
+
+
+def advantages(trainer: GraceTrainer, at: Rollouts) -> dict[str, Tensor]:
+    """The two parts of the advantages [B, K], by name. Their sum is what the trainer takes."""
+    total = trainer.score(at.embeddings, at.embeddings.positives, at.truncated).total
+    penalised = at.truncated & (trainer.reward.gamma is not None)
+    finished = (~penalised).sum(1, keepdim=True)
+    mean = torch.where(penalised, 0.0, total).sum(1, keepdim=True) / finished.clamp(min=1)
+    spared, whole = (
+        trainer.advantages_of(rewards, at.embeddings, at.truncated)
+        for rewards in (torch.where(penalised, mean, total), total)
+    )
+    return {"reward": spared, "length": whole - spared}
+
+
+def gradient(trainer: GraceTrainer, at: Rollouts, advantage: Tensor) -> Tensor:
+    """[P] float32 on the CPU: the gradient of the trainer's loss in all P parameters that are trained.
+
+    On-policy it is linear in the advantages, so the gradients of two parts add up to that of their sum.
+
+    Args:
+        at: n rollouts.
+        advantage: [B, K] of them.
+    """
+    flat, size = advantage.flatten(), trainer.k * max(1, trainer.args.per_device_train_batch_size // trainer.k)
+    groups = (advantage != 0).any(1, keepdim=True).expand_as(advantage)
+    rows = groups.flatten().nonzero().squeeze(1)  # the others have no part in it
+    model: Any = trainer.model
+    model.train()
+    model.zero_grad()
+    trainer.current_gradient_accumulation_steps = 1
+    for some in rows.split(size) if len(rows) else ():
+        inputs = {k: v[some] if isinstance(v, Tensor) and v.ndim else v for k, v in at.inputs.items()}
+        with trainer.compute_loss_context_manager():
+            loss = trainer.compute_loss(model, {**inputs, "advantages": flat[some]})
+        (loss if trainer.loss_type == "dapo" else loss * len(some) / len(flat)).backward()
+    trainer._metrics["train"].clear()
+    found = [p for p in model.parameters() if p.requires_grad]
+    return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in found]).float().cpu()
+
+
+# ---- the command ------------------------------------------------------------------------
+
+
+def measure(
+    trainer: GraceTrainer, specs: dict[str, TrainSpec], sizes: list[tuple[int, int]], batches: int
+) -> list[Any]:
+    """`statistics` for each run and each size (B, K); B x K at most as large as the trainer's.
+
+    Args:
+        specs: of the runs, which differ in `reward` and `estimator` alone.
+    """
+    found: dict[tuple[str, int, int], dict[str, list[Tensor]]] = {}
+    for whole in write_rollouts(trainer, batches, trainer.spec.seed):
+        for (name, spec), (b, k) in itertools.product(specs.items(), sizes):
+            assert spec.reward is not None and spec.grace is not None
+            trainer.reward, estimator = spec.reward, spec.grace.estimator
+            trainer.algorithm = trainer.algorithm.model_copy(update={"estimator": estimator})
+            for start in range(0, len(whole.truncated), b):
+                some = whole.part(slice(start, start + b), k)
+                for part, advantage in advantages(trainer, some).items():
+                    found.setdefault((name, b, k), {}).setdefault(part, []).append(gradient(trainer, some, advantage))
+    return [
+        {"run": name, "instances": b, "rollouts": k, **statistics(products(parts), b * k, trainer.spec.seed)}
+        for (name, b, k), parts in found.items()
+    ]
+
+
+def spec_of(config: Path, study: str, run: str) -> TrainSpec:
+    """Raises: UserError when there is no such run, or it is not trained by GRACE."""
+    plan = Plan({**yaml.safe_load(config.read_text(encoding="utf-8")), "study": study})
+    known = [name for name, entry in plan.study.runs.items() if entry.method == "grace"]
+    if run not in known:
+        raise UserError(f"--runs: {run!r} is not trained by policy gradient in study {study}{hint(run, known)}.")
+    return build(TrainSpec, json.loads(plan.spec_train(run, 0)), "spec")
+
+
+def comparable(specs: dict[str, TrainSpec]) -> None:
+    """Raises: UserError when runs would not write the same rollouts, or take other gradients of them."""
+    kept = {name: spec.model_dump(exclude={"run", "reward", "keep_steps"}) for name, spec in specs.items()}
+    for one in kept.values():
+        del one["grace"]["estimator"]
+    first, *others = kept
+    for name in others:
+        if kept[name] != kept[first]:
+            raise UserError(
+                f"--runs: {name} differs from {first} in more than its reward and estimator; measure it alone."
+            )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model whose gradients are compared")
+    parser.add_argument("--rows", type=Path, required=True, help="training rows, as of `grace.data.rows`")
+    parser.add_argument("--out", type=Path, required=True, help="JSON that is written")
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--study", default="demo")
+    parser.add_argument("--runs", nargs="+", default=["grace"], help="of the study: whose rewards and estimators")
+    parser.add_argument("--instances", nargs="+", type=int, default=[16], help="B; each divides the largest")
+    parser.add_argument("--rollouts", nargs="+", type=int, default=[8], help="K")
+    parser.add_argument("--batches", type=int, default=8, help="of the largest B; a gradient of each is held in memory")
+    arguments = parser.parse_args(argv)
+    started = time.time()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        run(arguments, started)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+
+
+def run(arguments: argparse.Namespace, started: float) -> None:
+    from grace.training.arguments import grpo_config
+    from grace.training.building import load
+
+    for name in ("config", "model", "rows"):
+        if not (path := getattr(arguments, name)).exists():
+            raise UserError(f"{path}: no such file or folder; correct --{name}.")
+    specs = {name: spec_of(arguments.config, arguments.study, name) for name in arguments.runs}
+    comparable(specs)
+    b, k = max(arguments.instances), max(arguments.rollouts)
+    if min(arguments.rollouts) < 2 or any(b % other for other in arguments.instances) or arguments.batches < 2:
+        raise UserError("--instances must divide the largest of them, --rollouts and --batches be at least 2.")
+    # One that writes greedily too serves them all.
+    spec = max(specs.values(), key=lambda one: one.grace is not None and one.grace.estimator == "remax")
+    assert spec.grace is not None
+    changes = {"instances": b, "rollouts": k, "processes": 1, "updates_per_generation": 1}
+    changes["rollouts_per_forward"] = math.gcd(b * k, spec.grace.rollouts_per_forward)
+    spec = spec.model_copy(update={"grace": spec.grace.model_copy(update=changes)})
+    hardware.check(spec)
+    rows = list(read_jsonl(arguments.rows, need=("query", "positive") if spec.data == "supervised" else ("text",)))
+    torch.manual_seed(spec.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        model, tokenizer = load(arguments.model, spec)
+        trainer = GraceTrainer(model, tokenizer, spec, rows, grpo_config(spec, folder, len(rows)))
+        sizes = list(itertools.product(sorted(set(arguments.instances)), sorted(set(arguments.rollouts))))
+        found = measure(trainer, specs, sizes, arguments.batches)
+    for row in found:
+        log.info("%s", json.dumps(row))
+    record = manifest.make("signal", spec, [arguments.model, arguments.rows], started)
+    write_json(arguments.out, {"manifest": record, "sizes": found})
+
+
+if __name__ == "__main__":
+    main()
