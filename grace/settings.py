@@ -74,6 +74,7 @@ class Grace(Section):
     """The policy-gradient training (eqs. 18-19)."""
 
     estimator: Literal["grpo", "grpo_std", "dapo", "reinforce++", "remax"]
+    credit: Literal["positives", "all"] = "positives"  # all: rollouts of d+ and of q by turns
     loss: Literal["sequence_sum", "token_mean", "sequence_mean"]
     instances: Positive  # B: instances per generation
     rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage

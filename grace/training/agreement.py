@@ -34,9 +34,9 @@ def statistics(dots: dict[tuple[str, str], np.ndarray], rollouts: int, seed: int
     Returns:
         `cosine` of two batches' gradients, whole and of each part (None where no two batches have the part; where one
         lacks it, the cosine is 0);
-        `rollouts_for_half`: those of a batch with which it would be 1/2;
+        `rollouts_for_half`: those of a batch with which it would be 1/2, None as below;
         `length_share`: the length rule's share of |mean gradient|^2, estimated from pairs of different batches, so that
-        their noise has no part in it; None where that mean cannot be told from zero;
+        their noise has no part in it; None where that mean's square cannot be told from zero;
         `length_of_norm`: its share of the mean |gradient|^2 of a batch, noise and all.
         The other share is the reward's; each has half of what they have in common.
     """
@@ -68,7 +68,7 @@ def statistics(dots: dict[tuple[str, str], np.ndarray], rollouts: int, seed: int
     return {
         "batches": n,
         "cosine": {name: told(of) for name, of in [("total", whole), *((p, cosine(dots[p, p])) for p in parts)]},
-        "rollouts_for_half": float(half) if whole[0] > 0 else None,
+        "rollouts_for_half": float(half) if certain and whole[0] > 0 else None,
         "length_share": told(between(length) / common) if certain else None,
         "length_of_norm": told((weights @ np.diag(length)) / (weights @ np.diag(total))),
     }

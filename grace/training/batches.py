@@ -69,6 +69,11 @@ def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
     )
 
 
+def exchanged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of `training_set` with q and d+ in each other's place, so that rollouts are written of q."""
+    return [{**row, "id": f"{row['id']}/q", "prompt": row["query"], "query": row["prompt"]} for row in rows]
+
+
 def in_groups(batch: dict[str, Any], size: int) -> dict[str, Any]:
     """A batch of rows [N, ...] as one of groups [N / size, size, ...]: TRL shuffles and splits along the first
     dimension, so `size` rows in a row stay together."""

@@ -41,11 +41,14 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
     of the tokens that were trained on in its state, padding left out."""
 
     fence: Fence | None = None
+    divergences: dict[str, Tensor] | None = None  # of the last step
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
         masks += [part["attention_mask"] for part in inputs.get(FENCE, {}).values()]
         loss = super().training_step(model, inputs, *args, **kwargs)
+        if self.divergences:
+            self.track_loss_components({f"kl_{name}": value for name, value in self.divergences.items()})
         read = torch.stack([mask.sum() for mask in masks]).sum()
         self.state.num_input_tokens_seen += int(gather(read.to(self.accelerator.device)).sum())
         return loss
@@ -55,10 +58,9 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         assert self.fence is not None
         # Its gradient is there before the other's begins: that one's last backward pass sums both over the processes.
-        divergences = self.fence(batch)
-        kept = self.fence.loss(divergences)
+        self.divergences = self.fence(batch)
+        kept = self.fence.loss(self.divergences)
         self.accelerator.backward(kept)
-        self.track_loss_components({f"kl_{name}": value for name, value in divergences.items()})
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
         return loss + kept.detach()
 

@@ -181,6 +181,10 @@ def too_large(spec: TrainSpec, reason: str) -> UserError:
         advice.append(f"generation.max_new_tokens ({spec.generation.max_new_tokens})")
     elif spec.contrastive and rows > 1:
         advice.append(f"{name}.mini_batch_size ({spec.contrastive.mini_batch_size}; memory only)")
+    if spec.contrastive and spec.contrastive.fence:
+        advice.append(f"{name}.fence.rows ({spec.contrastive.fence.rows})")
+    if spec.contrastive and spec.rationales:
+        advice.append(f"evaluation.max_new_tokens ({spec.rationales.encode.max_new_tokens})")
     advice.append(f"prompt.max_prompt_tokens ({spec.prompt.max_prompt_tokens})")
     other = [f"set {name}.gradient_checkpointing: true"] if spec.grace and not spec.grace.gradient_checkpointing else []
     other += [] if at.lora else [f"train adapters ({name}.lora)"]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +21,12 @@ import torch
 from accelerate import PartialState
 from transformers import set_seed
 
-from grace.encoder.adapters import EMBEDDING, GENERATOR
+from grace.encoder.adapters import EMBEDDING, GENERATOR, writing
 from grace.encoder.encoder import RationaleEncoder
+from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
-from grace.files import writing
+from grace.files import writing as writing_file
 from grace.settings import Contrastive
 from grace.specs import EncodeSpec, RationalesSpec, TrainSpec
 from grace.training import rationales, sharding
@@ -130,7 +132,7 @@ def _train(
             "tokens": {name: at["tokens"][name] + counted[name] for name in counted},
             "preflight": {**at["preflight"], phase.name: trainer.preflight.record},
         }  # fmt: skip
-        with writing(checkpoints / f"{phase.name}.pt") as temporary:
+        with writing_file(checkpoints / f"{phase.name}.pt") as temporary:
             torch.save(done, temporary)
         shutil.rmtree(folder, ignore_errors=True)
     processes.wait_for_everyone()
@@ -162,8 +164,9 @@ def _written(
     encode, texts = phase.spec.rationales.encode, rationales.texts_of(rows)
     model, tokenizer = _load(spec, backbone, at, GENERATOR)
     encoder = RationaleEncoder(model.to(rationales.device()), tokenizer, encode)
-    with Store(
-        checkpoints / "rationales", settings(encode, phase.name, encoder.dtype, "float32"), encoder.width
-    ) as store:
+    known = settings(encode, phase.name, encoder.dtype, "float32")
+    with Store(checkpoints / "rationales", known, encoder.width) as store, writing(model) as generator:
+        # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.
+        encoder.write = partial(engine.generate_batches, generator, compile=encode.compile)
         rationales.complete(lambda: encoder, texts, store)
         return rationales.Rationales(texts, store)

@@ -219,9 +219,19 @@ def run(arguments: argparse.Namespace, started: float) -> None:
         sizes = list(itertools.product(sorted(set(arguments.instances)), sorted(set(arguments.rollouts))))
         found = measure(trainer, specs, sizes, arguments.batches)
     for row in found:
-        log.info("%s", json.dumps(row))
+        log.info("%s", line(row))
     record = manifest.make("signal", spec, [arguments.model, arguments.rows], started)
     write_json(arguments.out, {"manifest": record, "sizes": found})
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of `measure` for a reader."""
+    parts = {name: at for name, at in row["cosine"].items() if at}
+    parts |= {"length of norm": row["length_of_norm"]}
+    cells = [
+        f"{name} {at['value']:.3f} [{at['interval'][0]:.3f}, {at['interval'][1]:.3f}]" for name, at in parts.items()
+    ]
+    return f"{row['run']}, B = {row['instances']}, K = {row['rollouts']}: cosine {', '.join(cells)}"
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from grace.method.prompt import PromptTemplate
 from grace.method.rewards import RewardBreakdown, compute_rewards
 from grace.specs import TrainSpec
 from grace.training import sharding
-from grace.training.batches import Embeddings, GroupSampler, in_groups, in_rows, training_set
+from grace.training.batches import Embeddings, GroupSampler, exchanged, in_groups, in_rows, training_set
 from grace.training.log_probabilities import log_probabilities
 
 log = logging.getLogger(__name__)
@@ -101,6 +101,9 @@ class GraceTrainer(GRPOTrainer):
     # ---- rationales and embeddings ------------------------------------------------------
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        generation = self.state.global_step // self.algorithm.updates_per_generation
+        if self.algorithm.credit == "all" and generation % 2:
+            inputs = exchanged(inputs)
         self.rows = inputs  # this rank's b instances, each K times in a row
         output = super()._generate_and_score_completions(inputs)
         first = self.accelerator.process_index * len(inputs)

@@ -3,7 +3,7 @@
 import torch
 from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
-from grace.training.batches import Embeddings, in_groups, in_rows
+from grace.training.batches import Embeddings, exchanged, in_groups, in_rows
 
 
 def batch():
@@ -59,3 +59,11 @@ def test_embeddings_are_split_as_their_texts_were_written():
     assert at.greedy is not None and at.greedy.squeeze(2).tolist() == [[12], [13]]
     bare = Embeddings.split(pooled[:8], 2, 3, 1)
     assert bare.negatives is None and bare.greedy is None and bare.query.squeeze(1).tolist() == [6, 7]
+
+
+def test_exchanged_rows_have_the_query_where_the_document_was():
+    row = {"id": "a", "prompt": "document", "query": "query", "negatives": ["other"]}
+    (made,) = exchanged([row])
+    assert (made["prompt"], made["query"], made["negatives"]) == ("query", "document", ["other"])
+    assert made["id"] != "a"  # its noise is its own
+    assert exchanged([made])[0]["prompt"] == "document"

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from grace.files import write_jsonl
 from grace.study import Plan
-from grace.training import launch
-from grace.training.train import build_trainer, load
+from grace.training import launch, train
+from grace.training.building import build_trainer, load
 from tests.training.settings import contrastive_spec, grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
@@ -62,6 +62,25 @@ def test_two_processes_train_what_one_trains(tiny_folder, data, tmp_path, case):
     history = json.loads((tmp_path / "two/manifest.json").read_text())["history"]
     curves = [[entry["loss"] for entry in each if "loss" in entry] for each in (history, trainer.state.log_history)]
     assert curves[0] and curves[0] == pytest.approx(curves[1], abs=1e-3)
+
+
+def test_two_processes_write_and_learn_from_rationales_as_one_does(tiny_folder, data, tmp_path, monkeypatch):
+    """Each writes a share of them, waits for the other's, and takes the other's texts as negatives."""
+    settings = {"loss": "half", "mini_batch_size": 2, "max_steps": 3, "save_steps": 9}
+    done = start(tiny_folder, data, tmp_path / "two", contrastive_spec("adapter", **settings, processes=2))
+    assert done.returncode == 0, done.stderr[-2000:]
+    monkeypatch.chdir(ROOT)
+    one = tmp_path / "one/manifest.json"
+    arguments = ["--backbone", str(tiny_folder), "--rows", str(data), "--out", str(one), "--threads", "1"]
+    train.main(["--spec", contrastive_spec("adapter", **settings).model_dump_json(), *arguments])
+    mine, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
+    assert mine.keys() == theirs.keys() and any(
+        value.abs().max() > 1e-4 for name, value in mine.items() if "lora_B" in name
+    )
+    for name in mine:
+        torch.testing.assert_close(theirs[name], mine[name], atol=1e-5, rtol=0)
+    records = [json.loads((tmp_path / name / "manifest.json").read_text()) for name in ("one", "two")]
+    assert records[0]["tokens"] == records[1]["tokens"]
 
 
 def test_a_mistake_is_one_sentence(tiny_folder, data, tmp_path):

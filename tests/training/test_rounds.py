@@ -2,6 +2,7 @@
 
 import json
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -146,35 +147,39 @@ def test_the_control_deals_a_groups_rewards(tiny_folder, tmp_path, reward):
     assert all(same) if reward == "contrastive" else not any(same)
 
 
-@pytest.mark.parametrize("at", [(1, 1), (2, 0)], ids=["a policy", "an adapter that has not begun"])
-def test_a_kill_goes_on_in_its_round_and_phase(tiny_folder, tmp_path, monkeypatch, whole, at):
-    number, done = at
-    build, calls = rounds.build_trainer, []
+def test_a_run_that_is_killed_twice_goes_on_in_its_round_and_phase(tiny_folder, tmp_path, monkeypatch, whole):
+    """After the first step of the first policy, and before the first of the second round: no phase is trained twice."""
+    build, names = rounds.build_trainer, [phase.name for phase in phases(rounds_spec())]
+    calls: list[str] = []
 
-    def dies(*given):
-        trainer = build(*given)
-        calls.append(trainer)
-        step = trainer.training_step
+    def dying(name, after):
+        def built(*given):
+            calls.append(Path(given[4]).name)
+            trainer = build(*given)
+            step = trainer.training_step
 
-        def training_step(*arguments, **keywords):
-            if len(calls) == number + 1 and trainer.state.global_step == done:
-                raise KeyboardInterrupt
-            return step(*arguments, **keywords)
+            def training_step(*arguments, **keywords):
+                if calls[-1] == name and trainer.state.global_step == after:
+                    raise KeyboardInterrupt
+                return step(*arguments, **keywords)
 
-        trainer.training_step = training_step
-        return trainer
+            trainer.training_step = training_step
+            return trainer
 
-    monkeypatch.setattr(rounds, "build_trainer", dies)
-    with pytest.raises(KeyboardInterrupt):
-        trained(tiny_folder, tmp_path, "killed")
-    assert not (tmp_path / "killed/manifest.json").exists()
-    monkeypatch.setattr(rounds, "build_trainer", lambda *given: (calls.append(None), build(*given))[1])
-    calls.clear()
-    out = trained(tiny_folder, tmp_path, "killed")
-    assert len(calls) == 4 - number  # no phase is trained twice
+        return built
+
+    for name, after, begun in ((names[1], 1, names[:2]), (names[2], 0, names[1:3]), (None, 0, names[2:])):
+        calls.clear()
+        monkeypatch.setattr(rounds, "build_trainer", dying(name, after))
+        if name:
+            with pytest.raises(KeyboardInterrupt):
+                trained(tiny_folder, tmp_path, "killed")
+            assert not (tmp_path / "killed/manifest.json").exists()
+        else:
+            out = trained(tiny_folder, tmp_path, "killed")
+        assert calls == begun
     record, expected = (json.loads((folder / "manifest.json").read_text()) for folder in (out, whole[0]))
-    names = [phase.name for phase in phases(rounds_spec())]
-    assert record["resumed_from"] == (f"{names[number]}/checkpoint-{done}" if done else names[number - 1])
+    assert record["resumed_from"] == names[1]
     assert record["tokens"] == expected["tokens"] and record["steps"] == expected["steps"]
     for file in ("adapter_model.safetensors", "generator/adapter_model.safetensors"):
         one, two = load_file(out / file), load_file(whole[0] / file)

@@ -209,6 +209,26 @@ def test_random_reward_trains_on_other_advantages(tiny_folder, tmp_path):
     torch.testing.assert_close(mine.sort(1).values, theirs.sort(1).values)
 
 
+def test_credit_for_queries_too_takes_turns(tiny_folder, tmp_path):
+    """Every second generation has rollouts of q, judged by d+."""
+    seen = []
+
+    class Turns(GraceTrainer):
+        def _generate_single_turn(self, prompt_ids, *args, **kwargs):
+            seen.append((prompt_ids, self.rows))
+            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
+
+    spec = grace_spec(max_steps=4, credit="all", updates_per_generation=2, rollouts_per_forward=8, save_steps=2)
+    trainer = trainer_of(tiny_folder, tmp_path, spec, kind=Turns)
+    trainer.train()
+    of = {row["positive"]: row["query"] for row in rows(16)}
+    (first, documents), (second, queries) = seen
+    assert all(of[row["prompt"]] == row["query"] for row in documents)
+    assert all(of[row["query"]] == row["prompt"] for row in queries)
+    for ids, given in ((first, documents), (second, queries)):
+        assert ids == trainer.template.ids([row["prompt"] for row in given])
+
+
 def test_two_negatives(tiny_folder, tmp_path):
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1), rows(16, negatives=2), Recorder)
     trainer.train()
