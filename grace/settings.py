@@ -38,7 +38,7 @@ class Generation(Section):
 
 
 class Lora(Section):
-    """Low-rank adapters instead of all weights (peft); merged into the saved model."""
+    """Low-rank adapters instead of all weights (peft); merged into the saved model, but for those of `adapter`."""
 
     rank: Positive
     alpha: Rate

@@ -26,6 +26,8 @@ def check(spec: TrainSpec) -> None:
     cannot do."""
     name, at = section(spec)
     lora.check(spec)
+    if isinstance(at, Contrastive) and at.fence and at.processes > 1 and at.sharding == "fsdp":
+        raise UserError(f"config: {name}.sharding: the fence reads whole weights; set none, and lora to save memory.")
     if spec.rounds:
         _check_rounds(spec)
     vllm = isinstance(at, Grace) and at.engine == "vllm"

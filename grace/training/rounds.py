@@ -122,7 +122,8 @@ def _train(
     trainer = build_trainer(model, tokenizer, phase.spec, some, folder, found)
     fit(trainer, last_checkpoint(folder))
     state = sharding.full_state(trainer, model)
-    weights = {name: value.cpu() for name, value in (state or model.state_dict()).items() if "lora_" in name}
+    every = model.state_dict() if state is None else state
+    weights = {name: value.cpu() for name, value in every.items() if "lora_" in name}
     counted = tokens(trainer, found)
     entries = [{"round": phase.number, "adapter": phase.adapter, **entry} for entry in history(trainer)]
     processes = PartialState()

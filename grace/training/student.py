@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from sentence_transformers.base.modules import InputModule
 from torch import Tensor
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache
 
 from grace.encoder.direct import direct_ids
@@ -110,7 +110,7 @@ def passes(
     Yields:
         Numbers of n rows, their hidden states [n, l, d], and the position that these begin with.
     """
-    if ids.device.type != "cpu" or isinstance(next(model.parameters()), DTensor):
+    if ids.device.type != "cpu" or any(isinstance(module, FSDPModule) for module in model.modules()):
         yield torch.arange(len(ids)), hidden_states(model, pooling, input_ids=ids, use_cache=False)[0], 0
         return
     dropout = model.training and getattr(model.config.get_text_config(), "attention_dropout", 0.0) > 0

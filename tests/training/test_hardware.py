@@ -43,6 +43,12 @@ def test_a_gpu_is_asked_for_but_absent(monkeypatch, spec, key):
         hardware.check(spec)
 
 
+def test_a_fence_and_sharded_weights_exclude_each_other():
+    with pytest.raises(UserError, match=r"config: kl_fence\.sharding: the fence reads whole weights; set none"):
+        hardware.check(contrastive_spec("kl_fence", processes=2, sharding="fsdp"))
+    hardware.check(contrastive_spec("kl_fence", processes=1, sharding="fsdp"))
+
+
 def test_vllm_on_a_machine_without_gpu(monkeypatch, installed):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     spec = grace_spec(engine="vllm")
