@@ -106,10 +106,10 @@ def complete(encoder: Callable[[], Any], texts: list[str], store: Store) -> None
     Args:
         encoder: gives a `RationaleEncoder`, asked for only if this process has something to write.
     """
-    lacking = missing(texts, store)
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    if mine := lacking[rank::processes]:
-        log.info("%d of %d rationales are missing and are written now", len(lacking), len(texts))
+    share = texts[rank::processes]  # of all, not of the missing ones: those look different to a later process
+    if mine := missing(share, store):
+        log.info("%d of %d rationales are missing and are written now", len(mine), len(share))
         write(encoder(), mine, store)
         store.flush()
     while missing(texts, store):  # no collective call: it would give up after some minutes

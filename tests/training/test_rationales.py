@@ -80,27 +80,29 @@ def test_a_training_writes_what_is_missing_and_finds_each_text(tiny_folder, tmp_
         found([texts[0], "never written about"])
 
 
-def test_of_several_processes_each_writes_a_share(tiny_folder, tmp_path, monkeypatch):
-    """The second one waits until the first has written its own."""
+@pytest.mark.parametrize("late", [False, True])
+def test_of_several_processes_each_writes_a_share(tiny_folder, tmp_path, monkeypatch, late):
+    """The second one waits until the first has written its own, and leaves none when the first was done before."""
     spec, texts = rationales_spec(), texts_of(rows(8))
-    with opened(spec, tiny_folder, tmp_path) as theirs:
-        encoder = RationaleEncoder.from_spec(tiny_folder, spec.encode, "cpu")
+    wrote, write = [], rationales.write
+    monkeypatch.setattr(rationales, "write", lambda *given: (wrote.append(given[1]), write(*given)))
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    encoder = RationaleEncoder.from_spec(tiny_folder, spec.encode, "cpu")
+    with opened(spec, tiny_folder, tmp_path) as theirs, opened(spec, tiny_folder, tmp_path) as ours:
 
-        def meanwhile(_):
-            if rationales.missing(texts, theirs):
-                rationales.write(encoder, texts[::2], theirs)
-                theirs.flush()
+        def other(*_):
+            assert rationales.missing(texts, theirs), "waits for a text that nobody writes"
+            write(encoder, texts[::2], theirs)
+            theirs.flush()
 
-        monkeypatch.setenv("RANK", "1")
-        monkeypatch.setenv("WORLD_SIZE", "2")
-        monkeypatch.setattr(rationales.time, "sleep", meanwhile)
-        wrote = []
-        write = rationales.write
-        monkeypatch.setattr(rationales, "write", lambda *given: (wrote.append(given[1]), write(*given)))
-        with opened(spec, tiny_folder, tmp_path) as ours:
-            rationales.complete(lambda: encoder, texts, ours)
-            assert wrote == [texts[1::2], texts[::2]]
-            assert len(Rationales(texts, ours)(texts)) == len(texts)
+        monkeypatch.setattr(rationales.time, "sleep", other)
+        if late:
+            other()
+            ours.refresh()
+        rationales.complete(lambda: encoder, texts, ours)
+        assert wrote == [texts[1::2]]
+        assert len(Rationales(texts, ours)(texts)) == len(texts)
 
 
 def test_what_vllm_has_to_write_is_not_written_beside_a_training(tiny_folder, tmp_path):
