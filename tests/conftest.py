@@ -1,4 +1,4 @@
-"""Shared fixtures: a tiny chat model with random weights, made in memory."""
+"""Shared fixtures: a tiny chat model with random weights, made in memory. How tests are dealt to processes."""
 
 from pathlib import Path
 
@@ -15,6 +15,23 @@ TEXTS = [
     "Draw samples from a normal distribution with given mean and standard deviation. " * 3,
     "Open a socket and listen on a port for incoming connections, one thread each.",
 ]
+
+
+TOGETHER = ("tests/slurm", "tests/workflow")  # folders whose tests share what takes minutes
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With `pytest -n`: the tests of a file run in one process, and what takes longest begins first."""
+    if not config.pluginmanager.hasplugin("xdist"):  # vLLM's environment
+        return
+
+    def group(item: pytest.Item) -> str:
+        file = item.nodeid.split("::")[0]
+        return next((folder for folder in TOGETHER if file.startswith(f"{folder}/")), file)
+
+    items.sort(key=lambda item: TOGETHER.index(name) if (name := group(item)) in TOGETHER else len(TOGETHER))
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 @pytest.fixture(scope="session")
