@@ -21,10 +21,8 @@ TOGETHER = ("tests/slurm", "tests/workflow")  # folders whose tests share what t
 
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the groups in its own hook
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """With `pytest -n`: the tests of a file run in one process, and what takes longest begins first."""
-    if not config.pluginmanager.hasplugin("xdist"):  # vLLM's environment
-        return
 
     def group(item: pytest.Item) -> str:
         file = item.nodeid.split("::")[0]
