@@ -15,7 +15,7 @@ demo: $(VENV)/.complete
 	snakemake --cores all
 
 test: $(VENV)/.complete
-	python -m pytest -n auto --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+	python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-vllm: $(VLLM_VENV)/.complete
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/vllm
