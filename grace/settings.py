@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from grace.section import Fraction, Positive, Rate, Section, Temperature
+from grace.section import Fraction, Natural, Positive, Rate, Section, Temperature
 
 
 class Prompt(Section):
@@ -67,7 +67,9 @@ class RewardConfig(Section):
     lambda1: float = 0.2  # weight of the consistency term (eq. 14)
     lambda2: float = 0.2  # weight of the hard in-batch term (eq. 15)
     scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
-    gamma: float | None = 1.0  # a truncated rollout gets -gamma instead of its reward (eq. 28); null: its reward
+    gamma: float | None = 1.0  # a failed rollout gets -gamma instead of its reward (eq. 28); null: its reward
+    gamma_unit: Literal["reward", "deviation"] = "reward"  # deviation: gamma of the group's below the group's mean
+    form: bool = False  # an ill-formed rollout fails, not only a truncated one
 
 
 class Grace(Section):
@@ -137,7 +139,7 @@ class Rounds(Section):
     """adapter+grace: by turns the adapter learns from the generator's rationales, and the generator from its reward."""
 
     rounds: Positive
-    adapter_steps: Positive  # of a round
+    adapter_steps: Natural  # of a round; 0: the frozen backbone embeds
     policy_steps: Positive  # of a round
 
 

@@ -65,7 +65,7 @@ class Plan(Shown):
         if entry.method == "adapter+grace":  # each part's steps are those of a round
             common |= dict(
                 rounds=at.rounds,
-                contrastive=at.adapter.model_copy(update={"max_steps": at.rounds.adapter_steps}),
+                contrastive=at.adapter.model_copy(update={"max_steps": at.rounds.adapter_steps or None}),
                 grace=at.grace.model_copy(update={"max_steps": at.rounds.policy_steps}),
             )
         if self.rationales_read(run):

@@ -209,7 +209,8 @@ def test_the_trade_off_reads_each_model_in_both_modes_of_its_own_seeds():
     assert points["base"] == ("base", "direct") and points["reasoning"] == ("reasoning", "reasoning")
     assert points["adapter"] == ("adapter", "direct") and points["adapter.reasoning"] == ("adapter", "reasoning")
     assert points["grace"] == ("grace", "reasoning") and points["grace.direct"] == ("grace", "direct")
-    assert len(points) == 2 + 2 * 11 and {cell.seed for cell in read.traded.cells} == {0, 1, 2}
+    assert points["grace-apart"] == ("grace-apart", "reasoning")
+    assert len(points) == 5 + 2 * 11 and {cell.seed for cell in read.traded.cells} == {0, 1, 2}
     costs = {cell.run: cell.results for cell in read.traded.costs if cell.seed == 1}
     written = "results/demo/data/rationales/tiny/supervised.json"
     assert costs["adapter.reasoning"] == ["results/demo/models/tiny/adapter/seed1/manifest.json", written]

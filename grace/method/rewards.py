@@ -17,7 +17,7 @@ class RewardBreakdown(NamedTuple):
     """Rewards of B instances x K rollouts, each [B, K].
 
     `contrastive`, `consistency` and `hard` are the unscaled terms, `negative` the part of
-    `contrastive` that comes from d-. `total` is scaled, with the length rule applied.
+    `contrastive` that comes from d-. `total` is scaled, with the rule for failed rollouts applied.
     """
 
     contrastive: Tensor
@@ -31,20 +31,22 @@ def compute_rewards(
     query: Tensor,
     positives: Tensor,
     negatives: Tensor | None,
-    truncated: Tensor,
+    failed: Tensor,
     config: RewardConfig,
     generator: torch.Generator | None = None,
 ) -> RewardBreakdown:
     """Reward of each rollout.
 
     total = scale * (contrastive + lambda1 * consistency + lambda2 * hard), or -gamma for a
-    truncated rollout: the length rule replaces the reward (eq. 28), unless gamma is None.
+    failed rollout: the length rule replaces the reward (eq. 28), unless gamma is None. With
+    `config.gamma_unit == "deviation"` it is what lies gamma standard deviations of the group's
+    other rollouts below their mean, and 0 where all of a group have failed.
 
     With `config.negatives == "anchor"` (as published) the terms are
         contrastive = cos(q, d+(k)) - sum_m cos(q, d-m)                      (eq. 13)
         hard        = - mean over j != i of max_l cos(q_i, d_j+(l))          (eq. 15)
     in which everything but cos(q, d+(k)) is the same for all K rollouts of an instance, so it
-    vanishes from the advantage unless a rollout of the group is truncated. With `"rollout"`
+    vanishes from the advantage unless a rollout of the group has failed. With `"rollout"`
         contrastive = cos(q, d+(k)) - sum_m cos(d+(k), d-m)
         hard        = - mean over j != i of cos(d_i+(k), q_j)
     In both, consistency = mean over j != k of cos(d+(k), d+(j))             (eq. 14).
@@ -55,15 +57,16 @@ def compute_rewards(
         query: [B, d]; needs no normalisation.
         positives: [B, K, d], the rollouts of d+.
         negatives: [B, M, d] or None.
-        truncated: [B, K] bool, rollouts that reached the length limit without an end token.
-        config: weights and choices. With `reward == "random"` the terms of a group's finished
+        failed: [B, K] bool, rollouts that reached the length limit without an end token, and
+            those of another form if `config.form`.
+        config: weights and choices. With `reward == "random"` the terms of a group's other
             rollouts are dealt to these rollouts at random.
         generator: source of that randomness.
 
     Raises:
         ValueError: when K < 2 or the shapes do not match.
     """
-    instances, rollouts = _check(query, positives, negatives, truncated)
+    instances, rollouts = _check(query, positives, negatives, failed)
     query, positives = F.normalize(query, dim=-1), F.normalize(positives, dim=-1)
     near = torch.einsum("bd,bkd->bk", query, positives)
 
@@ -91,7 +94,7 @@ def compute_rewards(
             across = torch.einsum("ikd,jd->ikj", positives, query)
             hard = -(across * others.unsqueeze(1)).sum(-1) / (instances - 1)
 
-    ruled = truncated if config.gamma is not None else torch.zeros_like(truncated)
+    ruled = failed if config.gamma is not None else torch.zeros_like(failed)
     if config.reward == "random":
         deal = _deal(ruled, generator)
         contrastive, consistency, hard, negative = (
@@ -99,27 +102,37 @@ def compute_rewards(
         )
     total = config.scale * (contrastive + config.lambda1 * consistency + config.lambda2 * hard)
     if config.gamma is not None:
-        total = torch.where(ruled, torch.full_like(total, -config.gamma), total)
+        fixed = config.gamma_unit == "reward"
+        penalty = torch.full_like(total, -config.gamma) if fixed else _below(total, ruled, config.gamma)
+        total = torch.where(ruled, penalty, total)
     return RewardBreakdown(contrastive, consistency, hard, total, negative)
 
 
-def _check(query: Tensor, positives: Tensor, negatives: Tensor | None, truncated: Tensor) -> tuple[int, int]:
+def _below(total: Tensor, failed: Tensor, deviations: float) -> Tensor:
+    """[B, 1]: so many standard deviations of each group's other rollouts below their mean; 0 without others."""
+    others = total.masked_fill(failed, torch.nan)
+    mean = others.nanmean(1, keepdim=True)
+    deviation = (others - mean).square().nanmean(1, keepdim=True).sqrt()
+    return torch.nan_to_num(mean - deviations * deviation)
+
+
+def _check(query: Tensor, positives: Tensor, negatives: Tensor | None, failed: Tensor) -> tuple[int, int]:
     if positives.ndim != 3 or query.shape != (positives.shape[0], positives.shape[2]):
         raise ValueError(f"query {tuple(query.shape)} must be [B, d] and positives {tuple(positives.shape)} [B, K, d]")
     instances, rollouts, width = positives.shape
     if rollouts < 2:
         raise ValueError("K = 1: a group needs at least two rollouts")
-    if truncated.shape != (instances, rollouts) or truncated.dtype != torch.bool:
-        raise ValueError(f"truncated must be bool [{instances}, {rollouts}], not {tuple(truncated.shape)}")
+    if failed.shape != (instances, rollouts) or failed.dtype != torch.bool:
+        raise ValueError(f"failed must be bool [{instances}, {rollouts}], not {tuple(failed.shape)}")
     if negatives is not None and (negatives.ndim != 3 or negatives.shape[::2] != (instances, width)):
         raise ValueError(f"negatives {tuple(negatives.shape)} must be [B, M, d]")
     return instances, rollouts
 
 
-def _deal(truncated: Tensor, generator: torch.Generator | None) -> Tensor:
-    """[B, K] index that permutes the finished rollouts of each group and leaves the truncated in place."""
-    noise = torch.rand(truncated.shape, generator=generator).to(truncated.device)
-    places = torch.arange(truncated.shape[1], device=truncated.device).expand_as(noise)
-    target = torch.where(truncated, torch.inf, places.float()).argsort(dim=1, stable=True)
-    source = torch.where(truncated, torch.inf, noise).argsort(dim=1, stable=True)
+def _deal(failed: Tensor, generator: torch.Generator | None) -> Tensor:
+    """[B, K] index that permutes the other rollouts of each group and leaves the failed in place."""
+    noise = torch.rand(failed.shape, generator=generator).to(failed.device)
+    places = torch.arange(failed.shape[1], device=failed.device).expand_as(noise)
+    target = torch.where(failed, torch.inf, places.float()).argsort(dim=1, stable=True)
+    source = torch.where(failed, torch.inf, noise).argsort(dim=1, stable=True)
     return torch.empty_like(target).scatter(1, target, source)

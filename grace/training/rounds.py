@@ -59,6 +59,7 @@ def phases(spec: TrainSpec) -> list[Phase]:
         Phase(number, adapter, part(spec, text_key(spec.seed, number, adapter) % (1 << 31)))
         for number in range(spec.rounds.rounds)
         for adapter, part in ((EMBEDDING, _contrastive), (GENERATOR, _policy))
+        if adapter == GENERATOR or spec.rounds.adapter_steps
     ]
 
 

@@ -8,7 +8,7 @@ The noise falls with the rollouts of a batch, so c / (1 - c) grows in proportion
 
 Rollouts are written once, for the largest batch. Smaller ones are parts of it: the first K of each group, B instances
 at a time, scored among themselves. The gradient is the trainer's own, of the trainer's own advantages. These have two
-parts: those of the rewards if the length rule (eq. 28) gave no penalty, and what the rule changes.
+parts: those of the rewards if failed rollouts had no penalty (the length rule, eq. 28), and what that rule changes.
 """
 
 from __future__ import annotations
@@ -49,18 +49,18 @@ class Rollouts(NamedTuple):
 
     inputs: dict[str, Any]  # of the trainer's loss, [B * K, ...]
     embeddings: Embeddings
-    truncated: Tensor  # [B, K]
+    failed: Tensor  # [B, K]
 
     def part(self, instances: slice, k: int) -> Rollouts:
         """The first k rollouts of some instances."""
-        at, rows = self.embeddings, torch.arange(self.truncated.numel()).view(self.truncated.shape)[instances, :k]
+        at, rows = self.embeddings, torch.arange(self.failed.numel()).view(self.failed.shape)[instances, :k]
         of = {
             name: value[rows.flatten().to(value.device)] if isinstance(value, Tensor) and value.ndim else value
             for name, value in self.inputs.items()
         }
         of["num_items_in_batch"] = of["completion_mask"].sum()
         embeddings = Embeddings(*(None if e is None else e[instances] for e in at))  # type: ignore[arg-type]
-        return Rollouts(of, embeddings._replace(positives=embeddings.positives[:, :k]), self.truncated[instances, :k])
+        return Rollouts(of, embeddings._replace(positives=embeddings.positives[:, :k]), self.failed[instances, :k])
 
 
 def write_rollouts(trainer: GraceTrainer, batches: int, seed: int) -> Iterator[Rollouts]:
@@ -81,17 +81,17 @@ def write_rollouts(trainer: GraceTrainer, batches: int, seed: int) -> Iterator[R
         trainer.state.global_step = 2 * trainer.algorithm.updates_per_generation * number
         rows = [data[int(i)] for i in order[number * b : (number + 1) * b]]
         made = trainer._generate_and_score_completions([row for row in rows for _ in range(k)])
-        yield Rollouts(in_rows(made), trainer.embeddings, trainer.truncated)
+        yield Rollouts(in_rows(made), trainer.embeddings, trainer.failed)
 
 
 def advantages(trainer: GraceTrainer, at: Rollouts) -> dict[str, Tensor]:
     """The two parts of the advantages [B, K], by name. Their sum is what the trainer takes."""
-    total = trainer.score(at.embeddings, at.embeddings.positives, at.truncated).total
-    penalised = at.truncated & (trainer.reward.gamma is not None)
+    total = trainer.score(at.embeddings, at.embeddings.positives, at.failed).total
+    penalised = at.failed & (trainer.reward.gamma is not None)
     finished = (~penalised).sum(1, keepdim=True)
     mean = torch.where(penalised, 0.0, total).sum(1, keepdim=True) / finished.clamp(min=1)
     spared, whole = (
-        trainer.advantages_of(rewards, at.embeddings, at.truncated)
+        trainer.advantages_of(rewards, at.embeddings, at.failed)
         for rewards in (torch.where(penalised, mean, total), total)
     )
     return {"reward": spared, "length": whole - spared}
@@ -140,7 +140,7 @@ def measure(
             assert spec.reward is not None and spec.grace is not None
             trainer.reward, estimator = spec.reward, spec.grace.estimator
             trainer.algorithm = trainer.algorithm.model_copy(update={"estimator": estimator})
-            for start in range(0, len(whole.truncated), b):
+            for start in range(0, len(whole.failed), b):
                 some = whole.part(slice(start, start + b), k)
                 for part, advantage in advantages(trainer, some).items():
                     found.setdefault((name, b, k), {}).setdefault(part, []).append(gradient(trainer, some, advantage))

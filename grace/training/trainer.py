@@ -30,7 +30,7 @@ from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.vllm import per_request
 from grace.encoder.sampling import text_key
 from grace.method.advantages import group_advantages, within_group_deviation
-from grace.method.prompt import PromptTemplate
+from grace.method.prompt import PromptTemplate, is_well_formed
 from grace.method.rewards import RewardBreakdown, compute_rewards
 from grace.specs import TrainSpec
 from grace.training import sharding
@@ -39,7 +39,7 @@ from grace.training.log_probabilities import log_probabilities
 
 log = logging.getLogger(__name__)
 
-TERMS = ("contrastive", "consistency", "hard", "truncated")  # one reward column each
+TERMS = ("contrastive", "consistency", "hard", "rule")  # one reward column each
 
 
 class GraceTrainer(GRPOTrainer):
@@ -233,39 +233,52 @@ class GraceTrainer(GRPOTrainer):
     def _calculate_rewards(
         self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: list[list[int]]
     ) -> Tensor:
-        """[N over all ranks, terms] unweighted rewards; (nan, nan, nan, -gamma) where the length rule applies."""
-        k = self.k
-        cut = torch.tensor([ids[-1] not in self.ends for ids in completion_ids_list], device=self.accelerator.device)
-        self.truncated = truncated = gather(cut).view(-1, k)
+        """[N over all ranks, terms] unweighted rewards; (nan, nan, nan, penalty) where a rollout has failed."""
+        self.failed = failed = self._failed(completion_ids_list)
         at = Embeddings(*(e if e is None else gather(e.contiguous()) for e in self.embeddings))  # type: ignore[arg-type]
-        rewards = self.score(at, at.positives, truncated)
-        self.advantages = self.advantages_of(rewards.total, at, truncated)
-        self._log_terms(rewards, truncated)
+        rewards = self.score(at, at.positives, failed)
+        self.advantages = self.advantages_of(rewards.total, at, failed)
+        self._log_terms(rewards)
         terms = torch.stack((rewards.contrastive, rewards.consistency, rewards.hard), -1)
         columns = torch.cat((terms, torch.zeros_like(terms[..., :1])), -1)
         if self.reward.gamma is None:
             return columns.flatten(0, 1)
-        failed = torch.tensor([torch.nan, torch.nan, torch.nan, -self.reward.gamma], device=columns.device)
-        return torch.where(truncated.unsqueeze(-1), failed, columns).flatten(0, 1)
+        ruled = torch.full_like(columns, torch.nan)
+        ruled[..., -1] = rewards.total
+        return torch.where(failed.unsqueeze(-1), ruled, columns).flatten(0, 1)
 
-    def advantages_of(self, total: Tensor, at: Embeddings, truncated: Tensor) -> Tensor:
+    def _failed(self, token_ids: list[list[int]]) -> Tensor:
+        """[B, K] bool of all ranks: what the rule for failed rollouts applies to."""
+        cut = [ids[-1] not in self.ends for ids in token_ids]
+        failed = {"truncated": cut}
+        if self.reward.form:
+            bare = [ids if over else ids[:-1] for ids, over in zip(token_ids, cut, strict=True)]
+            tokenizer: Any = self.processing_class
+            said = tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+            failed["ill_formed"] = [over or not is_well_formed(text) for text, over in zip(said, cut, strict=True)]
+        found = torch.zeros(0)
+        for name, flags in failed.items():  # the last holds all
+            found = gather(torch.tensor(flags, device=self.accelerator.device)).view(-1, self.k)
+            self._metrics["train"][name].append(found.float().mean().item())
+        return found
+
+    def advantages_of(self, total: Tensor, at: Embeddings, failed: Tensor) -> Tensor:
         """Advantages [B, K] of all ranks' total rewards [B, K]."""
         baseline = None
         if at.greedy is not None:  # the greedy rollout is scored as one more of its group
             extended = torch.cat((at.positives, at.greedy), 1)
-            none_cut = torch.cat((truncated, torch.zeros_like(truncated[:, :1])), 1)
-            baseline = self.score(at, extended, none_cut).total[:, -1]
+            spared = torch.cat((failed, torch.zeros_like(failed[:, :1])), 1)
+            baseline = self.score(at, extended, spared).total[:, -1]
         return group_advantages(total, self.algorithm.estimator, baseline)
 
-    def score(self, at: Embeddings, positives: Tensor, truncated: Tensor) -> RewardBreakdown:
-        """Rewards of rollouts with the embeddings `positives` [B, K, d], of all ranks; `truncated` [B, K] bool."""
+    def score(self, at: Embeddings, positives: Tensor, failed: Tensor) -> RewardBreakdown:
+        """Rewards of rollouts with the embeddings `positives` [B, K, d], of all ranks; `failed` [B, K] bool."""
         # The control's randomness, equal on every rank and after a resume.
         dice = torch.Generator().manual_seed(text_key(self.spec.seed, self.state.global_step, "random") % (1 << 62))
-        return compute_rewards(at.query, positives, at.negatives, truncated, self.reward, dice)
+        return compute_rewards(at.query, positives, at.negatives, failed, self.reward, dice)
 
-    def _log_terms(self, rewards: RewardBreakdown, truncated: Tensor) -> None:
+    def _log_terms(self, rewards: RewardBreakdown) -> None:
         metrics = self._metrics["train"]
-        metrics["truncated"].append(truncated.float().mean().item())
         for name in ("contrastive", "negative", "consistency", "hard", "total"):
             if name == "negative" and self.embeddings.negatives is None:
                 continue

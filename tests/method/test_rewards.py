@@ -100,6 +100,29 @@ def test_length_rule_replaces():
     assert torch.equal(total, torch.full((B, K), -2.5))
 
 
+def test_a_rule_in_deviations_keeps_to_the_groups_scale():
+    """By hand: q = (1, 0) and rollouts at cosines 1, 0, .5 and one that failed; a group where all have failed."""
+    query = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    half = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.5, math.sqrt(0.75)], [-1.0, 0.0]])
+    failed = torch.tensor([[False, False, False, True], [True] * 4])
+    config = RewardConfig(lambda1=0.0, lambda2=0.0, scale=2.0, gamma=3.0, gamma_unit="deviation")
+    total = compute_rewards(query, torch.stack((half, half)), None, failed, config).total
+    below = 1 - 3 * math.sqrt((1 + 1 + 0) / 3)
+    torch.testing.assert_close(total, torch.tensor([[2.0, 0.0, 1.0, below], [0.0] * 4]))
+
+
+@pytest.mark.parametrize("unit", ["reward", "deviation"])
+def test_the_control_fails_the_same_rollouts_by_as_much(unit):
+    query, positives, others, failed = batch(5)
+    failed[0, 1] = failed[2, 0] = failed[2, 3] = True
+    config = RewardConfig(gamma=2.0, gamma_unit=unit)
+    real = compute_rewards(query, positives, others, failed, config).total
+    control = config.model_copy(update={"reward": "random"})
+    dealt = compute_rewards(query, positives, others, failed, control, torch.Generator().manual_seed(1)).total
+    torch.testing.assert_close(dealt[failed], real[failed])
+    assert not torch.allclose(dealt, real)
+
+
 @pytest.mark.parametrize("reward", ["contrastive", "random"])
 def test_without_the_length_rule_a_truncated_rollout_keeps_its_reward(reward):
     query, positives, others, truncated = batch(3)

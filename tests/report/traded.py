@@ -20,6 +20,7 @@ SCORES = {
     "grace-rollout": (0.15, 0.20), "grace-random": (0.15, 0.18), "adapter-direct": (0.39, 0.26),
     "adapter": (0.38, 0.35), "fence-direct": (0.37, 0.30), "fence-rationale": (0.27, 0.33),
     "adapter-grace": (0.38, 0.36), "adapter-grace-random": (0.38, 0.35),
+    "reasoning-sampled": (0.15, 0.19), "grace-apart": (0.15, 0.21), "grace-apart-random": (0.15, 0.21),
 }  # fmt: skip
 # Factor of the perplexity, well-formed rate, hash of the rationales; of the others the backbone's.
 WRITING = {

@@ -24,15 +24,15 @@ kept = []
 
 
 class Recorder(GraceTrainer):
-    def _log_terms(self, rewards, truncated):
-        kept.append((rewards.total.clone(), truncated.clone(), self.advantages.clone()))
-        super()._log_terms(rewards, truncated)
+    def _log_terms(self, rewards):
+        kept.append((rewards.total.clone(), self.failed.clone(), self.advantages.clone()))
+        super()._log_terms(rewards)
 
 
 trainer = Recorder(model, tokenizer, spec, data, grpo_config(spec, str(out / "checkpoints"), len(data)))
 assert trainer.accelerator.num_processes == processes
 trainer.train()
 if trainer.is_world_process_zero():
-    total, truncated, advantages = kept[0]
+    total, failed, advantages = kept[0]
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    torch.save({"total": total, "truncated": truncated, "advantages": advantages, "weights": weights}, out / "kept.pt")
+    torch.save({"total": total, "failed": failed, "advantages": advantages, "weights": weights}, out / "kept.pt")

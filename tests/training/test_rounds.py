@@ -45,10 +45,10 @@ def whole(tiny_folder, tmp_path_factory):
         return trained(tiny_folder, out, "model"), seen
 
 
-def trained(backbone, folder, name):
+def trained(backbone, folder, name, spec=None):
     write_jsonl(folder / "rows.jsonl", DATA)
     paths = dict(rows=folder / "rows.jsonl", backbone=backbone, threads=1, started=time.time(), store=None)
-    run(rounds_spec(), SimpleNamespace(out=folder / name / "manifest.json", **paths))
+    run(spec or rounds_spec(), SimpleNamespace(out=folder / name / "manifest.json", **paths))
     return folder / name
 
 
@@ -185,6 +185,33 @@ def test_a_run_that_is_killed_twice_goes_on_in_its_round_and_phase(tiny_folder, 
         one, two = load_file(out / file), load_file(whole[0] / file)
         assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one), file
     assert not list(tmp_path.glob("killed-checkpoints/*/*"))
+
+
+def test_without_steps_of_its_own_the_frozen_backbone_embeds(tiny_folder, tmp_path, texts):
+    spec = rounds_spec()
+    short = spec.rounds.model_copy(update={"adapter_steps": 0})
+    free = spec.contrastive.model_copy(update={"max_steps": None})
+    spec = spec.model_copy(
+        update={
+            "rounds": short,
+            "contrastive": free,
+        }
+    )
+    assert [phase.name for phase in phases(spec)] == ["round0-generator", "round1-generator"]
+    folder = trained(tiny_folder, tmp_path, "apart", spec)
+    assert json.loads((folder / "manifest.json").read_text())["steps"] == 4
+    pools, writes = (load_file(folder / at / "adapter_model.safetensors") for at in ("", GENERATOR))
+    assert not any(value.any() for name, value in pools.items() if "lora_B" in name)
+    assert any(value.abs().max() > 1e-4 for name, value in writes.items() if "lora_B" in name)
+    ours, bare = (
+        RationaleEncoder.from_spec(at, phases(rounds_spec())[0].spec.rationales.encode, "cpu")
+        for at in (folder, tiny_folder)
+    )
+    made = ours.encode(texts)
+    expected = np.zeros_like(made.embeddings)
+    for at, again in bare.encode_written(texts, [r.token_ids for r in made.rationales]):
+        expected[at] = again.embeddings
+    np.testing.assert_allclose(made.embeddings, expected, atol=1e-5)
 
 
 def test_the_folder_holds_both_adapters_and_no_backbone(whole, texts):

@@ -47,13 +47,13 @@ def test_smaller_batches_are_scored_among_themselves(tiny_folder, tmp_path):
     reward = RewardConfig(negatives="rollout", gamma=0.5)
     trainer = trainer_of(tiny_folder, tmp_path, reward=reward)
     whole = next(signal.write_rollouts(trainer, 2, 0))
-    assert whole.truncated.any() and not whole.truncated.all()
+    assert whole.failed.any() and not whole.failed.all()
     both = signal.advantages(trainer, whole)
     torch.testing.assert_close(both["reward"] + both["length"], trainer.advantages)
     part = whole.part(slice(0, 4), 3)
     at = whole.embeddings
     few = at._replace(query=at.query[:4], negatives=at.negatives[:4])
-    again = trainer.score(few, at.positives[:4, :3], whole.truncated[:4, :3])
+    again = trainer.score(few, at.positives[:4, :3], whole.failed[:4, :3])
     torch.testing.assert_close(
         sum(signal.advantages(trainer, part).values()), again.total - again.total.mean(1, keepdim=True)
     )

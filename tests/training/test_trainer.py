@@ -50,9 +50,13 @@ class Recorder(GraceTrainer):
         return self.columns
 
 
-@pytest.mark.parametrize(("data", "gamma"), [("supervised", 2.0), ("unsupervised", 2.0), ("supervised", None)])
-def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data, gamma):
-    reward = RewardConfig(lambda1=0.3, lambda2=0.5, scale=7.0, gamma=gamma)
+@pytest.mark.parametrize(
+    ("data", "rule"),
+    [("supervised", {"gamma": 2.0}), ("unsupervised", {"gamma": 2.0}), ("supervised", {"gamma": None}),
+     ("supervised", {"gamma": 2.0, "gamma_unit": "deviation"})],
+)  # fmt: skip
+def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data, rule):
+    reward = RewardConfig(lambda1=0.3, lambda2=0.5, scale=7.0, **rule)
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(data, reward, max_steps=1), kind=Recorder)
     trainer.train()
     _, _, at, advantages = trainer.kept[0]
@@ -62,6 +66,17 @@ def test_columns_weighted_are_the_reward(tiny_folder, tmp_path, data, gamma):
     got = (trainer.columns * trainer.reward_weights).nansum(1).view(-1, 4)
     torch.testing.assert_close(got, expected)
     torch.testing.assert_close(advantages, expected - expected.mean(1, keepdim=True))
+
+
+@pytest.mark.parametrize("form", [False, True])
+def test_what_the_rule_for_failed_rollouts_applies_to(tiny_folder, tmp_path, form):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(reward=RewardConfig(form=form)))
+    tokenizer = trainer.processing_class
+    thought, none = (tokenizer(text)["input_ids"] for text in ("<think>sum</think> a matrix", "a matrix"))
+    failed = trainer._failed([[*thought, trainer.ends[0]], [*none, trainer.ends[0]], thought, none])
+    assert failed.tolist() == [[False, form, True, True]]
+    metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
+    assert metrics == {"truncated": 0.5} | ({"ill_formed": 0.75} if form else {})
 
 
 def test_advantages_equal_trls_own(tiny_folder, tmp_path, monkeypatch):
@@ -180,7 +195,7 @@ def test_one_rank_equals_two(tiny_folder, tmp_path):
         kept.append(torch.load(out / "kept.pt"))
     one, two = kept
     assert one["total"].shape == (64, 4)
-    assert torch.equal(one["truncated"], two["truncated"])
+    assert torch.equal(one["failed"], two["failed"])
     torch.testing.assert_close(one["total"], two["total"], atol=1e-4, rtol=0)
     torch.testing.assert_close(one["advantages"], two["advantages"], atol=1e-4, rtol=0)
     for name in one["weights"]:

@@ -72,7 +72,8 @@ def _addition(
             disk += e.saved(backbone, run) * seeds * (1 + len(e.reached(job)))
         elif entry.step and entry.step in e.reached(e.training(backbone, e.owner(run))):
             disk += e.saved(backbone, e.owner(run)) * seeds
-        if at_once and (entry.trains or run == REFERENCE):  # whose general result all untrained runs share
+        # Untrained runs share the reference's general result, unless they write in another way.
+        if at_once and (entry.trains or run == REFERENCE or (entry.settings and not entry.trained)):
             other += e.general(backbone, run) * seeds
     readers = [run for run in wanted if at_once and e.reads(run)]
     for at in sorted({(b, str(e.study.runs[run].data)) for run in readers for b in e.backbones_of(run)}):

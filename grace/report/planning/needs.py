@@ -6,6 +6,7 @@ from functools import cached_property
 
 from grace import ablations
 from grace.config import Study
+from grace.exhibits import Figure, Table
 from grace.report.planning.sizes import GENERAL, Field, task_sizes
 from grace.runs import contrastive
 from grace.section import build, merge
@@ -55,13 +56,14 @@ class Needs:
     @cached_property
     def points(self) -> dict[str, dict[str, str]]:
         """Ablation -> its runs that are not another run themselves -> the run that each varies; of modes also the runs
-        that are in no other table."""
+        that its tables and figures compare and no other has."""
         found: dict[str, dict[str, str]] = {}
+        exhibits: list[Table | Figure] = [*self.study.tables.values(), *self.study.figures.values()]
         for name, entry in self.study.ablations.items():
             every = {base + suffix: base for base in entry.runs for suffix, _, _ in ablations.points(name, entry)}
-            extra = {
-                run: run for run in entry.runs if entry.modes and run in self.study.runs and self.study.runs[run].extra
-            }
+            rows = [run for one in exhibits if name in one.ablations for run in one.rows]
+            compared = dict.fromkeys([*entry.runs, *rows] if entry.modes else [])
+            extra = {run: run for run in compared if run in self.study.runs and self.study.runs[run].extra}
             found[name] = {run: base for run, base in (extra | every).items() if run in self.study.runs}
         return found
 

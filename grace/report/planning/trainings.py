@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grace.config import Backbone, Study
 from grace.report.planning import costs
@@ -159,8 +159,11 @@ class Trainings(Reading):
         r = at.rounds
         learnt = at.model_copy(update={"adapter": at.adapter.model_copy(update={"max_steps": r.adapter_steps})})
         policy = at.model_copy(update={"grace": at.grace.model_copy(update={"max_steps": r.policy_steps})})
-        one, two = self._contrastive(name, run, learnt, learnt.adapter), self._grace(name, run, policy)
-        said = Work()
+        two = self._grace(name, run, policy)
+        if not r.adapter_steps:
+            updates = two.updates * r.rounds
+            return replace(two, repeats=two.repeats * r.rounds, updates=updates, work=two.work * r.rounds)
+        one, said = self._contrastive(name, run, learnt, learnt.adapter), Work()
         if at.adapter.rationales:
             count = at.adapter.batch_size * r.adapter_steps
             own = at.evaluation.model_copy(update={"engine": at.grace.engine})

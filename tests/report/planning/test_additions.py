@@ -71,13 +71,14 @@ def test_the_trade_off_adds_its_models_in_both_modes_with_their_seeds():
     at = {"ablations": {**HAND["ablations"], "modes": {}}}
     without, whole = (plan(spec("hand", tradeoff=asked, **at), KEPT) for asked in (False, True))
     one = added(without)["modes"]
-    # Seven models more, of three seeds, and two seeds more of four others; base and reasoning are no trainings
-    assert (one.runs, one.trainings, one.evaluations) == (24, 7 * 3 + 4 * 2, (7 + 11) * 3 + 6 * 2)
+    # Nine models more, of three seeds, and two seeds more of four others; base and reasoning are no trainings, nor is
+    # reasoning-sampled, of three seeds too. Eleven of the models in a second mode
+    assert (one.runs, one.trainings, one.evaluations) == (27, 9 * 3 + 4 * 2, (9 + 1 + 11) * 3 + 6 * 2)
     assert one.shown_in == ["tradeoff", "effects", "pareto"] and one.at_once
     assert whole.gpu_hours - without.gpu_hours == pytest.approx(one.gpu_hours)
     assert sum(whole.disk.values()) - sum(without.disk.values()) == pytest.approx(one.disk)
     assert (added(without)[ALL].runs, one.counted) == (10, False) and added(whole)["modes"].counted
-    assert rule(whole, "train").jobs == rule(without, "train").jobs + 29
+    assert rule(whole, "train").jobs == rule(without, "train").jobs + 35
 
 
 def test_sizes_that_are_not_known_are_not_zero():

@@ -48,6 +48,11 @@ def test_rounds_by_hand(made):
     assert one.parts["policy: update"] == pytest.approx(4 * 2 * 15_304_960 / 5e11)
     assert one.parts["writing for the adapter"] > 0
     assert one.memory["state"] == 4 * 1416 + 16 * (32 * 128) + 16 * (256 + 216)
+    alone = plan(spec("hand", tradeoff=True, ablations={**HAND["ablations"], "modes": {}},
+                      rounds={**HAND["rounds"], "adapter_steps": 0}), KEPT)  # fmt: skip
+    policy = job(alone, "adapter-grace")
+    assert (policy.updates, policy.work.written) == (2 * 4, 2 * 4 * 40 * 50)
+    assert policy.parts["update"] == pytest.approx(2 * 15_304_960 / 5e11)
 
 
 def test_rationales_are_written_once_for_all_that_read_them(made):
