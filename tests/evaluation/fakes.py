@@ -1,4 +1,4 @@
-"""Stand-ins for tests: rows as the split stage writes them, and an encoder without a model."""
+"""Stand-ins for tests: rows as the split stage writes them, encoders without a model."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from grace.encoder.store import Store
+from grace.evaluation.embedder import Embedder
 
 PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "stdlib": 2}
 WORDS = [
@@ -104,3 +107,23 @@ class FakeEncoder:
         number = int((re.findall(r"\d+", text) or [zlib.crc32(text.encode())])[-1])
         thought = f"<think>{' '.join(text.split()[:3])} unseenword</think> about it"
         return Rationale(thought, list(range(5 + number % 3)), number % 4 == 0, number % 4 != 0)
+
+
+class Broken(FakeEncoder):
+    """Fails, or embeds all texts as `nan` or as the same `constant` vector."""
+
+    def __init__(self, error):
+        super().__init__(size=4)
+        self.error = error
+
+    def encode(self, texts, rationales=None, progress=False):
+        if self.error == "nan":
+            return Encoding(np.full((len(texts), 4), np.nan, dtype=np.float32), None)
+        if self.error == "constant":
+            return Encoding(np.ones((len(texts), 4), dtype=np.float32) / 2, None)
+        raise RuntimeError("generation failed")
+
+
+def embedder(encoder: Any, folder: Any, settings: dict[str, Any] | None = None) -> Embedder:
+    """With a store in `folder`."""
+    return Embedder(encoder, Store(folder, {"precision": "float32", **(settings or {})}, encoder.width))
