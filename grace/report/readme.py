@@ -28,9 +28,13 @@ Row = dict[str, str]
 
 
 class Column(NamedTuple):
-    """Of the trade-off's table: field of the csv, head, factor and digits; signed: with its sign."""
+    """Of the trade-off's table: field of the csv, in which mode (empty: the same in both), head, factor and digits.
+
+    signed: with its sign.
+    """
 
     field: str
+    mode: str
     head: str
     factor: float = 1.0
     digits: int = 3
@@ -38,11 +42,14 @@ class Column(NamedTuple):
 
 
 TRADED = (
-    Column("ndcg", "nDCG@10"),
-    Column("embedding_mean", "embedding mean"),
-    Column("well_formed", "well-formed"),
-    Column("perplexity_change", "perplexity, %", 100.0, 1, True),
-    Column("compute_seconds", "compute, s", digits=0),
+    *(
+        Column(field, mode, f"{head}, {mode}")
+        for field, head in (("ndcg", "nDCG@10"), ("embedding_mean", "embedding mean"))
+        for mode in ("direct", "reasoning")
+    ),
+    Column("well_formed", "", "well-formed"),
+    Column("perplexity_change", "", "perplexity, %", 100.0, 1, True),
+    Column("compute_seconds", "", "compute, s", digits=0),
 )
 
 
@@ -67,17 +74,17 @@ def block(study: Path) -> str:
 
 
 def traded(study: Path) -> str:
-    """Each run in each mode, means over the seeds, then the effects on nDCG@10 with their intervals."""
+    """Each run in both modes, means over the seeds, then the effects on nDCG@10 with their intervals."""
     rows = _rows(study / "tables/tradeoff.csv", "tradeoff")
     models: dict[tuple[str, ...], list[Row]] = {}
     several = len({row["backbone"] for row in rows}) > 1
     for row in rows:
-        models.setdefault((*([row["backbone"]] if several else []), row["run"], row["mode"]), []).append(row)
+        models.setdefault((*([row["backbone"]] if several else []), row["run"]), []).append(row)
     names = ["backbone"] * several
     lines = _grid(
-        [*names, "run", "mode", *(column.head for column in TRADED)],
+        [*names, "run", *(column.head for column in TRADED)],
         [[*key, *(_mean(seeds, column) for column in TRADED)] for key, seeds in models.items()],
-        len(names) + 2,
+        len(names) + 1,
     )
     effects = [row for row in _rows(study / "tables/effects.csv", "tradeoff") if row["measure"] == "ndcg"]
     more = _grid(
@@ -115,8 +122,9 @@ def _text(cell: Row | None, interval: bool) -> str:
     return f"{text} [{float(cell['low']):.1f}, {float(cell['high']):.1f}]" if interval and cell["low"] else text
 
 
-def _mean(seeds: list[Row], column: Column) -> str:
-    values = [float(row[column.field]) * column.factor for row in seeds if row[column.field]]
+def _mean(rows: list[Row], column: Column) -> str:
+    some = [row for row in rows if column.mode in ("", row["mode"])]
+    values = [float(row[column.field]) * column.factor for row in some if row[column.field]]
     if not values:
         return MISSING
     mean = sum(values) / len(values)

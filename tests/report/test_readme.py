@@ -73,15 +73,18 @@ def test_a_readme_without_a_place(study, tmp_path):
 
 @pytest.fixture
 def traded(study):
-    """The same study with its trade-off: one run of two seeds in a mode, one without result."""
+    """The same study with its trade-off: one run of two seeds in two modes, one without result."""
     fields = ("ndcg", "embedding_mean", "well_formed", "perplexity_change", "compute_seconds")
     values = {
-        ("adapter", "0"): ("0.39", "0.5", "0.99", "0.0", "100"), ("adapter", "1"): ("0.41", "", "1.0", "0.01", "121"),
-        ("cl", "0"): ("",) * 5,
+        ("adapter", "direct", "0"): ("0.39", "0.5", "0.99", "0.0", "100"),
+        ("adapter", "direct", "1"): ("0.41", "", "1.0", "0.01", "121"),
+        ("adapter", "reasoning", "0"): ("0.31", "0.4", "0.99", "0.0", "100"),
+        ("adapter", "reasoning", "1"): ("0.30", "0.4", "1.0", "0.01", "121"),
+        ("cl", "direct", "0"): ("",) * 5,
     }  # fmt: skip
     rows = [
-        {"run": run, "seed": seed, "mode": "direct", **dict(zip(fields, some, strict=True)), "backbone": "tiny"}
-        for (run, seed), some in values.items()
+        {"run": run, "seed": seed, "mode": mode, **dict(zip(fields, some, strict=True)), "backbone": "tiny"}
+        for (run, mode, seed), some in values.items()
     ]
     effect = {"backbone": "tiny", "gradient": "hidden states", "run": "adapter", "mode": "direct", "other": "base"}
     effect |= {"other_mode": "direct", "measure": "ndcg", "effect": "0.2", "low": "0.19", "high": "0.21"}
@@ -106,10 +109,11 @@ def test_the_trade_off_has_a_block_of_its_own(traded, tmp_path):
         == f"""{TRADE_BEGIN}
 Both at once, two seeds.
 
-| run | mode | nDCG@10 | embedding mean | well-formed | perplexity, % | compute, s |
-|---|---|---:|---:|---:|---:|---:|
-| adapter | direct | 0.400 | 0.500 | 0.995 | +0.5 | 110 |
-| cl | direct | — | — | — | — | — |
+| run | nDCG@10, direct | nDCG@10, reasoning | embedding mean, direct | embedding mean, reasoning | well-formed | \
+perplexity, % | compute, s |
+|---|---:|---:|---:|---:|---:|---:|---:|
+| adapter | 0.400 | 0.305 | 0.500 | 0.400 | 0.995 | +0.5 | 110 |
+| cl | — | — | — | — | — | — | — |
 
 | gradient | run | minus | nDCG@10 |
 |---|---|---|---:|
