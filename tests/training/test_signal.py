@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from grace.section import UserError
 from grace.settings import RewardConfig
 from grace.training import signal
 from grace.training.arguments import grpo_config
@@ -130,6 +131,13 @@ def test_command(tiny_folder, tmp_path, monkeypatch):
         (run, b, n) for run in ("grace", "grace-random") for b, n in ((4, 4), (8, 2))
     }
     assert all(np.isfinite(row["cosine"]["total"]["value"]) for row in made["sizes"])
+
+
+def test_runs_that_fail_other_rollouts_are_not_compared():
+    one = grace_spec(reward=RewardConfig())
+    signal.comparable({"a": one, "b": grace_spec(reward=RewardConfig(reward="random", gamma=None))})
+    with pytest.raises(UserError, match=r"b differs from a in more than its reward \(but reward\.form\)"):
+        signal.comparable({"a": one, "b": grace_spec(reward=RewardConfig(form=True))})
 
 
 @pytest.mark.parametrize(
