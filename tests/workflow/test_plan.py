@@ -51,8 +51,9 @@ def test_one_figure_asks_for_its_own_runs(tmp_path):
 
 TRADE = {
     "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 1, "tasks": 1, "backbone": 1, "rationales": 1,
-    # Eleven models and the backbone, of three seeds; base and reasoning, and each model in both modes.
-    "train": 11 * 3, "general": 12 * 3, "evaluate": 24 * 3, "tables": 2, "figures": 1, "tradeoff": 1,
+    # Thirteen models and the backbone, greedy and sampled, of three seeds; each model in both modes, but for the two
+    # that are sampled only.
+    "train": 13 * 3, "general": 15 * 3, "evaluate": 27 * 3, "tables": 2, "figures": 1, "tradeoff": 1,
 }  # fmt: skip
 
 
@@ -62,15 +63,15 @@ def test_the_trade_off_and_only_what_it_needs(tmp_path):
     made = set(re.findall(r"[\w/]+\.csv", text))
     assert {f"results/smoke/tables/{name}.csv" for name in ("tradeoff", "effects")} <= made
     lab, text = planned(tmp_path, "tradeoff", "--config", "study=lab", "backbones=lab-20m", "seeds=[0]")
-    assert (lab["train"], lab["general"], lab["evaluate"], lab["backbone"]) == (11, 12, 24, 1)
+    assert (lab["train"], lab["general"], lab["evaluate"], lab["backbone"]) == (13, 15, 27, 1)
     assert "results/lab/models/lab-20m/adapter-grace-random/seed0/manifest.json" in text
 
 
 def test_the_report_brings_the_trade_off_when_it_is_asked_for(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "tradeoff=true")
     # Of the first seed four trainings, six evaluations and five general results are those of `test_demo`
-    assert jobs["train"] == 8 + 11 * 3 - 4 and jobs["evaluate"] == 10 + 24 * 3 - 6
-    assert jobs["general"] == 9 + 12 * 3 - 5 and (jobs["tables"], jobs["figures"], jobs["claims"]) == (9, 2, 1)
+    assert jobs["train"] == 8 + 13 * 3 - 4 and jobs["evaluate"] == 10 + 27 * 3 - 6
+    assert jobs["general"] == 9 + 15 * 3 - 5 and (jobs["tables"], jobs["figures"], jobs["claims"]) == (9, 2, 1)
 
 
 def test_partial_runs_nothing_but_the_report(tmp_path):
