@@ -104,7 +104,7 @@ def notes(results: Results, marks: list[Mark]) -> list[str]:
     lost = names([one for one in among(marks, series=MEAN) if "well formed" in (one.note or "")], "run")
     if lost:
         runs = listed(dict.fromkeys(map(found.of, lost)))
-        said.append(f"Fewer than {100 * KEPT:.0f} % of the rationales are well formed of {runs}.")
+        said.append(f"Of {runs} fewer than {100 * KEPT:.0f} % of the rationales are well formed.")
     return said
 
 

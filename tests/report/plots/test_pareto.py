@@ -57,7 +57,7 @@ def test_the_drawing_has_the_front_and_names_the_runs_that_lost_their_format(res
     assert axes.xaxis_inverted() and axes.get_xscale() == "symlog"
     front = max(axes.lines, key=lambda line: len(line.get_xdata()))
     assert list(front.get_xdata()) == pytest.approx([0.0, 150.0])  # the adapter and cl-long
-    assert "Fewer than 90 % of the rationales are well formed of cl-long." in pareto.notes(results, found)
+    assert "Of cl-long fewer than 90 % of the rationales are well formed." in pareto.notes(results, found)
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels[-2:] == ["embeds directly", "embeds after a rationale"] and "fence-direct" in labels
 
