@@ -134,6 +134,12 @@ class Fence(Section):
     text: Annotated[float, Field(ge=0)]  # weight on the tokens of plain text
     rows: Positive  # of a batch, per process, that each KL is taken on
 
+    @model_validator(mode="after")
+    def _fences(self) -> Fence:
+        if not self.rationale and not self.text:
+            raise ValueError("rationale: one of rationale and text must have a weight, or nothing is fenced in")
+        return self
+
 
 class Rounds(Section):
     """adapter+grace: by turns the adapter learns from the generator's rationales, and the generator from its reward."""

@@ -6,12 +6,10 @@ A user's mistake ends in one sentence on stderr and exit code 1, never in a trac
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import json
 import logging
 import os
-import re
 import resource
 import sys
 import time
@@ -22,14 +20,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from grace.mistakes import in_one_sentence
 from grace.section import Section, UserError, build, unpacked
 
-FULL = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EFBIG: "the file got too large for this disk or limit",
-}
-KEPT = "nothing half-written was kept; free space and rerun."
 log = logging.getLogger(__name__)
 _ready = 0.0  # CPU seconds of this process when its own work began
 
@@ -69,7 +62,7 @@ def entry(
             os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
             if torch := sys.modules.get("torch"):
                 torch.set_num_threads(arguments.threads)
-            try:
+            with in_one_sentence():
                 try:
                     values = json.loads(unpacked(arguments.spec))
                 except json.JSONDecodeError as error:
@@ -87,21 +80,6 @@ def entry(
                 _begin()
                 function(build(spec_type, values, "spec"), arguments)
                 log.info("%s", spent())
-            except UserError as error:
-                sys.exit(f"error: {error}")
-            except OSError as error:
-                if error.errno in FULL:
-                    where = f" at {error.filename}" if error.filename else ""
-                    sys.exit(f"error: {FULL[error.errno]}{where}: {KEPT}")
-                if error.errno in (errno.EACCES, errno.EROFS):
-                    sys.exit(f"error: {error.filename}: cannot be written ({error.strerror}).")
-                raise
-            except Exception as error:
-                # safetensors writes weights in Rust and gives the system's error in words only.
-                number = re.search(r"os error (\d+)", str(error))
-                if type(error).__name__ == "SafetensorError" and number and int(number[1]) in FULL:
-                    sys.exit(f"error: {FULL[int(number[1])]}: {KEPT}")
-                raise
 
         return main
 

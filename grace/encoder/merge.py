@@ -10,12 +10,12 @@ that the backbone is kept in.
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import Any
 
 from grace.encoder.references import backbone_of, described
 from grace.encoder.saved import Encode, filling, read_settings, write_modules, write_settings
+from grace.mistakes import in_one_sentence
 from grace.section import UserError
 
 
@@ -68,10 +68,8 @@ def main() -> None:
     parser.add_argument("folder", metavar="FOLDER", type=Path)
     parser.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="a new folder")
     given = parser.parse_args()
-    try:
+    with in_one_sentence():
         merge(given.folder, given.out)
-    except UserError as error:
-        sys.exit(str(error))
     print(given.out)
 
 

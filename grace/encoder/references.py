@@ -36,7 +36,9 @@ def backbone_of(path: str | Path) -> Path:
     """
     at, folder = described(path), folder_of(path)
     assert at is not None
-    found = Path(os.path.normpath(folder / at.base))
+    # Where the adapter lies, or where a link to it leads.
+    places = [Path(os.path.normpath(at_folder / at.base)) for at_folder in (folder, folder.resolve())]
+    found = next((place for place in places if place.is_dir()), places[0])
     there = f"adapter.base in {folder / SETTINGS_FILE}"
     if not found.is_dir():
         if not may_be_repository(at.base):

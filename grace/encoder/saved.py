@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any, Literal
 from grace.encoder.inputs import check_folder, may_be_repository
 from grace.encoder.registering import MODULE
 from grace.files import read_json, write_json
+from grace.mistakes import in_one_sentence
 from grace.section import Positive, Section, Temperature, UserError, build
 from grace.settings import Pooling, Prompt
 from grace.specs import EncodeSpec
@@ -140,6 +140,7 @@ def filling(folder: Path) -> Iterator[Path]:
     What says that `folder` is a finished model, its manifest, is removed before, and so is what belongs to a model that
     was there before, a whole one or an adapter, and is not replaced.
     """
+    folder = folder.absolute()  # "." has no name
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -197,12 +198,10 @@ def main() -> None:
         prog="python -m grace.encoder.saved", description="Let SentenceTransformer load model folders."
     )
     parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path)
-    try:
+    with in_one_sentence():
         for folder in parser.parse_args().folders:
             complete(folder)
             print(folder)
-    except UserError as error:
-        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -57,6 +57,11 @@ def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str) -> di
     return fixed | {name: spec[name] for name in names}
 
 
+def folder_under(root: Path | str, settings: dict[str, Any]) -> Path:
+    """Where the embeddings of these settings lie."""
+    return Path(root) / hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
 class Store:
     """Embeddings of one model under one setting.
 
@@ -71,8 +76,7 @@ class Store:
     """
 
     def __init__(self, root: Path | str, settings: dict[str, Any], width: int, seconds: float | None = None) -> None:
-        key = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder, self.settings, self.width = Path(root) / key, settings, width
+        self.folder, self.settings, self.width = folder_under(root, settings), settings, width
         self.seconds = SECONDS if seconds is None else seconds
         self.dtype = np.dtype(settings["precision"])
         self._small: list[Segment] = []  # written by this job

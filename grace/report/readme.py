@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import csv
 import shutil
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from grace.files import read_json, writing
+from grace.mistakes import in_one_sentence
 from grace.section import UserError
 from grace.tasks import CATEGORIES
 
@@ -144,6 +144,8 @@ def put(study: Path, readme: Path) -> None:
     Raises:
         UserError: when README has no place for the results, or the study no table 1 or figure 1.
     """
+    if not readme.is_file():
+        raise UserError(f"{readme}: no such file.")
     text = _replaced(readme, readme.read_text(encoding="utf-8"), (BEGIN, END), block(study))
     figures = {FIGURE: _drawing(study / "figures/figure1.svg", "figure1")}
     if TRADE_BEGIN in text and (study / "tables/tradeoff.csv").exists():
@@ -176,10 +178,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("study", type=Path, help="a study's folder, as results/demo")
     parser.add_argument("readme", type=Path)
     arguments = parser.parse_args(argv)
-    try:
+    with in_one_sentence():
         put(arguments.study, arguments.readme)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":

@@ -62,7 +62,9 @@ def statistics(dots: dict[tuple[str, str], np.ndarray], rollouts: int, seed: int
         return between(np.divide(matrix, there, out=np.zeros_like(matrix), where=there > 0))
 
     whole = cosine(total)
-    assert whole is not None
+    if whole is None:
+        unknown = dict.fromkeys(("rollouts_for_half", "length_share", "length_of_norm"))
+        return {"batches": n, "cosine": dict.fromkeys(("total", *parts)), **unknown}
     half, common = rollouts * (1 - whole[0]) / whole[0], between(total)
     certain = np.nanquantile(common[1:], 0.025) > 0
     return {

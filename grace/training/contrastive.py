@@ -58,7 +58,8 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
             return super().compute_loss(model, inputs, *args, **kwargs)
         assert self.fence is not None
         # Its gradient is there before the other's begins: that one's last backward pass sums both over the processes.
-        self.divergences = self.fence(batch)
+        with self.accelerator.autocast():  # which accelerate gives a module's own forward only
+            self.divergences = self.fence(batch)
         kept = self.fence.loss(self.divergences)
         self.accelerator.backward(kept)
         loss: Any = super().compute_loss(model, inputs, *args, **kwargs)

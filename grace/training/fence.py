@@ -88,8 +88,10 @@ class Fence:
     def _divergence(self, name: str, part: Part) -> Tensor:
         common = len(self.template.prefix) if name == "rationale" else 0
         if self.adapted:
-            with torch.no_grad(), self.model.disable_adapter():
+            training = self.model.training
+            with torch.no_grad(), self.model.eval().disable_adapter():  # the backbone has no dropout
                 theirs = logits(self.model, part, common)
+            self.model.train(training)
         else:
             self.backbone.to(part["input_ids"].device)
             with torch.no_grad():

@@ -34,6 +34,7 @@ from grace.training.building import build_trainer, fit, history, load, tokens
 from grace.training.checkpoints import last_checkpoint
 
 log = logging.getLogger(__name__)
+WRITTEN = "rationales"  # beside the checkpoints
 Row = dict[str, Any]
 
 
@@ -102,6 +103,8 @@ def train_in_rounds(spec: TrainSpec, rows: list[Row], backbone: Path, checkpoint
     left, last = order[len(done) :], done[-1] if done else None
     found = last_checkpoint(checkpoints / left[0].name) if left else None
     resumed = f"{left[0].name}/{Path(found).name}" if found else last and last.name
+    if resumed is None and left and (checkpoints / WRITTEN).exists():
+        resumed = f"{left[0].name}/{WRITTEN}"
     for phase in left:
         _train(phase, spec, rows, backbone, checkpoints, last)
         last = phase
@@ -167,7 +170,7 @@ def _written(
     model, tokenizer = _load(spec, backbone, at, GENERATOR)
     encoder = RationaleEncoder(model.to(rationales.device()), tokenizer, encode)
     known = settings(encode, phase.name, encoder.dtype, "float32")
-    with Store(checkpoints / "rationales", known, encoder.width) as store, writing(model) as generator:
+    with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model) as generator:
         # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.
         encoder.write = partial(engine.generate_batches, generator, compile=encode.compile)
         rationales.complete(lambda: encoder, texts, store)

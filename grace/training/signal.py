@@ -18,7 +18,6 @@ import itertools
 import json
 import logging
 import math
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,7 +31,8 @@ from datasets import Dataset
 from torch import Tensor
 
 from grace import manifest
-from grace.files import read_jsonl, write_json
+from grace.files import check_folder, read_jsonl, write_json
+from grace.mistakes import in_one_sentence
 from grace.section import UserError, build, hint
 from grace.specs import TrainSpec
 from grace.study import Plan
@@ -42,6 +42,8 @@ from grace.training.batches import Embeddings, in_rows
 from grace.training.trainer import GraceTrainer
 
 log = logging.getLogger(__name__)
+
+NOTHING = "none, since at most one batch has a gradient: rollouts of an instance were all rewarded alike"
 
 
 class Rollouts(NamedTuple):
@@ -188,10 +190,8 @@ def main(argv: list[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     started = time.time()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    try:
+    with in_one_sentence():
         run(arguments, started)
-    except UserError as error:
-        sys.exit(f"error: {error}")
 
 
 def run(arguments: argparse.Namespace, started: float) -> None:
@@ -201,10 +201,12 @@ def run(arguments: argparse.Namespace, started: float) -> None:
     for name in ("config", "model", "rows"):
         if not (path := getattr(arguments, name)).exists():
             raise UserError(f"{path}: no such file or folder; correct --{name}.")
+    check_folder(arguments.out.parent)
     specs = {name: spec_of(arguments.config, arguments.study, name) for name in arguments.runs}
     comparable(specs)
     b, k = max(arguments.instances), max(arguments.rollouts)
-    if min(arguments.rollouts) < 2 or any(b % other for other in arguments.instances) or arguments.batches < 2:
+    divide = min(arguments.instances) > 0 and not any(b % other for other in arguments.instances)
+    if min(arguments.rollouts) < 2 or not divide or arguments.batches < 2:
         raise UserError("--instances must divide the largest of them, --rollouts and --batches be at least 2.")
     # One that writes greedily too serves them all.
     spec = max(specs.values(), key=lambda one: one.grace is not None and one.grace.estimator == "remax")
@@ -228,12 +230,11 @@ def run(arguments: argparse.Namespace, started: float) -> None:
 
 def line(row: dict[str, Any]) -> str:
     """A row of `measure` for a reader."""
-    parts = {name: at for name, at in row["cosine"].items() if at}
-    parts |= {"length of norm": row["length_of_norm"]}
+    parts = {name: at for name, at in (row["cosine"] | {"length of norm": row["length_of_norm"]}).items() if at}
     cells = [
         f"{name} {at['value']:.3f} [{at['interval'][0]:.3f}, {at['interval'][1]:.3f}]" for name, at in parts.items()
     ]
-    return f"{row['run']}, B = {row['instances']}, K = {row['rollouts']}: cosine {', '.join(cells)}"
+    return f"{row['run']}, B = {row['instances']}, K = {row['rollouts']}: cosine {', '.join(cells) or NOTHING}"
 
 
 if __name__ == "__main__":

@@ -5,16 +5,14 @@ Nothing heavy is imported before a command's own work, so that help and mistakes
 
 from __future__ import annotations
 
-import errno
 import os
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from grace.section import UserError
+from grace.mistakes import in_one_sentence
 
 app = typer.Typer(
     help="Use a trained GRACE model: embeddings of texts, with the rationales that they come from.",
@@ -149,7 +147,10 @@ def explain(
     Prints their similarity, both rationales, and for every sentence how the similarity changes when it is left out.
     """
     from grace.use.model import load
+    from grace.use.texts import check_argument
 
+    for text in (a, b):
+        check_argument(text)
     encoder, _ = load(_options(model, max_new_tokens, temperature, rationales, None, seed, engine))
     made = encoder.explain(a, b)
     from grace.use import show
@@ -200,22 +201,8 @@ def main(argv: list[str] | None = None) -> None:
     A reader of the output that goes away ends it with 1 and no word: Typer sees to that.
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    try:
+    with in_one_sentence():
         app(args=argv, prog_name="grace")
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        from grace.stage import FULL, KEPT
-
-        if error.errno in FULL:
-            sys.exit(f"error: {FULL[error.errno]}{_at(error)}: {KEPT}")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            sys.exit(f"error: {error.filename}: cannot be written ({error.strerror}).")
-        raise
-
-
-def _at(error: OSError) -> str:
-    return f" at {error.filename}" if error.filename else ""
 
 
 if __name__ == "__main__":

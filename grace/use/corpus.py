@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from grace.files import read_json, write_json, writing
+from grace.encoder.store import folder_under
+from grace.files import check_folder, read_json, write_json, writing
 from grace.section import UserError
 from grace.use import embed, index, outputs, texts
 from grace.use.kept import Kept
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
     from grace.encoder.encoder import RationaleEncoder
 
 VERSION = 1
-ABOUT, TEXTS, STARTS = "index.json", "texts.jsonl", "starts.npy"
+ABOUT, TEXTS, STARTS, STORE = "index.json", "texts.jsonl", "starts.npy", "store"
+OURS = {ABOUT, TEXTS, STARTS, STORE, index.VECTORS, index.LISTS}
 
 
 class Corpus:
@@ -70,12 +72,15 @@ def prepare(
         rebuild: make the index again, whatever model made it.
 
     Raises:
-        UserError: when another model or other settings made the index, or for a mistake in the corpus.
+        UserError: when another model or other settings made the index, the folder is none's, or for a mistake in the
+            corpus.
     """
     made = read_json(folder / ABOUT) if (folder / ABOUT).exists() else None
+    if made is not None and not (isinstance(made, dict) and isinstance(made.get("settings"), dict)):
+        raise UserError(f"{folder}: is no index, its {ABOUT} is another file; give another folder with --index.")
     corpus = _fingerprint(source, field)
     if made and not rebuild:
-        theirs = made.get("settings", {})
+        theirs = made["settings"]
         differing = [name for name in {**theirs, **settings} if theirs.get(name) != settings.get(name)]
         if differing or made.get("version") != VERSION:
             raise UserError(
@@ -85,16 +90,17 @@ def prepare(
         if made["corpus"] == corpus:
             return Corpus(folder)
     if not folder.exists():
-        outputs.check_folder(folder.parent)
+        check_folder(folder.parent)
         folder.mkdir()
-    outputs.check_folder(folder)
+    check_folder(folder)
+    _check_own(folder)
     total = embed.count(source, field)
     (folder / ABOUT).unlink(missing_ok=True)
-    with embed.stoppable(folder), Kept(encoder, settings, folder / "store") as kept:
+    with embed.stoppable(folder), Kept(encoder, settings, folder / STORE) as kept:
         rows = _write(source, folder, field, kept, total)
-    for other in (folder / "store").iterdir():  # of a model that made the index before
-        if other != kept.store.folder:
-            shutil.rmtree(other)
+    before = folder_under(folder / STORE, made["settings"]) if made else kept.store.folder
+    if before != kept.store.folder:  # of the model that made the index before
+        shutil.rmtree(before, ignore_errors=True)
     recall = index.build(folder)
     write_json(
         folder / ABOUT, {"version": VERSION, "corpus": corpus, "rows": rows, "recall": recall, "settings": settings}
@@ -103,6 +109,13 @@ def prepare(
     print(f"{folder}: texts: {rows:,}, embedded now: {kept.fresh:,}; search is {how}", file=sys.stderr)
     embed.note_cut(kept.cut, encoder.spec.prompt.max_prompt_tokens)
     return Corpus(folder)
+
+
+def _check_own(folder: Path) -> None:
+    """Raises: UserError when `folder` holds what belongs to no index."""
+    others = sorted(path.name for path in folder.iterdir() if path.name not in OURS and path.name[0] != ".")
+    if others:
+        raise UserError(f"{folder}: is no index, it holds {others[0]}; give another folder with --index.")
 
 
 def _write(source: str, folder: Path, field: str, kept: Kept, total: int | None) -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from grace.files import writing
+from grace.files import check_folder, writing
 from grace.section import UserError
 from grace.use.kept import Embedded
 from grace.use.texts import Row
@@ -38,16 +37,6 @@ def check(out: str | Path, source: str | Path) -> None:
     if path.is_dir():
         raise UserError(f"{out}: is a folder; name a file in it.")
     check_folder(path.parent)
-
-
-def check_folder(folder: Path) -> None:
-    """Raises: UserError when `folder` is missing or no file can be made in it."""
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; make it first.")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}).") from None
 
 
 @contextmanager

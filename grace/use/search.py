@@ -59,7 +59,7 @@ def run(
     encoder, settings = load(options)
     there = corpus.prepare(source, folder, field, encoder, settings, rebuild)
     size = 1 if typed else encoder.spec.batch_size
-    with Kept(encoder, settings, folder / "store") if why else nullcontext() as kept:
+    with Kept(encoder, settings, folder / corpus.STORE) if why else nullcontext() as kept:
         while some := list(islice(asked, size)):
             yield from answer(encoder, there, kept, some, k)
 
@@ -96,6 +96,7 @@ def _queries(given: list[str], field: str) -> Iterator[str]:
     if not all(query.strip() for query in given):
         raise UserError("the query is empty.")
     for query in given:
+        texts.check_argument(query)
         if query == texts.STANDARD_INPUT:
             yield from (row.text for row in texts.read(query, field) if row.text.strip())
         else:

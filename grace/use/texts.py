@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -129,6 +130,8 @@ def _is_object(line: str) -> bool:
         return isinstance(json.loads(line), dict)
     except ValueError:
         return False
+    except RecursionError:  # `_json` says so
+        return line.lstrip().startswith("{")
 
 
 def _plain(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[Row]:
@@ -153,12 +156,13 @@ def _json(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[R
 def _csv(lines: Iterable[tuple[int, str]], name: str, field: str) -> Iterator[Row]:
     csv.field_size_limit(LONGEST)
     reader = csv.DictReader((line for _, line in lines), strict=True)
-    _check_column(field, reader.fieldnames or [], name)
     try:
+        _check_column(field, reader.fieldnames or [], name)
         for number, row in enumerate(reader, 1):
             yield _row(row, field, f"{name}, row {number}")
     except csv.Error as error:
-        raise UserError(f"{name}, line {reader.reader.line_num}: not CSV ({error}); correct the file.") from None
+        line = max(1, reader.reader.line_num)
+        raise UserError(f"{name}, line {line}: not CSV ({error}); correct the file.") from None
 
 
 def _parquet(file: IO[bytes], name: str, field: str) -> Iterator[Row]:
@@ -174,6 +178,11 @@ def _parquet(file: IO[bytes], name: str, field: str) -> Iterator[Row]:
             for row in batch.to_pylist():
                 number += 1
                 yield _row(row, field, f"{name}, row {number}")
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise UserError(
+            f"{name}, near row {number + 1}: not UTF-8 text (byte 0x{byte:02x}); correct the row."
+        ) from None
     except (pa.ArrowException, OSError) as error:
         reason = str(error).split("\n")[0]
         raise UserError(f"{name}: no whole Parquet file ({reason}).") from None
@@ -193,4 +202,15 @@ def _row(row: dict[str, Any], field: str, where: str) -> Row:
         raise UserError(f"{where}: the field {field!r} is {kind}; correct or remove the row.")
     given = next((row[name] for name in IDS if row.get(name) is not None), None)
     # Half of a surrogate pair, which JSON can hold, is no text: nothing could write it out again.
-    return Row(None if given is None else str(given), text.encode("utf-8", "replace").decode())
+    return Row(None if given is None else _whole(str(given)), _whole(text))
+
+
+def _whole(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()
+
+
+def check_argument(text: str) -> None:
+    """Raises: UserError for an argument of the command line that is not UTF-8, whose bytes Python keeps in disguise."""
+    if found := re.search("[\udc80-\udcff]", text):
+        byte = ord(found[0]) - 0xDC00
+        raise UserError(f"{_whole(text)[:40]!r}: not UTF-8 text (byte 0x{byte:02x}); convert it, such as with iconv.")

@@ -1,6 +1,7 @@
 """An adapter merged into its backbone: the same direct embeddings, for tools that know no adapters; no rationales."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,6 +55,12 @@ def test_asked_for_rationales_it_says_one_sentence(merged, texts, tmp_path):
         with pytest.raises(UserError) as told:
             ask()
         assert str(told.value) == MERGED
+
+
+def test_into_the_present_folder(adapted_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    merge.merge(adapted_folder, Path())
+    assert (tmp_path / "model.safetensors").exists() and not [p for p in tmp_path.parent.glob(f".{tmp_path.name}*")]
 
 
 def test_what_is_no_adapter_and_a_folder_that_is_there_are_refused(tiny_folder, adapted_folder, merged, tmp_path):

@@ -40,6 +40,12 @@ def test_the_backbone_of_a_study_is_named_relative_to_the_adapter_so_that_both_c
     load_model(moved / "adapter" / "seed0", "cpu")
 
 
+def test_an_adapter_may_be_named_by_a_link(study, tmp_path):
+    backbone, adapter = study
+    (tmp_path / "link").symlink_to(adapter)
+    assert backbone_of(tmp_path / "link").samefile(backbone)
+
+
 def test_a_backbone_far_away_is_named_by_its_whole_path(tiny_folder, tmp_path):
     folder = tmp_path / "a" / "b" / "c" / "d"
     at = reference(folder, str(tiny_folder))

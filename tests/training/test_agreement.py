@@ -53,6 +53,13 @@ def test_intervals_hold_the_truth_nine_times_in_ten():
     assert held >= 32
 
 
+def test_gradients_that_are_zero_have_no_cosine():
+    parts = {part: [torch.ones(4), *[torch.zeros(4)] * 3] for part in ("reward", "length")}
+    found = statistics(products(parts), rollouts=8, seed=0)
+    assert found["batches"] == 4 and set(found["cosine"].values()) == {None}
+    assert found["rollouts_for_half"] is found["length_share"] is found["length_of_norm"] is None
+
+
 def test_products_do_not_depend_on_the_block(monkeypatch):
     parts = vectors(0.5)
     whole = products(parts)

@@ -99,6 +99,30 @@ def test_logits_are_computed_for_what_the_kl_is_taken_on_alone(tiny_folder, monk
     assert seen[2:] == [sum(1 + len(ids) for ids in fence.template.text_ids(texts))] * 2
 
 
+def test_the_backbone_has_no_dropout(tiny_folder):
+    torch.manual_seed(0)
+    model, tokenizer = load(tiny_folder, contrastive_spec("kl_fence", lora={**LORA, "dropout": 0.5}, dropout=0.5))
+    template = PromptTemplate.from_tokenizer(tokenizer, PROMPT.instruction, PROMPT.max_prompt_tokens)
+    fence = Fence(model.train(), Settings(rationale=0, text=1, rows=5), template, WRITTEN)
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, made: seen.append(made.detach()))
+    batch = fence.batch(BATCH)
+    for _ in range(2):
+        fence(batch)
+    backbone, ours = seen[::2], seen[1::2]
+    assert torch.equal(*backbone) and not torch.equal(*ours) and model.training
+
+
+def test_precision_holds_for_the_kl_too(tiny_folder, tmp_path):
+    spec = contrastive_spec("kl_fence", lora=LORA, precision="bf16")
+    model, tokenizer = load(tiny_folder, spec)
+    trainer = build_trainer(model, tokenizer, spec, rows(8), tmp_path, WRITTEN)
+    seen = []
+    model.get_output_embeddings().register_forward_hook(lambda _, given, made: seen.append(made.dtype))
+    trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[i] for i in range(8)]))
+    assert set(seen) == {torch.bfloat16}
+
+
 def test_another_vocabulary_is_one_sentence(tiny_folder):
     model, _ = load(tiny_folder, contrastive_spec("kl_fence"))
     config = Qwen2Config(vocab_size=300, hidden_size=16, intermediate_size=16, num_hidden_layers=1,

@@ -187,6 +187,17 @@ def test_a_run_that_is_killed_twice_goes_on_in_its_round_and_phase(tiny_folder, 
     assert not list(tmp_path.glob("killed-checkpoints/*/*"))
 
 
+def test_rationales_of_a_killed_run_are_told_of_since_their_time_is_not_known(tiny_folder, tmp_path, monkeypatch):
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(rounds, "build_trainer", killed)
+        trained(tiny_folder, tmp_path, "killed")
+    out = trained(tiny_folder, tmp_path, "killed")
+    assert json.loads((out / "manifest.json").read_text())["resumed_from"] == "round0-embedding/rationales"
+
+
 def test_without_steps_of_its_own_the_frozen_backbone_embeds(tiny_folder, tmp_path, texts):
     spec = rounds_spec()
     short = spec.rounds.model_copy(update={"adapter_steps": 0})

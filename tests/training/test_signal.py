@@ -133,6 +133,11 @@ def test_command(tiny_folder, tmp_path, monkeypatch):
     assert all(np.isfinite(row["cosine"]["total"]["value"]) for row in made["sizes"])
 
 
+def test_a_line_says_that_there_is_no_gradient():
+    nothing = {"cosine": dict.fromkeys(("total", "reward", "length")), "length_of_norm": None}
+    assert signal.line({"run": "grace", "instances": 4, "rollouts": 2, **nothing}).endswith(signal.NOTHING)
+
+
 def test_runs_that_fail_other_rollouts_are_not_compared():
     one = grace_spec(reward=RewardConfig())
     signal.comparable({"a": one, "b": grace_spec(reward=RewardConfig(reward="random", gamma=None))})
@@ -146,6 +151,8 @@ def test_runs_that_fail_other_rollouts_are_not_compared():
         (["--runs", "cl"], "not trained by policy gradient"),
         (["--runs", "grace", "grace-unsup"], "measure it alone"),
         (["--instances", "16", "3"], "must divide"),
+        (["--instances", "0"], "must divide"),
+        (["--out", "nowhere/x.json"], "nowhere: no such folder; make it first"),
         (["--batches", "9"], "9 independent batches of 16"),
         (["--config", "nowhere.yaml"], "correct --config"),
         (["--model", "nowhere"], "correct --model"),

@@ -140,6 +140,22 @@ def test_an_index_of_another_model_is_refused_until_it_is_made_again(grace, mist
     assert elsewhere != rebuilt
 
 
+@pytest.mark.parametrize("file", ["audit.json", "index.json"])
+def test_a_folder_of_something_else_is_no_index_and_stays_as_it_is(mistake, corpus, tmp_path, file):
+    (tmp_path / "other/store/weights").mkdir(parents=True)
+    (tmp_path / "other" / file).write_text("[]")
+    said = mistake("search", corpus, QUERY, "--index", tmp_path / "other", *SHORT)
+    assert said.startswith(f"{tmp_path / 'other'}: is no index") and "give another folder with --index" in said
+    assert sorted(path.name for path in (tmp_path / "other").rglob("*")) == sorted([file, "store", "weights"])
+
+
+def test_only_the_store_of_the_index_before_is_removed(grace, corpus, tmp_path):
+    (tmp_path / "index/store/other").mkdir(parents=True)
+    for tokens in (5, 6):
+        grace("search", corpus, QUERY, "--index", tmp_path / "index", "--rebuild", "--max-new-tokens", tokens)
+        assert len([*(tmp_path / "index/store").iterdir()]) == 2  # the one that was there, and the present model's
+
+
 def test_an_index_with_a_part_missing_says_what_to_do(grace, mistake, corpus):
     grace("search", corpus, QUERY, *SHORT)
     os.truncate(f"{corpus}.index/vectors.npy", 100)

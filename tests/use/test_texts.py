@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -103,6 +104,7 @@ def test_a_text_of_ten_megabytes_is_read(file):
         ("t.csv", b"a,b\n1,2\n", "t.csv: has no column 'text' (it has: a, b)"),
         ("t.csv", b"a,text\n1,2\n3\n", "t.csv, row 2: the field 'text' is empty"),
         ("t.csv", b'a,text\n1,"2\n', "t.csv, line 2: not CSV"),
+        ("t.csv", b'a,"te"xt\n1,2\n', "t.csv, line 1: not CSV"),
         ("t.parquet", b"PAR1 nothing", "t.parquet: no whole Parquet file"),
         ("t.txt", b"", "t.txt: holds no text"),
         ("t.txt", b" \n\n", "t.txt: holds no text"),
@@ -113,6 +115,24 @@ def test_a_text_of_ten_megabytes_is_read(file):
 def test_what_cannot_be_read_is_one_sentence(file, name, content, expected):
     said = sentence(file(name, content))
     assert said.startswith(expected) and said.endswith(".") and "\n" not in said
+
+
+def test_parquet_whose_text_is_not_utf8(tmp_path):
+    bad = pa.array([b"a", b"c\xffd"]).view(pa.string())
+    pq.write_table(pa.table({"text": bad}), tmp_path / "t.parquet")
+    assert "not UTF-8 text (byte 0xff)" in sentence(tmp_path / "t.parquet")
+
+
+def test_an_object_too_deep_on_standard_input(monkeypatch):
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"a":' * 100_000)))
+    with pytest.raises(UserError, match="standard input, row 1: not JSON"):
+        list(read("-"))
+
+
+def test_an_argument_that_is_not_utf8():
+    texts.check_argument("naïve 🙂")
+    with pytest.raises(UserError, match=r"'caf\?': not UTF-8 text \(byte 0xe9\)"):
+        texts.check_argument(b"caf\xe9".decode("utf-8", "surrogateescape"))
 
 
 def test_a_missing_file_and_a_folder(tmp_path):

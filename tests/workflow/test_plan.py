@@ -89,6 +89,15 @@ def test_paper(tmp_path):
         assert f"results/paper/models/{backbone}/grace/seed0/manifest.json" in text
 
 
+def test_methods_beyond_the_paper_as_rows_of_its_table(tmp_path):
+    """As README has it."""
+    rows = "defaults={tables: {table1: {rows: {adapter: null, fence-direct: null}}}}"
+    jobs, text = planned(tmp_path, "table1", "--config", "study=paper", "backbones=qwen2.5-1.5b", rows)
+    assert jobs["train"] == 4 + 2 and jobs["evaluate"] == 20 * (6 + 2) and jobs["rationales"] == 1
+    for run in ("adapter", "fence-direct"):
+        assert f"results/paper/models/qwen2.5-1.5b/{run}/seed0/manifest.json" in text
+
+
 def test_single_gpu(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "study=single-gpu")
     assert jobs["download"] == 1 and jobs["train"] == 8 and jobs["evaluate"] == 10 * 6

@@ -135,6 +135,8 @@ STATEMENTS = (
     Statement("grace-above-random-retrieval",
               "GRACE's policy gradient retrieves better than a reward without information",
               "above", "ndcg", "grace", "grace-random"),
+    Statement("grace-rollout-above-random-retrieval", "So it does with rollout credit",
+              "above", "ndcg", "grace-rollout", "grace-random"),
 )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def test_every_statement_is_judged(found):
         "fence-direct-perplexity": "reproduced", "fence-perplexity": "contradicted",  # 2 % and 5 %
         "fence-direct-well-formed": "reproduced", "fence-well-formed": "reproduced",
         "adapter-grace-above-random": "reproduced", "grace-apart-above-random": "not separable",
-        "grace-above-random-retrieval": "reproduced",
+        "grace-above-random-retrieval": "reproduced", "grace-rollout-above-random-retrieval": "reproduced",
     }  # fmt: skip
     one = found["adapter-within-cl"]
     assert one.value == pytest.approx(-0.01) and one.levels == pytest.approx([0.40, 0.41]) and one.seeds == 3

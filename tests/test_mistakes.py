@@ -1,0 +1,51 @@
+"""Every command ends in one sentence for what a user can mend, and with its traceback for what they cannot."""
+
+import errno
+import os
+import sys
+
+import pytest
+
+from grace.encoder import merge
+from grace.mistakes import in_one_sentence
+from grace.report import readme
+from grace.section import UserError
+
+
+class SafetensorError(Exception):
+    """As safetensors raises it."""
+
+
+def os_error(number):
+    return OSError(number, os.strerror(number), "/data/out")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said"),
+    [
+        (UserError("a.jsonl: no such file."), "error: a.jsonl: no such file."),
+        (os_error(errno.ENOSPC), "error: the disk is full at /data/out: nothing half-written was kept; free space"),
+        (SafetensorError("I/O error (os error 28)"), "error: the disk is full: nothing half-written was kept"),
+        (os_error(errno.EROFS), "error: /data/out: cannot be written (Read-only file system)."),
+        (os_error(errno.ENOTDIR), "error: /data/out: cannot be written (Not a directory)."),
+    ],
+)
+def test_what_a_user_can_mend(raised, said):
+    with pytest.raises(SystemExit) as stopped, in_one_sentence():
+        raise raised
+    assert str(stopped.value).startswith(said) and "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize("raised", [ValueError("a bug"), SafetensorError("broken header"), os_error(errno.EBADF)])
+def test_all_else_keeps_its_traceback(raised):
+    with pytest.raises(type(raised)), in_one_sentence():
+        raise raised
+
+
+def test_commands_that_are_no_stages(adapted_folder, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(sys, "argv", ["merge", str(adapted_folder), "-o", str(tmp_path / "file/out")])
+    with pytest.raises(SystemExit, match=r"^error: .*cannot be written \(Not a directory\)\.$"):
+        merge.main()
+    with pytest.raises(SystemExit, match=r"^error: .*README\.md: no such file\.$"):
+        readme.main([str(tmp_path), str(tmp_path / "README.md")])
