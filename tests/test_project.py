@@ -2,7 +2,11 @@
 
 import re
 import tomllib
+from importlib.metadata import distribution
 from pathlib import Path
+
+import pytest
+from packaging.specifiers import SpecifierSet
 
 ROOT = Path(__file__).parents[1]
 
@@ -17,6 +21,14 @@ def test_lock_holds_every_dependency():
     wanted = [*project["dependencies"], *project["optional-dependencies"]["dev"]]
     names = {re.split(r"[<>=\[; ]", line.lower().replace("_", "-"))[0] for line in wanted}
     assert names <= set(lock())
+
+
+@pytest.mark.parametrize("python", ["3.11.0", "3.13.0"])
+def test_lock_is_for_every_python_that_the_project_is(python):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert python in SpecifierSet(project["requires-python"])
+    needed = {name: distribution(name).metadata["Requires-Python"] or "" for name in lock()}
+    assert len(needed) > 100 and [name for name, need in needed.items() if python not in SpecifierSet(need)] == []
 
 
 def test_lock_is_within_vllms_bounds():
