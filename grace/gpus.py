@@ -2,8 +2,9 @@
 
 Snakemake counts GPUs but does not say which: without this, all jobs that run at once on a node would take the first.
 A claim is a file lock that lives as long as the command, however it ends. Jobs queue in order, so that one that needs
-all GPUs is not overtaken for ever. Under SLURM nothing is claimed, since SLURM has already assigned them. A command
-that claims none sees none, so that a study without GPUs gives the same numbers on any machine.
+all GPUs is not overtaken for ever. A SLURM job that was given as many as it asks for claims nothing; in a larger
+allocation, such as salloc's, commands share what it has. A command that claims none sees none, so that a study without
+GPUs gives the same numbers on any machine.
 """
 
 from __future__ import annotations
@@ -50,16 +51,21 @@ def claim(count: int, poll: float = 2.0) -> list[str]:
             f"this job asks for {count} GPU{'s' * (count != 1)}, but {len(names)} can be used here; run it where there "
             "are enough, lower processes and resources in config.yaml, or take --config study=demo, which needs none."
         )
-    if "SLURM_JOB_ID" in os.environ:
-        return names[:count]
-    FOLDER.mkdir(mode=0o777, exist_ok=True)
-    queue = _open("queue")
+    job = os.environ.get("SLURM_JOB_ID")
+    if job and len(names) == count:
+        return names
+    # Numbers of GPUs are those of the SLURM job, so only what runs inside it competes for them.
+    folder = FOLDER.with_name(f"{FOLDER.name}-{job}") if job else FOLDER
+    folder.mkdir(exist_ok=True)
+    if folder.stat().st_uid == os.getuid():
+        folder.chmod(0o1777)  # other users of the machine queue too, whatever the umask
+    queue = _open(folder, "queue")
     fcntl.flock(queue, fcntl.LOCK_EX)
     held: dict[str, int] = {}
     waited = False
     while True:
         for name in names:
-            if name not in held and len(held) < count and (handle := _try(name)) is not None:
+            if name not in held and len(held) < count and (handle := _try(folder, name)) is not None:
                 held[name] = handle
         if len(held) == count:
             break
@@ -73,17 +79,17 @@ def claim(count: int, poll: float = 2.0) -> list[str]:
     return list(held)
 
 
-def _open(name: str) -> int:
+def _open(folder: Path, name: str) -> int:
     flags = os.O_CREAT | os.O_RDWR
-    path = FOLDER / f"{name}.lock"
+    path = folder / f"{name}.lock"
     handle = os.open(path, flags, 0o666)
     if os.fstat(handle).st_uid == os.getuid():
-        os.fchmod(handle, 0o666)  # other users of the machine queue too, whatever the umask
+        os.fchmod(handle, 0o666)
     return handle
 
 
-def _try(name: str) -> int | None:
-    handle = _open(name)
+def _try(folder: Path, name: str) -> int | None:
+    handle = _open(folder, name)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

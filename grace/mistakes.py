@@ -7,6 +7,7 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 
 from grace.section import UserError
 
@@ -15,6 +16,7 @@ FULL = {
     errno.EDQUOT: "the disk quota is used up",
     errno.EFBIG: "the file got too large for this disk or limit",
 }
+REFUSED = (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR)
 KEPT = "nothing half-written was kept; free space and rerun."
 
 
@@ -23,18 +25,21 @@ def in_one_sentence() -> Iterator[None]:
     """Around a command. Raises: SystemExit with the sentence, for what a user can mend; all else as it is."""
     try:
         yield
-    except UserError as error:
-        sys.exit(f"error: {error}")
-    except OSError as error:
-        if error.errno in FULL:
-            where = f" at {error.filename}" if error.filename else ""
-            sys.exit(f"error: {FULL[error.errno]}{where}: {KEPT}")
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM, errno.ENOTDIR):
-            sys.exit(f"error: {error.filename}: cannot be written ({error.strerror}).")
-        raise
     except Exception as error:
-        # safetensors writes weights in Rust and gives the system's error in words only.
-        number = re.search(r"os error (\d+)", str(error))
-        if type(error).__name__ == "SafetensorError" and number and int(number[1]) in FULL:
-            sys.exit(f"error: {FULL[int(number[1])]}: {KEPT}")
-        raise
+        if (said := _said(error)) is None:
+            raise
+        clear_frames(error.__traceback__)  # ends what they hold, such as the line of a progress bar
+        sys.exit(f"error: {said}")
+
+
+def _said(error: Exception) -> str | None:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FULL:
+        where = f" at {error.filename}" if error.filename else ""
+        return f"{FULL[error.errno]}{where}: {KEPT}"
+    if isinstance(error, OSError) and error.errno in REFUSED:
+        return f"{error.filename}: cannot be written ({error.strerror})."
+    # safetensors writes weights in Rust and gives the system's error in words only.
+    number = re.search(r"os error (\d+)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return f"{FULL[int(number[1])]}: {KEPT}" if number and int(number[1]) in FULL else None

@@ -71,6 +71,18 @@ def test_slurms_assignment_is_kept(start):
     assert given(job) == given(start(1, 0, SLURM_JOB_ID="8", CUDA_VISIBLE_DEVICES="2")) == {"2"}
 
 
+def test_commands_in_one_allocation_get_different_gpus(start):
+    """As `salloc --gres=gpu:4` gives them; another job's GPUs have the same numbers and are others."""
+    found = [given(start(n, 30, SLURM_JOB_ID="7", CUDA_VISIBLE_DEVICES="0,1,2,3")) for n in (1, 1, 2)]
+    assert set.union(*found) == {"0", "1", "2", "3"}
+    assert given(start(2, 0, SLURM_JOB_ID="8", CUDA_VISIBLE_DEVICES="0,1,2")) <= {"0", "1", "2"}
+
+
+def test_claims_lie_where_every_user_can_queue(start, tmp_path):
+    given(start(1, 0, CUDA_VISIBLE_DEVICES="0,1"))
+    assert (tmp_path / "grace-gpus").stat().st_mode & 0o7777 == 0o1777
+
+
 @pytest.mark.parametrize(("count", "seen", "said"), [(8, None, "8 GPUs, but 4"), (1, "", "1 GPU, but 0")])
 def test_too_few_is_one_sentence(start, count, seen, said):
     job = start(count, 0, **({} if seen is None else {"CUDA_VISIBLE_DEVICES": seen}))

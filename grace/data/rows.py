@@ -34,8 +34,10 @@ def field(row: dict[str, Any], name: str) -> Any:
 
 def problem(row: dict[str, Any], form: str) -> str | None:
     """What is wrong with a row of this form, or None. `pairs` drops and counts such rows, as it does empty texts."""
-    for name in NEEDED[form]:
+    for name in ("query", "positive", "negatives") if form == "pairs" else NEEDED[form]:
         value = field(row, name)
+        if value is None and name not in NEEDED[form]:
+            continue
         if value is None:
             names = " or ".join(repr(known) for known in (name, *ALIASES.get(name, ())))
             return f"the field {names} is missing (the row has {', '.join(map(repr, row)) or 'no field'})"

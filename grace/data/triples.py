@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from types import SimpleNamespace
@@ -39,19 +41,34 @@ def with_mined(rows: Iterator[Row], mined: Iterator[list[str] | None]) -> Iterat
             yield {**row, "negatives": negatives}
 
 
+def alike(rows: Iterator[Row], count: int, dropped: Counter[str]) -> Iterator[Row]:
+    """Rows with `count` negatives each: the first of those with more; rows with fewer are dropped and counted."""
+    for row in rows:
+        if len(row["negatives"]) < count:
+            dropped[f"fewer than {count} negatives"] += 1
+        else:
+            yield {**row, "negatives": row["negatives"][:count]}
+
+
 @stage.entry(TriplesSpec, inputs=("train",), outputs=("out", "report"))
 def main(spec: TriplesSpec, paths: SimpleNamespace) -> None:
-    read, bare = 0, array("q")
+    read, bare, own = 0, array("q"), Counter[int]()
     for read, row in enumerate(read_jsonl(paths.train, ("query", "positive")), 1):
-        if not row.get("negatives"):
+        if negatives := row.get("negatives"):
+            own[len(negatives)] += 1
+        else:
             bare.append(read - 1)
     if not read:
         raise UserError(f"{paths.train}: holds no row; hold out fewer rows with data.test and data.validation.")
     report: dict[str, Any] = {"dropped": {}}
     rows = read_jsonl(paths.train)
+    numbers = own + Counter({spec.mining.negatives: len(bare)})
+    count = max(numbers, key=lambda number: (numbers[number], -number))  # that of most rows; a batch needs one
+    short = Counter[str]()
     if bare:
         miner = Miner(Bare(JsonLines(paths.train), bare), spec.mining, paths.out.parent)
         rows = with_mined(rows, miner.negatives())
+    rows = alike(rows, count, short)
     first = next(rows, None)
     if first is None:
         raise UserError(
@@ -61,6 +78,10 @@ def main(spec: TriplesSpec, paths: SimpleNamespace) -> None:
     kept = write_jsonl(paths.out, chain([first], rows))
     if bare:
         report = miner.report
+    report["dropped"] = report["dropped"] | short
+    if short:
+        some = (paths.train, short.total(), read, count)
+        logging.warning("%s: %d of %d rows have fewer than the %d negatives that most have, and are dropped", *some)
     counts = {"read": read, "with_own_negatives": read - len(bare), "kept": kept}
     made = manifest.make("triples", spec, [paths.train], paths.started)
     write_json(paths.report, {**counts, **report, "manifest": made})

@@ -34,12 +34,10 @@ def gumbel(keys: Tensor, step: Tensor, size: int) -> Tensor:
     low, high = (keys & 0xFFFFFFFF).to(torch.int32), (keys >> 32).to(torch.int32)
     low = _mix(low + (step.to(torch.int32) + 1) * GOLDEN, high)
     high = _mix(high ^ low, low)
-    bits = _mix(
-        low.unsqueeze(1) + torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN, high.unsqueeze(1)
-    )
-    uniform = (bits & 0x7FFFFFFF).float().add_(0.5).mul_(2.0**-31)
-    # log1p keeps the fine steps of `uniform` near 0 just where the noise is largest.
-    return uniform.neg_().log1p_().neg_().log_().neg_()
+    each = torch.arange(size, dtype=torch.int32, device=keys.device) * GOLDEN
+    bits = _mix(low.unsqueeze(1) + each, high.unsqueeze(1)).bitwise_and_(0x7FFFFFFF)
+    # -log(-log(1 - u)) of a uniform u: log1p keeps the fine steps of u near 0 just where the noise is largest.
+    return bits.float().add_(0.5).mul_(-(2.0**-31)).log1p_().neg_().log_().neg_()
 
 
 def sample(logits: Tensor, keys: Tensor, step: Tensor, temperature: Tensor) -> Tensor:
@@ -59,6 +57,10 @@ def sample(logits: Tensor, keys: Tensor, step: Tensor, temperature: Tensor) -> T
 
 
 def _mix(x: Tensor, salt: Tensor) -> Tensor:
-    x = (x ^ ((x >> 16) & 0xFFFF)) * MIX_1  # the masks make torch's arithmetic shift a logical one
-    x = (x ^ ((x >> 13) & 0x7FFFF) ^ salt) * MIX_2
-    return x ^ ((x >> 16) & 0xFFFF)
+    """Of `x`, which is overwritten: a step of decoding makes a number per row and token, too many for copies."""
+    shifted = x >> 16
+    x.bitwise_xor_(shifted.bitwise_and_(0xFFFF)).mul_(MIX_1)  # the masks make torch's arithmetic shift a logical one
+    torch.bitwise_right_shift(x, 13, out=shifted)
+    x.bitwise_xor_(shifted.bitwise_and_(0x7FFFF)).bitwise_xor_(salt).mul_(MIX_2)
+    torch.bitwise_right_shift(x, 16, out=shifted)
+    return x.bitwise_xor_(shifted.bitwise_and_(0xFFFF))

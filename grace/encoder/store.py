@@ -128,13 +128,14 @@ class Store:
         self._looked = time.monotonic()
         have = {segment.path.name for segment in self.segments} | self._broken
         names = {path.name.removesuffix(".parquet") for path in self.folder.glob("[!.]*.parquet")}
-        found = []
+        found, gone = [], False
         for name in sorted(names - have):
             try:
                 segment, digests, notes = segments.read(self.folder / name)
                 if (segment.dtype, segment.width) != (self.dtype, self.width):
                     raise ValueError(f"{segment.path}.npy: {segment.width} numbers of {segment.dtype} per text")
-            except FileNotFoundError:  # merged away by another job just now
+            except FileNotFoundError:  # merged by another job just now, into one that was not there when we looked
+                gone = gone or not (self.folder / f"{name}.parquet").exists()
                 continue
             except (ValueError, OSError) as error:
                 log.warning("%s.*: left out, since it is not whole (%s); delete it", self.folder / name, error)
@@ -146,6 +147,8 @@ class Store:
             for segment, _, notes in found:
                 self._append(segment, notes)
             self.index.add(np.concatenate([digests for _, digests, _ in found]), np.arange(first, self._starts[-1]))
+        if gone:
+            self.refresh()
 
     def _open(self) -> None:
         self.index, self.segments = Index(), list[Segment]()

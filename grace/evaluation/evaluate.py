@@ -159,11 +159,14 @@ def _joined(pieces: list[tuple[float, dict[str, Any] | None]]) -> tuple[float, d
 
 
 def _load(task: Any) -> None:
+    from datasets.exceptions import DatasetsError
     from huggingface_hub.errors import HTTPError  # of the HTTP library that the hub's client uses
 
     try:
         task.load_data()
-    except (OSError, HTTPError) as error:  # the hub's own errors are OSErrors
+    except (OSError, HTTPError, DatasetsError, ValueError) as error:  # the hub's own errors are OSErrors
+        if type(error) is ValueError and "Couldn't find cache" not in str(error):  # which only says that it is offline
+            raise
         reason = str(error).strip().split("\n")[0]
         name = task.metadata.name
         raise UserError(

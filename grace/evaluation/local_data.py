@@ -15,7 +15,7 @@ from typing import Any
 
 from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars, load_dataset
 from datasets.exceptions import DatasetGenerationError
-from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval
+from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval, AbsTaskSTS
 from mteb.abstasks.abstask import AbsTask
 
 from grace.evaluation.items import leaves
@@ -47,7 +47,13 @@ def use(task: AbsTask, folder: Path | str) -> None:
         def load_data(*_: Any, **__: Any) -> None:
             if not task.data_loaded:
                 task.dataset = (_retrieval if isinstance(task, AbsTaskRetrieval) else _splits)(task, folder)
-                task.dataset_transform()
+                try:
+                    task.dataset_transform()
+                except (ValueError, KeyError) as error:
+                    reason = str(error).split("\n")[0]
+                    raise UserError(f"{where}: its rows are not as the task reads them ({reason}).") from None
+                if not isinstance(task, AbsTaskRetrieval):
+                    _check_columns(task, where)
                 task.data_loaded = True
 
         task.load_data = load_data  # type: ignore[method-assign]
@@ -72,13 +78,40 @@ def _splits(task: AbsTask, folder: Path) -> Any:
     return {subset: read(folder / subset) for subset in task.hf_subsets} if _named(task) else read(folder)
 
 
+def _check_columns(task: Any, where: str) -> None:
+    """Raises: UserError when a column that the task reads is missing or has a row without a value."""
+    named = [getattr(task, name) for name in dir(type(task)) if name.endswith(("_column_name", "column_names"))]
+    needed = [column for value in named for column in ([value] if isinstance(value, str) else value)]
+    if isinstance(task, AbsTaskSTS):
+        needed.append("score")
+    train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
+    for subset, splits in task.dataset.items() if _named(task) else [("", task.dataset)]:
+        for split in dict.fromkeys([*train, *task.eval_splits]):
+            table, file = splits[split], f"{subset}/{split}".strip("/")
+            for column in needed:
+                if column not in table.column_names:
+                    has = ", ".join(table.column_names)
+                    raise UserError(f"{where}: rows of {file} have no field {column!r} (they have: {has}).")
+                if None in (values := table[column][:]):
+                    row = values.index(None) + 1
+                    raise UserError(f"{where}: row {row} of {file} has no {column!r}; correct or remove it.")
+
+
 def _retrieval(task: AbsTask, folder: Path) -> Any:
     """One split, whatever its name, in the form of mteb's loader; queries without judgement are left out."""
     relevant: dict[str, dict[str, int]] = {}
-    for row in read_jsonl(folder / "qrels.jsonl", need=("query-id", "corpus-id")):
-        relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = int(row.get("score", 1))
+    for number, row in enumerate(read_jsonl(folder / "qrels.jsonl", need=("query-id", "corpus-id")), 1):
+        try:
+            score = int(row.get("score", 1))
+        except (TypeError, ValueError):
+            raise UserError(
+                f"{folder / 'qrels.jsonl'}, row {number}: the field 'score' is {row['score']!r} and no whole number."
+            ) from None
+        relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = score
     queries = _texts(folder / "queries.jsonl")
     judged = [i for i, name in enumerate(queries["id"]) if name in relevant]
+    if not judged:
+        raise UserError(f"{folder / 'qrels.jsonl'}: judges none of the queries of queries.jsonl; its ids are others.")
     top_ranked = None
     if (folder / "top_ranked.jsonl").exists():
         rows = read_jsonl(folder / "top_ranked.jsonl", need=("query-id", "corpus-ids"))

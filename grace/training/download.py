@@ -10,7 +10,7 @@ from typing import Any
 
 from grace import manifest, stage
 from grace.encoder import hub
-from grace.files import write_json
+from grace.files import read_json, write_json
 from grace.section import UserError
 from grace.settings import Prompt
 from grace.specs import BackboneSpec
@@ -27,7 +27,13 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
         if not (source / "config.json").exists():
             raise UserError(f"config: available_backbones: {source} is not the folder of a Hugging Face model.")
         check(source, spec.prompt)
-        shutil.copytree(source, folder, dirs_exist_ok=True)
+        _cleared(folder, None)
+        try:
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        except shutil.Error as error:  # of one file or more: [(from, to, why)]
+            shutil.rmtree(folder, ignore_errors=True)
+            raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
+                            "its entry in available_backbones.") from None  # fmt: skip
     else:
         _from_hub(str(backbone.id), backbone.revision, folder)
         check(folder, spec.prompt)
@@ -35,13 +41,15 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
 
 
 def _from_hub(name: str, revision: str | None, folder: Path) -> None:
-    """Download what a model folder needs; finished files are kept, so a second try goes on.
+    """Download what a model folder needs; finished files of the same model are kept, so a second try goes on.
 
     Where the hub does not answer, what an earlier run brought whole is taken.
     """
+    _cleared(folder, {"id": name, "revision": revision})
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import (
         GatedRepoError,
+        HFValidationError,
         HTTPError,  # of the HTTP library that the hub's client uses, which lets its errors through
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
@@ -59,10 +67,24 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         raise UserError(
             f"{name}: the model is gated; accept its licence on its page and log in with `hf auth login`, {by_hand}."
         ) from None
-    except RepositoryNotFoundError:
+    except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{name}: the hub knows no such model; correct its id in available_backbones.") from None
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _failed(name, str(error).strip().split("\n")[0], by_hand) from None
+
+
+def _cleared(folder: Path, origin: dict[str, Any] | None) -> None:
+    """Empty a folder that holds another model than that of `origin`: transformers would take what is left of it."""
+    mark = origin_file(folder)
+    if origin is None or not mark.exists() or read_json(mark) != origin:
+        shutil.rmtree(folder, ignore_errors=True)
+    if origin is not None:
+        write_json(mark, origin)
+
+
+def origin_file(folder: Path) -> Path:
+    """What the hub's model in a folder is, whole or not yet; beside it, as the hub's client takes what lies in it."""
+    return folder.with_name(f".{folder.name}.origin.json")
 
 
 def _failed(name: str, reason: str, by_hand: str) -> UserError:

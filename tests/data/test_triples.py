@@ -15,7 +15,7 @@ def stage(tmp_path, rows, asked, by=None):
 
 def test_own_negatives_pass_through_in_order(tmp_path):
     rows = random_rows(20)
-    rows[3]["negatives"] = rows[17]["negatives"] = ["its own"]
+    rows[3]["negatives"] = rows[17]["negatives"] = ["its own", "another"]
     done, out, report = stage(tmp_path, rows, settings())
     assert done.returncode == 0, done.stderr
     found = read(out)
@@ -23,6 +23,16 @@ def test_own_negatives_pass_through_in_order(tmp_path):
     assert found[3] == rows[3] and len(found[4]["negatives"]) == 2 and "_at" not in found[4]
     counts = json.loads(report.read_text())
     assert (counts["read"], counts["with_own_negatives"], counts["kept"]) == (20, 2, 20)
+
+
+def test_all_rows_have_as_many_negatives_as_most(tmp_path):
+    """`pairs` and `split` take one out here and there; a batch needs the same number of every row."""
+    rows = [{"id": str(i), "query": f"q{i}", "positive": f"p{i}", "negatives": ["a", "b"]} for i in range(5)]
+    rows[1]["negatives"], rows[4]["negatives"] = ["a"], ["a", "b", "c"]
+    done, out, report = stage(tmp_path, rows, settings())
+    assert done.returncode == 0, done.stderr
+    assert [(row["id"], row["negatives"]) for row in read(out)] == [(i, ["a", "b"]) for i in "0234"]
+    assert json.loads(report.read_text())["dropped"] == {"fewer than 2 negatives": 1}
 
 
 def test_nothing_left_and_missing_field(tmp_path):

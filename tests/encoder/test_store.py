@@ -144,6 +144,22 @@ def test_rationales_are_found_after_another_job_has_merged_them(make):
     assert other.rationales(keys) == [r.token_ids for r in made]
 
 
+def test_rows_that_are_merged_while_a_job_looks_are_found(make, monkeypatch):
+    keys, values = texts(9), vectors(9)
+    one = make(seconds=0.0)
+    for i in range(9):
+        one.add(keys[i : i + 1], values[i : i + 1])
+    read = store.segments.read
+
+    def merging(path):
+        monkeypatch.setattr(store.segments, "read", read)
+        one.__exit__(None, None, None)  # merges what the other has listed already
+        return read(path)
+
+    monkeypatch.setattr(store.segments, "read", merging)
+    assert np.array_equal(make().read(keys), values)
+
+
 @pytest.mark.parametrize("suffix", ["npy", "parquet"])
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "gone"])
 def test_a_broken_segment_is_left_out_and_said(make, caplog, suffix, damage):

@@ -66,6 +66,9 @@ def test_a_folder_without_the_tasks_files_is_named_at_once(tmp_path, name, files
         ("corpus", '{"_id": "1", "text": "x"}\n{"text": "y"}', r"corpus\.jsonl, row 2: the field '_id' is missing"),
         ("corpus", '{"_id": "1", "text": "x"}\n{"_id": ', r"corpus\.jsonl, row 2: not JSON"),
         ("qrels", '{"query-id": "1"}', r"qrels\.jsonl, row 1: the field 'corpus-id'"),
+        ("qrels", '{"query-id": "1", "corpus-id": "1", "score": "high"}', r"row 1: the field 'score' is 'high' and no"),
+        ("qrels", '{"query-id": "1", "corpus-id": "1", "score": null}', r"row 1: the field 'score' is None and no"),
+        ("qrels", '{"query-id": "9", "corpus-id": "1"}', r"qrels\.jsonl: judges none of the queries"),
     ],
 )
 def test_a_broken_data_file_is_named_with_its_row(tmp_path, file, content, says):
@@ -78,4 +81,27 @@ def test_a_broken_data_file_is_named_with_its_row(tmp_path, file, content, says)
         (tmp_path / f"{stem}.jsonl").write_text(text + "\n")
     (task,) = mteb_tasks.get_tasks(["SciFact"], local={"SciFact": str(tmp_path)})
     with pytest.raises(UserError, match=says):
+        evaluate._load(task)
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "says"),
+    [
+        ("Banking77Classification", [{"text": "a"}], r"rows of train have no field 'label' \(they have: text\)"),
+        ("Banking77Classification", [{"text": "a", "label": 1}, {"text": "b"}], r"row 2 of train has no 'label'"),
+        ("STSBenchmark", [{"sentence1": "a", "sentence2": "b"}], r"rows of test have no field 'score'"),
+        ("STSBenchmark", [{"sentence1": "a", "score": 1.0}], r"rows of test have no field 'sentence2'"),
+        (
+            "SprintDuplicateQuestions",
+            [{"sentence1": ["a"], "labels": [1]}],
+            r"not as the task reads them \(Original column",
+        ),
+        ("TwentyNewsgroupsClustering", [{"sentences": ["a"]}], r"have no field 'labels'"),
+    ],
+)
+def test_a_row_without_what_the_task_reads_is_named(tmp_path, name, rows, says):
+    for split in ("train", "validation", "test"):
+        write_jsonl(tmp_path / f"{split}.jsonl", rows)
+    (task,) = mteb_tasks.get_tasks([name], local={name: str(tmp_path)})
+    with pytest.raises(UserError, match=rf"evaluation\.local\.{name}: .*: .*{says}"):
         evaluate._load(task)

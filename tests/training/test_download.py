@@ -17,6 +17,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from grace.config import Backbone
+from grace.files import write_json
 from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training import download
@@ -232,7 +233,53 @@ def test_no_hub_can_be_reached(tmp_path):
 def test_without_a_hub_a_whole_folder_is_taken_and_a_part_is_not(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    write_json(download.origin_file(folder), {"id": "some/whole", "revision": None})
     download._from_hub("some/whole", None, folder)
     cut(folder, "model.safetensors", -1)
     with pytest.raises(UserError, match=r"^some/whole: the download failed \(the hub cannot be reached, no route\);"):
         download._from_hub("some/whole", None, folder)
+
+
+def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    write_json(download.origin_file(folder), {"id": "some/whole", "revision": "a"})
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        download._from_hub("some/whole", "b", folder)
+
+
+def test_another_local_folder_leaves_nothing_of_the_one_before(tiny_folder, tmp_path):
+    """transformers prefers model.safetensors to an index of shards."""
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    first = {name: weights.pop(name) * 2 for name in list(weights)[:3]}
+    save_file(first, other / "model-00001-of-00002.safetensors", {"format": "pt"})
+    save_file(weights, other / "model-00002-of-00002.safetensors", {"format": "pt"})
+    places = dict.fromkeys(first, "model-00001-of-00002.safetensors") | dict.fromkeys(
+        weights, "model-00002-of-00002.safetensors"
+    )
+    (other / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
+    (other / "model.safetensors").unlink()
+    out = tmp_path / "model/manifest.json"
+    for source in (tiny_folder, other):
+        spec = BackboneSpec(backbone=Backbone(kind="local", path=str(source)), prompt=PROMPT).model_dump_json()
+        download.main(["--spec", spec, "--out", str(out)])
+    assert {path.name for path in out.parent.glob("*.safetensors")} == set(places.values())
+
+
+def test_a_copy_that_fails_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(download.shutil, "copytree", full)
+    spec = BackboneSpec(backbone=Backbone(kind="local", path=str(tiny_folder)), prompt=PROMPT).model_dump_json()
+    with pytest.raises(
+        SystemExit, match=r"^error: .* cannot be copied here \(\[Errno 28\] No space left on device\); "
+    ):
+        download.main(["--spec", spec, "--out", str(tmp_path / "model/manifest.json")])
+
+
+def test_an_address_is_no_id(tmp_path, monkeypatch):
+    monkeypatch.setattr(download.hub, "unreachable", lambda: None)
+    with pytest.raises(UserError, match="the hub knows no such model; correct its id"):
+        download._from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
