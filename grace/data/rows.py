@@ -127,13 +127,22 @@ def _unpacked(archive: Path, scratch: Path) -> Iterator[Path]:
     folder.mkdir(parents=True)
     try:
         try:
-            # Nothing may be written outside the folder, whatever the archive says.
-            shutil.unpack_archive(archive, folder, filter=None if archive.suffix == ".zip" else "data")
+            _unpack(archive, folder)
         except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
             raise UserError(f"{archive}: the archive cannot be unpacked ({error}); fetch it again.") from None
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _unpack(archive: Path, folder: Path) -> None:
+    """Nothing is written outside the folder, whatever the archive says."""
+    if archive.suffix == ".zip":
+        shutil.unpack_archive(archive, folder)
+    elif hasattr(tarfile, "data_filter"):
+        shutil.unpack_archive(archive, folder, filter="data")
+    else:
+        raise UserError(f"{archive}: unpack it by hand, or take Python 3.11.4 or newer, which does so safely.")
 
 
 def _folder(folder: Path, fields: Fields, shown: Path) -> Iterator[dict[str, Any]]:

@@ -112,7 +112,10 @@ def test_text_files_and_a_sample(tmp_path):
         read(path, "texts")
 
 
-@pytest.mark.parametrize("kind", ["folder", "zip", "tar.gz"])
+SAFE = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="needs Python 3.11.4")
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", pytest.param("tar.gz", marks=SAFE)])
 def test_several_files_name_their_source(tmp_path, kind):
     folder = tmp_path / "echo-data"
     folder.mkdir()
@@ -139,6 +142,14 @@ def test_a_sample_is_of_all_files_in_their_order(tmp_path):
     found = [(row["source"], row["id"]) for row in read(tmp_path, max_rows=100)]
     assert len(found) == 100 and found == sorted(found) and 30 < sum(name == "a" for name, _ in found) < 70
     assert len(read(tmp_path, max_rows=5000)) == 1000
+
+
+def test_a_python_that_cannot_unpack_safely_does_not(tmp_path, monkeypatch):
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with tarfile.open(tmp_path / "all.tar.gz", "w:gz"):
+        pass
+    with pytest.raises(UserError, match=r"all\.tar\.gz: unpack it by hand, or take Python 3\.11\.4 or newer"):
+        read(tmp_path / "all.tar.gz", "triples", tmp=tmp_path)
 
 
 def test_broken_archive(tmp_path):
