@@ -30,7 +30,7 @@ def writing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def check_folder(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Raises: UserError when `folder` is missing or no file can be made in it."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; make it first.")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from grace.encoder.folders import loading_from, may_be_repository
+from grace.encoder.references import backbone_of
+from grace.encoder.saved import check_model_folder, described
 from grace.section import UserError
 
 
@@ -22,26 +23,6 @@ def checked_texts(texts: list[str]) -> list[str]:
     return texts
 
 
-def may_be_repository(path: str | Path) -> bool:
-    """Whether `path` has the form of a repository's name on the hub, OWNER/NAME or NAME, and is no mistyped folder."""
-    name, parent = os.fspath(path), Path(path).parent
-    mistyped = "/" in name and parent.is_dir()
-    return not Path(path).exists() and not mistyped and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
-
-
-def check_folder(folder: Path) -> None:
-    """Raises: UserError when an existing `folder` holds neither a model nor an adapter with its settings."""
-    from grace.encoder.references import described
-
-    if (folder / "config.json").exists() or described(folder):
-        return
-    if (folder / "adapter_config.json").exists():
-        raise UserError(
-            f"{folder}: an adapter without a grace.json that names its backbone; merge it, or train it here."
-        )
-    raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
-
-
 def check_model(path: str | Path) -> None:
     """Refuse what is certainly no decoder language model, from its configuration alone; of an adapter its backbone's.
 
@@ -51,23 +32,30 @@ def check_model(path: str | Path) -> None:
     if not Path(path).exists() and not may_be_repository(path):
         raise UserError(f"{path}: there is no such folder; give a trained model's folder or a repository of the hub.")
     if Path(path).exists():
-        check_folder(Path(path))
+        check_model_folder(Path(path))
+    check_decoder(backbone_of(path) if described(path) else path)
+
+
+def check_decoder(path: str | Path) -> None:
+    """Raises: UserError when the configuration at `path` cannot be read, or is no causal language model's."""
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto import modeling_auto as auto
 
-    from grace.encoder.loading import one_sentence
-    from grace.encoder.references import backbone_of, described
-
-    path = backbone_of(path) if described(path) else path
-    with one_sentence(path):
+    with loading_from(path):
         config = AutoConfig.from_pretrained(path)
-    found = getattr(config, "architectures", None) or []
-    known = _names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
-    if getattr(config, "is_encoder_decoder", False) or (found and not known & {*found}):
-        kind = found[0] if found else config.model_type
+    decoders = auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    named, known = getattr(config, "architectures", None) or [], _names(decoders.values())
+    # Of some encoders transformers has causal language models too, on paper.
+    kind, encoder = config.model_type, config.model_type in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES
+    if (
+        encoder
+        or kind not in decoders
+        or getattr(config, "is_encoder_decoder", False)
+        or (named and not known & {*named})
+    ):
         raise UserError(
-            f"{path}: holds a {kind}, but a decoder that writes text is needed; give an instruction-tuned causal "
-            "language model."
+            f"{path}: holds {kind}{f' ({named[0]})' if named else ''}, but a decoder that writes text is needed; give "
+            "an instruction-tuned causal language model, as Qwen2.5-1.5B-Instruct is one."
         )
 
 

@@ -13,8 +13,8 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from grace.encoder.references import backbone_of, described
-from grace.encoder.saved import Encode, filling, read_settings, write_modules, write_settings
+from grace.encoder.references import backbone_of
+from grace.encoder.saved import Encode, described, filling, read_settings, write_modules, write_settings
 from grace.mistakes import in_one_sentence
 from grace.section import UserError
 

@@ -6,21 +6,13 @@ import os
 from functools import cache
 from pathlib import Path
 
-from grace.encoder.inputs import may_be_repository
-from grace.encoder.saved import SETTINGS_FILE, Adapter, settings_file
-from grace.files import read_json
+from grace.encoder.folders import loading_from, may_be_repository
+from grace.encoder.saved import SETTINGS_FILE, Adapter, described
 from grace.manifest import weights_hash
-from grace.section import UserError, build
+from grace.section import UserError
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # of a repository of the hub
 NEAR = 3  # levels up to a backbone that is named relative to the adapter's folder
-
-
-def described(path: str | Path) -> Adapter | None:
-    """What the grace.json of a folder or a hub repository says of its backbone; None of an ordinary model."""
-    file = settings_file(path)
-    saved = read_json(file) if file else {}
-    return build(Adapter, saved["adapter"], f"{file}: adapter") if "adapter" in saved else None
 
 
 def folder_of(path: str | Path) -> Path:
@@ -73,9 +65,7 @@ def reference(folder: Path, source: str) -> Adapter:
 def _fetched(repository: str) -> Path:
     from huggingface_hub import snapshot_download
 
-    from grace.encoder.loading import one_sentence
-
-    with one_sentence(repository):
+    with loading_from(repository):
         return Path(snapshot_download(repository, allow_patterns=FILES))
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from grace.encoder.inputs import check_folder, may_be_repository
+from grace.encoder.folders import may_be_repository
 from grace.encoder.registering import MODULE
 from grace.files import read_json, write_json
 from grace.mistakes import in_one_sentence
@@ -164,7 +164,7 @@ def complete(folder: Path) -> None:
     Raises:
         UserError: when `folder` is no model folder, or is one of Sentence Transformers with modules of its own.
     """
-    check_folder(folder)
+    check_model_folder(folder)
     modules = folder / "modules.json"
     if modules.exists() and [module.get("type") for module in read_json(modules)] != [MODULE]:
         raise UserError(f"{modules}: is another Sentence Transformers model's; copy the model without this file.")
@@ -191,6 +191,24 @@ def settings_file(path: str | Path) -> Path | None:
     except (OSError, ValueError):  # loading the model says what is wrong
         return None
     return Path(found) if found else None
+
+
+def described(path: str | Path) -> Adapter | None:
+    """What the grace.json of a folder or a hub repository says of its backbone; None of an ordinary model."""
+    file = settings_file(path)
+    saved = read_json(file) if file else {}
+    return build(Adapter, saved["adapter"], f"{file}: adapter") if "adapter" in saved else None
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises: UserError when an existing `folder` holds neither a model nor an adapter with its settings."""
+    if (folder / "config.json").exists() or described(folder):
+        return
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder}: an adapter without a grace.json that names its backbone; merge it, or train it here."
+        )
+    raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
 
 
 def main() -> None:

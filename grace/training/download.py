@@ -10,6 +10,8 @@ from typing import Any
 
 from grace import manifest, stage
 from grace.encoder import hub
+from grace.encoder.folders import loading_from
+from grace.encoder.inputs import check_decoder
 from grace.files import read_json, write_json
 from grace.section import UserError
 from grace.settings import Prompt
@@ -95,7 +97,7 @@ def _whole(folder: Path) -> bool:
     if not (folder / "config.json").exists():
         return False
     try:
-        _check_kind(folder)
+        check_decoder(folder)
         _check_weights(folder)
     except UserError:
         return False
@@ -113,38 +115,14 @@ def check(folder: Path, prompt: Prompt) -> None:
     from grace.encoder.loading import load_tokenizer
     from grace.method.prompt import PromptTemplate
 
-    _check_kind(folder)
+    check_decoder(folder)
     _check_weights(folder)
     PromptTemplate.from_tokenizer(load_tokenizer(folder), prompt.instruction, prompt.max_prompt_tokens)
-
-
-def _check_kind(folder: Path) -> None:
-    from transformers import AutoConfig
-    from transformers.models.auto import modeling_auto as auto
-
-    from grace.encoder.loading import one_sentence
-
-    with one_sentence(folder):
-        config = AutoConfig.from_pretrained(folder)
-    kind, what = config.model_type, None
-    if config.is_encoder_decoder:
-        what = "an encoder with a decoder"
-    elif kind in auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:  # transformers has causal LMs of these too, on paper
-        what = "an encoder"
-    elif kind not in auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        what = "no causal language model of transformers"
-    if what:
-        raise UserError(
-            f"{folder}: model_type {kind!r} of its config.json is {what}; give an instruction-tuned decoder, as "
-            "Qwen2.5-1.5B-Instruct is one."
-        )
 
 
 def _check_weights(folder: Path) -> None:
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
-
-    from grace.encoder.loading import one_sentence
 
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
@@ -155,7 +133,7 @@ def _check_weights(folder: Path) -> None:
                 pass
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path}: cut off or broken ({error}); delete it and fetch it again.") from None
-    with one_sentence(folder):
+    with loading_from(folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )

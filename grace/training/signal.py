@@ -31,7 +31,7 @@ from datasets import Dataset
 from torch import Tensor
 
 from grace import manifest
-from grace.files import check_folder, read_jsonl, write_json
+from grace.files import check_writable, read_jsonl, write_json
 from grace.mistakes import in_one_sentence
 from grace.section import UserError, build, hint
 from grace.specs import TrainSpec
@@ -201,7 +201,7 @@ def run(arguments: argparse.Namespace, started: float) -> None:
     for name in ("config", "model", "rows"):
         if not (path := getattr(arguments, name)).exists():
             raise UserError(f"{path}: no such file or folder; correct --{name}.")
-    check_folder(arguments.out.parent)
+    check_writable(arguments.out.parent)
     specs = {name: spec_of(arguments.config, arguments.study, name) for name in arguments.runs}
     comparable(specs)
     b, k = max(arguments.instances), max(arguments.rollouts)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from grace.encoder.store import folder_under
-from grace.files import check_folder, read_json, write_json, writing
+from grace.files import check_writable, read_json, write_json, writing
 from grace.section import UserError
 from grace.use import embed, index, outputs, texts
 from grace.use.kept import Kept
@@ -90,9 +90,9 @@ def prepare(
         if made["corpus"] == corpus:
             return Corpus(folder)
     if not folder.exists():
-        check_folder(folder.parent)
+        check_writable(folder.parent)
         folder.mkdir()
-    check_folder(folder)
+    check_writable(folder)
     _check_own(folder)
     total = embed.count(source, field)
     (folder / ABOUT).unlink(missing_ok=True)

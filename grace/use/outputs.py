@@ -11,7 +11,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from grace.files import check_folder, writing
+from grace.files import check_writable, writing
 from grace.section import UserError
 from grace.use.kept import Embedded
 from grace.use.texts import Row
@@ -36,7 +36,7 @@ def check(out: str | Path, source: str | Path) -> None:
         raise UserError(f"{out}: is the input; name another file.")
     if path.is_dir():
         raise UserError(f"{out}: is a folder; name a file in it.")
-    check_folder(path.parent)
+    check_writable(path.parent)
 
 
 @contextmanager

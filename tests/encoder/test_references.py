@@ -10,7 +10,8 @@ from grace import RationaleEncoder
 from grace.encoder import adapters
 from grace.encoder.inputs import check_model
 from grace.encoder.loading import load_model
-from grace.encoder.references import backbone_of, described, reference
+from grace.encoder.references import backbone_of, reference
+from grace.encoder.saved import described
 from grace.files import write_json
 from grace.manifest import weights_hash
 from grace.section import UserError

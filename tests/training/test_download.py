@@ -79,9 +79,9 @@ def sharded(folder):
 
 SECOND = "model-00002-of-00002.safetensors"
 NOT_ONE = {  # what was done to a folder -> what is said
-    "an encoder": (configure(model_type="bert"), "model_type 'bert' of its config.json is an encoder; give an"),
-    "encoder and decoder": (configure(model_type="t5"), "model_type 't5' of its config.json is an encoder with a dec"),
-    "images": (configure(model_type="vit"), "model_type 'vit' of its config.json is no causal language model"),
+    "an encoder": (configure(model_type="bert"), "holds bert .*, but a decoder that writes text"),
+    "encoder and decoder": (configure(model_type="t5"), "holds t5 .*, but a decoder that writes text"),
+    "images": (configure(model_type="vit"), "holds vit .*, but a decoder that writes text"),
     "unknown": (configure(model_type="nonsense"), "no causal language model can be loaded from here .*`nonsense`"),
     "a cut config": (lambda f: cut(f, "config.json", 100), "no causal language model can be .*not a valid JSON file"),
     "a list for a config": (lambda f: (f / "config.json").write_text("[]"), "no causal language .*Unrecognized model"),

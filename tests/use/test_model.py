@@ -46,7 +46,7 @@ def test_no_model_at_the_path(tmp_path, tiny_folder):
     ("kind", "name"), [("bert", "BertForMaskedLM"), ("t5", "T5ForConditionalGeneration"), ("bert", "BertModel")]
 )
 def test_a_model_of_another_architecture(altered, kind, name):
-    assert f"holds a {name}" in sentence(altered("config.json", model_type=kind, architectures=[name]))
+    assert f"holds {kind} ({name})" in sentence(altered("config.json", model_type=kind, architectures=[name]))
 
 
 def test_weights_of_another_shape(altered):

@@ -21,7 +21,7 @@ from typing import Any
 from grace.encoder import adapters, references
 from grace.encoder.engines import packed
 from grace.encoder.engines.transformers import Written
-from grace.encoder.saved import GENERATOR_FOLDER
+from grace.encoder.saved import GENERATOR_FOLDER, described
 from grace.section import UserError
 from grace.settings import Pooling
 from grace.specs import EncodeSpec
@@ -65,7 +65,7 @@ def writer_of(path: str | Path) -> str | Path:
     Raises:
         UserError: when the writing has an adapter, or a backbone is missing.
     """
-    if references.described(path) is None:
+    if described(path) is None:
         return path
     if (references.folder_of(path) / GENERATOR_FOLDER).is_dir():
         raise UserError(

@@ -9,7 +9,7 @@ import numpy as np
 
 from grace import manifest
 from grace.encoder.digests import digests_of
-from grace.encoder.references import described
+from grace.encoder.saved import described
 from grace.encoder.store import Store
 from grace.section import UserError
 from grace.use.page.models import Evaluated
