@@ -26,6 +26,20 @@ NDCG, EMBEDDING, WRITING, PERPLEXITY_CHANGE = "ndcg", "embedding_mean", "well_fo
 GENERAL_CHANGE, COSINE = "general_change", "random_pair_cosine"
 CHANGES = (PERPLEXITY_CHANGE, GENERAL_CHANGE)
 LOWER = (PERPLEXITY_CHANGE,)  # better when lower
+FEWEST = 3  # backbones for an interval over them
+
+
+@dataclass(frozen=True)
+class Across:
+    """What two runs differ by on several backbones, each of which counts once: a mean over its seeds.
+
+    interval: Student's, 95 %, of the mean of these differences, as if the backbones were drawn from more of their kind.
+    """
+
+    gap: float
+    interval: tuple[float, float]
+    deviation: float
+    pairs: list[tuple[Estimate, Estimate]]
 
 
 @dataclass(frozen=True)
@@ -132,6 +146,18 @@ class Trade:
             ours, theirs = (self.value(measure, backbone, name, [seed]) for name in (run, other))
             gaps += [ours.point - theirs.point] if ours and theirs else []
         return float(np.std(gaps, ddof=1)) if len(gaps) > 1 else None
+
+    def across(self, measure: str, run: str, other: str) -> Across | None:
+        """Two runs on all backbones that have both; None for fewer than FEWEST."""
+        from scipy import stats
+
+        pairs = [pair for name in self.backbones if (pair := self.effect(measure, name, run, other))]
+        if len(pairs) < FEWEST:
+            return None
+        gaps = [ours.point - theirs.point for ours, theirs in pairs]
+        gap, deviation = float(np.mean(gaps)), float(np.std(gaps, ddof=1))
+        half = float(stats.t.ppf(0.975, len(gaps) - 1)) * deviation / len(gaps) ** 0.5
+        return Across(gap, (gap - half, gap + half), deviation, pairs)
 
     # ---- beside scores ------------------------------------------------------------------
 

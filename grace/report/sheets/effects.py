@@ -9,38 +9,76 @@ from grace.exhibits import Effect
 from grace.report.scoring import statements
 from grace.report.scoring.judged import Judged
 from grace.report.scoring.scores import Estimate, difference
-from grace.report.scoring.tradeoff import CHANGES, EMBEDDING, NDCG, PERPLEXITY_CHANGE, WRITING, Trade
-from grace.report.sheets.grid import MISSING, Grid, Sheet, Shown, marked, text
+from grace.report.scoring.tradeoff import (
+    CHANGES,
+    EMBEDDING,
+    FEWEST,
+    NDCG,
+    PERPLEXITY_CHANGE,
+    WRITING,
+    Across,
+    Trade,
+)
+from grace.report.sheets.grid import MISSING, Grid, Piece, Sheet, Shown, marked, text
 from grace.report.sheets.score_sheet import label, warnings
 from grace.report.sheets.signs import Signs
 from grace.report.sheets.tradeoff import HEADS, estimated, line, number
 
 FIELDS = [
     "backbone", "gradient", "run", "mode", "other", "other_mode", "measure", "effect", "low", "high", "seeds",
-    "seed_sd", "ours", "others", "source", "note",
+    "seed_sd", "backbone_sd", "ours", "others", "source", "note",
 ]  # fmt: skip
 MEASURES = (NDCG, EMBEDDING, WRITING, PERPLEXITY_CHANGE)
 Row = dict[str, Any]
 
 
 def rows(table: Any, trade: Trade) -> list[Row]:
-    """One for each comparison, measure and backbone; a missing number is None."""
+    """One for each comparison, measure and backbone, and for all backbones together; a missing number is None."""
+    compared = [(one, measure) for one in compares(table.effects, trade) for measure in MEASURES]
+    together = [_together(trade, one, measure) for one, measure in compared]
+    each = [_row(trade, backbone, one, measure) for backbone in trade.backbones for one, measure in compared]
+    return [row for row in together if row] + each
+
+
+def compares(effects: list[Effect], trade: Trade) -> list[Effect]:
+    """Those of runs that are planned."""
     known = {point.run for point in trade.points}
-    return [
-        _row(trade, backbone, one, measure)
-        for backbone in trade.backbones
-        for one in table.effects
-        if {one.run, one.other} <= known
-        for measure in MEASURES
-    ]
+    return [one for one in effects if {one.run, one.other} <= known]
 
 
-def _row(trade: Trade, backbone: str, one: Effect, measure: str) -> Row:
-    row = {
+def _named_row(trade: Trade, backbone: str, one: Effect, measure: str) -> Row:
+    return {
         **dict.fromkeys(FIELDS), "backbone": backbone, "gradient": one.gradient, "measure": measure,
         "run": trade.of(one.run), "mode": trade.mode(one.run),
         "other": trade.of(one.other), "other_mode": trade.mode(one.other),
     }  # fmt: skip
+
+
+def _together(trade: Trade, one: Effect, measure: str) -> Row | None:
+    found = trade.across(measure, one.run, one.other)
+    if found is None:
+        return None
+    low, high = found.interval
+    return {
+        **_named_row(trade, _every(trade), one, measure), "effect": round(found.gap, 6), "low": round(low, 6),
+        "high": round(high, 6), "backbone_sd": round(found.deviation, 6),
+        "source": ";".join(dict.fromkeys(path for pair in found.pairs for of in pair for path in of.sources)),
+        "note": _lacking(trade, found),
+    }  # fmt: skip
+
+
+def _every(trade: Trade) -> str:
+    """What stands in the column `backbone` of a comparison over backbones."""
+    return f"all {len(trade.backbones)}"
+
+
+def _lacking(trade: Trade, found: Across) -> str | None:
+    has, planned = len(found.pairs), len(trade.backbones)
+    return f"{has} of {planned} backbones" if has < planned else None
+
+
+def _row(trade: Trade, backbone: str, one: Effect, measure: str) -> Row:
+    row = _named_row(trade, backbone, one, measure)
     pair = trade.effect(measure, backbone, one.run, one.other)
     if pair is None:
         return {**row, "note": _why(trade, measure, backbone, one)}
@@ -76,20 +114,21 @@ def _why(trade: Trade, measure: str, backbone: str, one: Effect) -> str:
 def sheet(spec: specs.TablesSpec, trade: Trade, judged: list[Judged]) -> Sheet:
     """The effects, those of one gradient together, and below them the statements with their verdicts."""
     signs = Signs(trade.problems)
-    known = {point.run for point in trade.points}
+    effects = compares(spec.table.effects, trade)
+    groups: list[tuple[str, str | None]] = [(label(name), name) for name in trade.backbones]
+    groups = [(_every(trade), None), *groups] if len(groups) >= FEWEST else groups
     shown = [
-        [text(label(backbone)), text(one.gradient), text(_named(trade, one.run)), text(_named(trade, one.other)),
+        [text(named), text(one.gradient), text(_named(trade, one.run)), text(_named(trade, one.other)),
          *(_cell(trade, measure, backbone, one, signs) for measure in MEASURES)]
-        for backbone in trade.backbones
-        for one in spec.table.effects
-        if {one.run, one.other} <= known
+        for named, backbone in groups
+        for one in effects
     ]  # fmt: skip
     head = ["backbone", "gradient", "run", "minus", *(HEADS[name] for name in MEASURES)]
     grid = Grid(head, shown, names=4)
     grid.notes = [*signs.notes(), *(("", marked(note)) for note in notes(spec.bootstrap, trade))]
     found = Grid(
         ["backbone", "statement", "runs", "verdict", "found"],
-        [_statement(trade, one) for one in judged],
+        [_statement(trade, one) for one in judged if one.verdict != "not run" or _planned(trade, one)],
         names=4,
         heading="What was found before, and whether it holds here",
         notes=[("", marked(note)) for note in STATED],
@@ -110,7 +149,9 @@ def _named(trade: Trade, run: str) -> str:
     return f"{trade.of(run)} ({trade.mode(run)})"
 
 
-def _cell(trade: Trade, measure: str, backbone: str, one: Effect, signs: Signs) -> Shown:
+def _cell(trade: Trade, measure: str, backbone: str | None, one: Effect, signs: Signs) -> Shown:
+    if backbone is None:
+        return _across_cell(trade, measure, one, signs)
     pair = trade.effect(measure, backbone, one.run, one.other)
     if pair is None:
         return text(MISSING)
@@ -118,6 +159,23 @@ def _cell(trade: Trade, measure: str, backbone: str, one: Effect, signs: Signs) 
     problems = list(dict.fromkeys(problem for each in pair for problem in each.problems))
     deviation = trade.deviation(measure, backbone, one.run, one.other)
     return estimated(measure, Estimate(gap, None, pair[0].seeds, deviation, [], problems), interval, signs)
+
+
+def _across_cell(trade: Trade, measure: str, one: Effect, signs: Signs) -> Shown:
+    found = trade.across(measure, one.run, one.other)
+    if found is None:
+        return text(MISSING)
+    problems = list(dict.fromkeys(problem for pair in found.pairs for of in pair for problem in of.problems))
+    point = Estimate(found.gap, None, len(found.pairs), found.deviation, [], problems)
+    shown = estimated(measure, point, found.interval, signs)
+    if said := _lacking(trade, found):
+        shown.interval.append(Piece(f" ({said})"))
+    return shown
+
+
+def _planned(trade: Trade, one: Judged) -> bool:
+    known = {point.run for point in trade.points}
+    return {run for run in (one.statement.run, one.statement.other) if run} <= known
 
 
 def _statement(trade: Trade, one: Judged) -> list[Shown]:
@@ -154,7 +212,13 @@ def notes(resamples: int, trade: Trade) -> list[str]:
     """What a reader must know; only what applies."""
     seeds = max(map(len, trade.embedding.values()), default=0)
     between = "±: standard deviation of the difference between seeds." if seeds > 1 else "One seed."
+    together = [
+        "all N: the mean over N backbones, each of which counts once. There ±: standard deviation of the difference "
+        "between backbones; [low, high]: Student's 95 % interval of the mean, as if the backbones were drawn from more "
+        "of their kind. An interval of one backbone says nothing about another."
+    ]
     return [
+        *(together if len(trade.backbones) >= FEWEST else []),
         f"[low, high] is the 95 % interval of {resamples} paired bootstrap resamples of the items, over the mean of "
         "the seeds that both runs have. **Bold**: it excludes zero; the arrow gives the direction. "
         f"{between} Not corrected for the number of comparisons.",
