@@ -158,3 +158,28 @@ def test_the_folder_of_an_adapter_is_a_model_too(request, tmp_path, kind):
     assert not (tmp_path / "again" / "config.json").exists()
     model[0].max_seq_length = 200
     near(model.encode(["sort " * 999]), model.encode(["sort " * 800]))
+
+
+def test_langchain(folder, ours):
+    integration = pytest.importorskip("langchain_huggingface", reason="pip install langchain-huggingface to run this")
+    stores = pytest.importorskip("langchain_core.vectorstores")
+    embeddings = integration.HuggingFaceEmbeddings(model_name=str(folder))
+    texts = [TEXTS[i] for i in (0, 3, 5)]
+    near(embeddings.embed_documents(texts), ours.encode(texts).embeddings)
+    near(embeddings.embed_query(texts[1]), ours.encode(texts[1:2]).embeddings[0])
+    [hit] = stores.InMemoryVectorStore.from_texts(texts, embeddings).similarity_search(texts[2], k=1)
+    assert hit.page_content == texts[2]
+
+
+def test_llama_index(folder, ours):
+    integration = pytest.importorskip(
+        "llama_index.embeddings.huggingface", reason="pip install llama-index-embeddings-huggingface to run this"
+    )
+    core = pytest.importorskip("llama_index.core")
+    model = integration.HuggingFaceEmbedding(model_name=str(folder))
+    texts = [TEXTS[i] for i in (0, 3, 5)]
+    near(model.get_text_embedding_batch(texts), ours.encode(texts).embeddings)
+    near(model.get_query_embedding(texts[0]), ours.encode(texts[:1]).embeddings[0])
+    index = core.VectorStoreIndex.from_documents([core.Document(text=text) for text in texts], embed_model=model)
+    [hit] = index.as_retriever(similarity_top_k=1).retrieve(texts[2])
+    assert hit.text == texts[2]

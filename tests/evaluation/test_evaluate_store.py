@@ -14,6 +14,7 @@ import yaml
 
 from grace.encoder.store import Store
 from grace.evaluation import evaluate
+from grace.files import write_jsonl
 from tests.evaluation.fakes import FakeEncoder
 from tests.evaluation.jobs import changed, results
 
@@ -32,6 +33,28 @@ def test_a_second_job_embeds_nothing_and_gives_the_same(job, tmp_path, monkeypat
     (tmp_path / "model/model.safetensors").write_bytes(b"other weights")
     results(arguments, out, tmp_path / "store")
     assert sorted(used[2].encoded) == sorted(used[0].encoded)
+
+
+def test_climate_fever_finds_the_corpus_that_fever_has_embedded(job, tmp_path, monkeypatch):
+    """Two jobs on mteb's own tasks; their data lie apart, as two repositories of the hub do."""
+    from grace.encoder.encoder import RationaleEncoder
+
+    corpus = [{"_id": f"d{i}", "title": f"Page {i}", "text": f"what page {i} says"} for i in range(30)]
+    local = {"FEVER": str(tmp_path / "fever"), "ClimateFEVER": str(tmp_path / "climate")}
+    for name, order in (("fever", corpus), ("climate", corpus[::-1])):
+        claims = [{"_id": f"{name}{i}", "text": f"{name} claims {i}"} for i in range(4)]
+        write_jsonl(tmp_path / name / "corpus.jsonl", order)
+        write_jsonl(tmp_path / name / "queries.jsonl", claims)
+        qrels = [{"query-id": claim["_id"], "corpus-id": f"d{i}"} for i, claim in enumerate(claims)]
+        write_jsonl(tmp_path / name / "qrels.jsonl", qrels)
+    used = []
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: used.append(FakeEncoder(rationales=True)) or used[-1])
+    for name in local:
+        arguments = changed(job[0], tasks=[name], local=local)
+        assert 0 <= results(arguments, job[1], tmp_path / "store")["tasks"][name]["main_score"] <= 1
+    first, second = ([text for text in one.encoded if "page" in text] for one in used)
+    assert len(first) == len(corpus) and not second
+    assert sorted(used[1].encoded) == [f"climate claims {i}" for i in range(4)]
 
 
 def test_other_poolings_and_budgets_take_the_rationales_of_one_job(job, tmp_path, tiny_folder, monkeypatch):
@@ -115,6 +138,7 @@ JOB = """
 import sys, time
 from grace.encoder import store
 from grace.evaluation import evaluate
+from grace.files import write_jsonl
 store.SECONDS = 0.3
 add = store.Store.add
 def told(self, digests, *rest):
