@@ -46,6 +46,8 @@ ACCENTS = {
     "\u0308": '"', "\u030a": "r", "\u030b": "H", "\u030c": "v", "\u0327": "c",
 }  # fmt: skip
 
+PACKAGES = ("booktabs", "adjustbox", "tabularx", "textcomp")
+
 
 def render(sheet: Sheet, label: str) -> str:
     """One `table` for each grid.
@@ -55,7 +57,7 @@ def render(sheet: Sheet, label: str) -> str:
     """
     lines = [
         rf"% {escape(sheet.title)}: \input this file in a document with",
-        r"%   \usepackage{booktabs,adjustbox,textcomp} \usepackage[T1]{fontenc}",
+        rf"%   \usepackage{{{','.join(PACKAGES)}}} \usepackage[T1]{{fontenc}}",
     ]
     for number, grid in enumerate(sheet.grids, 1):
         lines += ["", *_table(sheet, grid, number, _label(label) if number == 1 else f"{_label(label)}-{number}")]
@@ -67,7 +69,7 @@ def _label(text: str) -> str:
 
 
 def _table(sheet: Sheet, grid: Grid, number: int, label: str) -> list[str]:
-    title = escape(sheet.title.rstrip(".") + ("" if number == 1 else " (continued)"))
+    title = escape(_unnumbered(sheet.title.rstrip(".")) + ("" if number == 1 else " (continued)"))
     about = [f"{title}."] + ([f"{escape(grid.heading)}."] if grid.heading else [])
     about += [_line(sheet.caption), escape(sheet.line)] if number == 1 else []
     out = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{' '.join(about)}}}", rf"\label{{{label}}}"]
@@ -76,18 +78,23 @@ def _table(sheet: Sheet, grid: Grid, number: int, label: str) -> list[str]:
     out += [rf"\par\noindent {_line(paragraph)}\par\smallskip" for paragraph in said]
     shape = "l" * grid.names + "r" * (len(grid.head) - grid.names)
     if grid.prose:
-        shape = "l" * (len(grid.head) - 1) + r"p{0.62\linewidth}"
+        begin = rf"\begin{{tabularx}}{{\linewidth}}{{{'l' * (len(grid.head) - 1)}X}}"
+        end = r"\end{tabularx}"
     else:
-        out.append(r"\begin{adjustbox}{max width=\linewidth}")
-    out += [rf"\begin{{tabular}}{{{shape}}}", r"\toprule", " & ".join(map(escape, grid.head)) + r" \\", r"\midrule"]
+        begin = rf"\begin{{adjustbox}}{{max width=\linewidth}}\begin{{tabular}}{{{shape}}}"
+        end = r"\end{tabular}\end{adjustbox}"
+    out += [begin, r"\toprule", " & ".join(map(escape, grid.head)) + r" \\", r"\midrule"]
     out += [row for cells in grid.rows for row in _rows(cells, grid.names)]
-    out += [r"\bottomrule", r"\end{tabular}"]
-    if not grid.prose:
-        out.append(r"\end{adjustbox}")
+    out += [r"\bottomrule", end]
     if grid.notes:
         out.append(r"\par\smallskip\raggedright\footnotesize")
         out += [rf"{_raised(sign)} {_line(note)}\par" if sign else rf"{_line(note)}\par" for sign, note in grid.notes]
     return [*out, r"\end{table}"]
+
+
+def _unnumbered(title: str) -> str:
+    """A title whose number, the paper's, does not stand beside that which LaTeX gives."""
+    return re.sub(r"^Table (\d+)\. (.*)$", r"\2 (the paper's table \1)", title)
 
 
 def _rows(cells: list[Shown], names: int) -> list[str]:

@@ -41,13 +41,13 @@ def check(source: str) -> None:
         else:
             assert opened.pop() == name
     assert opened == []
-    for table in re.findall(r"\\begin\{tabular\}(.*?)\\end\{tabular\}", body, re.DOTALL):
+    for table in re.findall(r"\\begin\{tabularx?\}(.*?)\\end\{tabularx?\}", body, re.DOTALL):
         assert [table.count(rule) for rule in (r"\toprule", r"\midrule", r"\bottomrule")] == [1, 1, 1]
         rows = [line for line in table.splitlines() if line.endswith(r"\\")]
         widths = {len(re.findall(r"(?<!\\)&", row)) for row in rows}
         assert len(widths) == 1 and not any(re.match(r"\s*[\[*]", row) for row in rows)
-        shape = re.sub(r"p\{[^}]*\}", "p", table.splitlines()[0])
-        assert len(re.findall("[lrp]", shape)) == widths.pop() + 1
+        [shape] = re.findall(r"\{([lrX]+)\}$", table.splitlines()[0])
+        assert len(shape) == widths.pop() + 1
     assert body.count(r"\begin{table}") == body.count(r"\caption{") == body.count(r"\label{") > 0
 
 
@@ -63,18 +63,29 @@ def test_every_table_of_the_study_is_well_formed(tmp_path):
         source = made.run(made.spec_of(files, name), tmp_path / "t").tex
         check(source)
     assert r"\begin{tabular}{ll" in source and r"\label{tab:demo-geometry}" in source
-    if shutil.which("pdflatex"):  # where there is one
-        (tmp_path / "x.tex").write_text(
-            "\\documentclass{article}\\usepackage{booktabs,adjustbox,textcomp}\\usepackage[T1]{fontenc}"
-            f"\\begin{{document}}{source}\\end{{document}}"
-        )
-        command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "x.tex"]
-        assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+
+
+def prose(content: str) -> Grid:
+    return Grid(["run", "a_b"], [[text("x"), text(content, "prose")], [text("[y]"), text("*")]], prose=True)
+
+
+@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
+def test_a_compiler_takes_every_table_and_no_line_is_too_wide(tmp_path):
+    files = made.study(tmp_path)
+    names = ("table1", "table2", "table3", "table5", "geometry")
+    tables = [made.run(made.spec_of(files, name), tmp_path / "t").tex for name in names]
+    tables += [latex.render(sheet(prose(TEXT)), "x"), latex.render(sheet(prose("a long line of words " * 30)), "y")]
+    (tmp_path / "x.tex").write_text(
+        rf"\documentclass{{article}}\usepackage{{{','.join(latex.PACKAGES)}}}\usepackage[T1]{{fontenc}}"
+        r"\begin{document}" + r"\clearpage ".join(tables) + r"\end{document}"
+    )
+    command = ["pdflatex", "-interaction=batchmode", "-halt-on-error", "x.tex"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True).returncode == 0
+    assert "Overfull" not in (tmp_path / "x.log").read_text(errors="replace")
 
 
 def test_any_text_is_escaped():
-    grid = Grid(["run", "a_b"], [[text("x"), text(TEXT, "prose")], [text("[y]"), text("*")]], prose=True)
-    source = latex.render(sheet(grid), "tab:x_y z")
+    source = latex.render(sheet(prose(TEXT)), "tab:x_y z")
     check(source)
     assert r"\label{tab:x-y-z}" in source and r"a\_b" in source
     for shown in (
@@ -115,5 +126,8 @@ def test_each_grid_is_a_table_with_its_own_label():
     source = latex.render(sheet(grid, grid), "t")
     check(source)
     assert re.findall(r"\\label\{(.*?)\}", source) == ["t", "t-2"]
-    assert r"\caption{Table 1. 50 \% \& more. Of \emph{this} \texttt{a/\allowbreak{}b\_c}. Study x\_y.}" in source
-    assert r"\caption{Table 1. 50 \% \& more (continued).}" in source
+    assert (
+        r"\caption{50 \% \& more (the paper's table 1). Of \emph{this} \texttt{a/\allowbreak{}b\_c}. Study x\_y.}"
+        in source
+    )
+    assert r"\caption{50 \% \& more (the paper's table 1) (continued).}" in source
