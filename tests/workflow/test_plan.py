@@ -67,6 +67,12 @@ def test_the_trade_off_and_only_what_it_needs(tmp_path):
     assert "results/lab/models/lab-20m/adapter-grace-random/seed0/manifest.json" in text
 
 
+def test_the_demos_comparisons_on_seven_backbones(tmp_path):
+    jobs, text = planned(tmp_path, "effects", "--config", "study=replicate")
+    assert (jobs["backbone"], jobs["train"], jobs["evaluate"], jobs["general"]) == (7, 7 * 5, 7 * 7, 7 * 6)
+    assert "results/replicate/models/tiny-6/grace-apart-random/seed0/manifest.json" in text
+
+
 def test_the_report_brings_the_trade_off_when_it_is_asked_for(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "tradeoff=true")
     # Of the first seed four trainings, six evaluations and five general results are those of `test_demo`
