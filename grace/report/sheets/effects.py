@@ -34,16 +34,19 @@ Row = dict[str, Any]
 
 def rows(table: Any, trade: Trade) -> list[Row]:
     """One for each comparison, measure and backbone, and for all backbones together; a missing number is None."""
-    compared = [(one, measure) for one in compares(table.effects, trade) for measure in MEASURES]
+    compared = [(one, measure) for one in _compared(table.effects, trade) for measure in MEASURES]
     together = [_together(trade, one, measure) for one, measure in compared]
     each = [_row(trade, backbone, one, measure) for backbone in trade.backbones for one, measure in compared]
     return [row for row in together if row] + each
 
 
-def compares(effects: list[Effect], trade: Trade) -> list[Effect]:
-    """Those of runs that are planned."""
-    known = {point.run for point in trade.points}
-    return [one for one in effects if {one.run, one.other} <= known]
+def _planned(trade: Trade, *runs: str) -> bool:
+    """Whether the study has all of these runs."""
+    return {*runs} <= {point.run for point in trade.points}
+
+
+def _compared(effects: list[Effect], trade: Trade) -> list[Effect]:
+    return [one for one in effects if _planned(trade, one.run, one.other)]
 
 
 def _named_row(trade: Trade, backbone: str, one: Effect, measure: str) -> Row:
@@ -114,7 +117,7 @@ def _why(trade: Trade, measure: str, backbone: str, one: Effect) -> str:
 def sheet(spec: specs.TablesSpec, trade: Trade, judged: list[Judged]) -> Sheet:
     """The effects, those of one gradient together, and below them the statements with their verdicts."""
     signs = Signs(trade.problems)
-    effects = compares(spec.table.effects, trade)
+    effects = _compared(spec.table.effects, trade)
     groups: list[tuple[str, str | None]] = [(label(name), name) for name in trade.backbones]
     groups = [(_every(trade), None), *groups] if len(groups) >= FEWEST else groups
     shown = [
@@ -128,7 +131,7 @@ def sheet(spec: specs.TablesSpec, trade: Trade, judged: list[Judged]) -> Sheet:
     grid.notes = [*signs.notes(), *(("", marked(note)) for note in notes(spec.bootstrap, trade))]
     found = Grid(
         ["backbone", "statement", "runs", "verdict", "found"],
-        [_statement(trade, one) for one in judged if one.verdict != "not run" or _planned(trade, one)],
+        [_statement(trade, one) for one in judged if _planned(trade, *_runs(one))],
         names=4,
         heading="What was found before, and whether it holds here",
         notes=[("", marked(note)) for note in STATED],
@@ -173,15 +176,13 @@ def _across_cell(trade: Trade, measure: str, one: Effect, signs: Signs) -> Shown
     return shown
 
 
-def _planned(trade: Trade, one: Judged) -> bool:
-    known = {point.run for point in trade.points}
-    return {run for run in (one.statement.run, one.statement.other) if run} <= known
+def _runs(one: Judged) -> list[str]:
+    return [run for run in (one.statement.run, one.statement.other) if run]
 
 
 def _statement(trade: Trade, one: Judged) -> list[Shown]:
     about = one.statement
-    known = {point.run for point in trade.points}
-    runs = [_named(trade, run) if run in known else run for run in (about.run, about.other) if run]
+    runs = [_named(trade, run) for run in _runs(one)]
     said = statements.word(statements.AT_ONCE, one.verdict)
     return [text(label(one.backbone)), text(about.text), text(" − ".join(runs)), text(said), text(found(one))]
 
