@@ -42,6 +42,7 @@ from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pairs, train_tokenizer
 from grace.training.model_folder import save_model
+from grace.training.muon import Muon
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Optimizer:
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
         self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(matrices, lr=MATRIX_RATE * scale, momentum=0.95, weight_decay=0.01),
+            Muon(matrices, lr=MATRIX_RATE * scale, momentum=0.95, weight_decay=0.01),
             torch.optim.AdamW(others, lr=OTHER_RATE * scale, betas=(0.9, 0.95), weight_decay=0.0),
         ]
 

@@ -65,23 +65,23 @@ def log_probabilities(
         at = share(some, there, new, size) if shares_prompts(some, new, size) and attends_by_mask(config) else None
         if at is None or not less_work(config, some.shape, at.ids.shape):
             logits = model(input_ids=some, attention_mask=there, logits_to_keep=new + 1).logits[:, :-1]
-            parts.append(score(logits / temperature, some[:, -new:], entropy))
+            parts.append(score(logits, some[:, -new:], temperature, entropy))
             continue
         inputs = {"input_ids": at.ids, "position_ids": at.position, "attention_mask": at.mask}
         logits = model(**inputs, logits_to_keep=at.targets.shape[1]).logits
-        logps, entropies = score(logits / temperature, at.targets, entropy)
+        logps, entropies = score(logits, at.targets, temperature, entropy)
         parts.append((as_rows(logps, at), None if entropies is None else as_rows(entropies, at)))
     all_logps, all_entropies = zip(*parts, strict=True)
     return torch.cat(all_logps), torch.cat(all_entropies) if entropy else None
 
 
-def score(logits: Tensor, targets: Tensor, entropy: bool) -> Scores:
-    """Log-probabilities of `targets` [n, l] under `logits` [n, l, vocabulary], and entropies, [n, l]."""
-    logps = logits.log_softmax(-1)
+def score(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) -> Scores:
+    """Log-probabilities of `targets` [n, l] under `logits` [n, l, vocabulary] / temperature, and entropies, [n, l]."""
+    logps = (logits if temperature == 1 else logits / temperature).log_softmax(-1)  # a copy of all logits saved
     entropies = None
     if entropy:
         with torch.no_grad():
-            entropies = -(logps.exp() * logps).sum(-1)
+            entropies = logps.exp().mul_(logps).sum(-1).neg_()
     return logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropies
 
 

@@ -1,4 +1,7 @@
-"""Forward passes that read tokens: prompts behind a prefix that is read once, and one new token of each row."""
+"""Forward passes that read tokens: prompts behind a prefix that is read once, and one new token of each row.
+
+The latter by `one_token` where it knows the model, else by transformers, as all that is compiled.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from grace.encoder.engines.one_token import OneToken, fits
 from grace.encoder.engines.slots import Slots
 from grace.method.pooling import pool
 from grace.settings import Pooling
@@ -42,6 +46,11 @@ class Reader:
         self.compiled = compiled
         self.device = next(model.parameters()).device
         self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
+        penultimate = pooling is not None and pooling.layer != "last"
+        self.one_token = OneToken(model, cache, penultimate) if fits(model) and not compiled else None
+        if compiled and penultimate:  # transformers' own hooks, which torch does not trace, are there after the first use
+            one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+            model.get_decoder()(input_ids=one, output_hidden_states=True, use_cache=False)
 
     def read_prefix(self, rows: list[list[int]]) -> None:
         """Read what all rows begin with, if it is what is not pooled; each must have more than that."""
@@ -93,6 +102,8 @@ class Reader:
             width = min(self.cache.capacity, max(NARROWEST, 1 << (width - 1).bit_length()))
             torch.compiler.cudagraph_mark_step_begin()  # what the last step gave may be written over
         self.cache.lengths, self.cache.width = lengths, width
+        if self.one_token is not None:
+            return self.one_token(tokens, lengths, width)
         return (compiled(Reader._feed) if self.compiled else Reader._feed)(self, tokens, lengths)
 
     def _feed(self, tokens: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,84 @@
+"""One token a row, against transformers' forward pass of the same model."""
+
+from contextlib import nullcontext
+
+import peft
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from grace.encoder.engines import reading
+from grace.encoder.engines import transformers as engine
+from grace.encoder.engines.one_token import OneToken, fits
+from grace.settings import Pooling
+
+SHAPE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
+SHAPE |= {"num_hidden_layers": 3, "max_position_embeddings": 64}
+LLAMA3 = {"rope_type": "llama3", "rope_theta": 500.0, "factor": 4.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+KNOWN = {
+    "llama": {"num_key_value_heads": 1, "mlp_bias": True},
+    "llama, rope of 3.2": {
+        "num_key_value_heads": 4,
+        "rope_parameters": LLAMA3 | {"original_max_position_embeddings": 16},
+    },
+    "qwen2": {"num_key_value_heads": 2},
+    "qwen3": {"num_key_value_heads": 2},
+}
+UNKNOWN = {
+    "mistral": {"num_key_value_heads": 4, "sliding_window": 9},
+    "llama": {"num_key_value_heads": 4, "hidden_act": "gelu"},
+    "llama, rope that grows": {
+        "num_key_value_heads": 4,
+        "rope_parameters": {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+    },
+    "qwen2": {"num_key_value_heads": 4, "use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1},
+}
+
+
+def model_of(name, more):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(name.split(",")[0], **SHAPE, **more)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in model.parameters():  # far from zero, biases and norms too, so that nothing can be left out
+        parameter.data.mul_(4).add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def write(model, layer="last"):
+    prompts = [[7, 8, 9, *range(20, 20 + n)] for n in (1, 2, 3, 5, 8, 8, 13, 21, 30, 30)]
+    return engine.generate(
+        model, prompts, pool_from=3, pooling=Pooling(method="mean", layer=layer, normalize=False), keys=[*range(10)],
+        temperatures=[0.0, 1.0] * 5, max_new_tokens=20, ends=[*range(390, 400)], batch_size=4,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ["last", "penultimate"])
+@pytest.mark.parametrize("name", KNOWN)
+def test_equals_transformers(name, layer, monkeypatch):
+    model, steps = model_of(name, KNOWN[name]), []
+    real = OneToken.__call__
+    monkeypatch.setattr(OneToken, "__call__", lambda self, *given: steps.append(len(given[0])) or real(self, *given))
+    ours = write(model, layer)
+    assert sum(steps) == sum(len(ids) - 1 for ids in ours.token_ids) > 100  # each token but the last is read once
+    monkeypatch.setattr(reading, "fits", lambda _: False)
+    theirs = write(model, layer)
+    assert sum(steps) == sum(len(ids) - 1 for ids in ours.token_ids) and ours.token_ids == theirs.token_ids
+    torch.testing.assert_close(ours.pooled, theirs.pooled, atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_other_architectures_are_left_to_transformers(name):
+    assert not fits(model_of(name, UNKNOWN[name]))
+
+
+def test_what_is_wrapped_or_cast_is_left_to_transformers():
+    model = model_of("qwen2", KNOWN["qwen2"])
+    for autocast in (False, True):
+        with torch.autocast("cpu", torch.bfloat16) if autocast else nullcontext():
+            assert fits(model) is not autocast
+    hook = model.model.layers[1].mlp.register_forward_hook(lambda *_: None)
+    assert not fits(model)
+    hook.remove()
+    assert fits(model)
+    adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["v_proj"], task_type="CAUSAL_LM"))
+    assert not fits(adapted.get_base_model())
