@@ -56,7 +56,7 @@ class TasksSpec(Section):
 
 
 class BackboneSpec(Section):
-    version: int = 1
+    version: int = 2  # 2: Muon in float32
     backbone: Backbone
     prompt: Prompt
 
