@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from grace import warm
 from grace.section import UserError
 
 FOLDER = Path(tempfile.gettempdir()) / "grace-gpus"
@@ -106,6 +107,8 @@ def main(argv: list[str]) -> None:
     except UserError as error:
         sys.exit(f"error: {error}")
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
+    if not names:
+        warm.hand_over(argv[2:])
     os.execvp(argv[2], argv[2:])
 
 

@@ -9,6 +9,7 @@ import time
 
 sys.path.insert(0, workflow.basedir)
 
+from grace import warm
 from grace.section import UserError, packed
 from grace.study import Plan
 
@@ -39,6 +40,7 @@ onstart:
             sys.exit(
                 f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out."
             )
+    warm.start()
 
 
 # Jobs on GPUs share an environment, with vLLM where it is an engine of the study.

@@ -1,0 +1,198 @@
+"""Jobs of one core start from one process, so that torch and transformers are imported once a workflow.
+
+Imports are a sixth of the demo's computing (docs/measurements.md). The Snakefile starts this process, which waits; the
+command `grace.gpus`, in which jobs begin, hands a job over, and this process forks. The job ends with that command, the
+command with the job and its exit code. Only a process of one thread can be forked safely, so this one imports nothing
+that starts another, and looks. Where it cannot serve (more threads, a GPU, several cores, another environment, as of
+--use-conda, another node), jobs start by themselves. With GRACE_WARM=no all do.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import importlib
+import json
+import os
+import select
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+VARIABLE = "GRACE_WARM"  # the socket, or "no"
+IMPORTS = ("grace.training.train", "peft", "sentence_transformers")  # mteb has threads
+# No GPU is looked for, and no thread is started by linear algebra or by arrow's allocator.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+PATIENCE = 10.0  # seconds that a job has to end after its command did
+_held: list[subprocess.Popen[bytes]] = []
+
+
+def start() -> None:
+    """Start the process beside this one, with which it ends."""
+    if os.environ.get(VARIABLE) or sys.platform != "linux":
+        return
+    path = Path(tempfile.mkdtemp(prefix="grace-")) / "jobs"  # in a folder of this user's alone
+    command = [sys.executable, "-m", "grace.warm", path]
+    _held.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | ENVIRONMENT))
+    os.environ[VARIABLE] = str(path)
+
+
+def hand_over(command: list[str]) -> None:
+    """Let the process run `command` and exit as it does; returns where the command is to run here."""
+    path = os.environ.get(VARIABLE, "no")
+    if path == "no" or command[:2] != ["python", "-m"] or os.environ.get("OMP_NUM_THREADS") != "1":
+        return
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    with socket.socket(socket.AF_UNIX) as server:
+        try:
+            server.connect(path)
+            text = json.dumps([sys.prefix, os.getcwd(), command[2:], dict(os.environ)]).encode()
+            socket.send_fds(server, [struct.pack("!q", len(text))], [0, 1, 2])
+            server.sendall(text)
+            if server.recv(1) != b"y":
+                return
+        except OSError:
+            return
+        answer = server.recv(4)
+    if not answer:
+        sys.exit("error: the process that the jobs start from (grace.warm) was killed; run snakemake again.")
+    code = struct.unpack("!i", answer)[0]
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    sys.exit(code)
+
+
+class Server:
+    """Waits for jobs at the socket `path`, until standard input ends and all of them have.
+
+    Args:
+        imports: modules, on the first job.
+    """
+
+    def __init__(self, path: Path, imports: tuple[str, ...] = IMPORTS) -> None:
+        self.path, self.imports = path, imports
+        self.jobs: dict[int, socket.socket] = {}  # process -> its command
+        self.ending: dict[int, float] = {}  # process whose command has gone -> when it is killed
+        self.listener = socket.socket(socket.AF_UNIX)
+        self.listener.bind(str(path))
+        self.listener.listen(64)
+        self.woken, wake = socket.socketpair()
+        for end in (self.woken, wake):
+            end.setblocking(False)
+        self.wake = wake
+
+    def serve(self) -> list[str] | None:
+        """Returns a job's module and arguments in the process that is to run it, None in this one at its end."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's goes to the commands too
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self.wake.fileno())
+        wanted = True
+        while wanted or self.jobs:
+            commands = {self.jobs[pid]: pid for pid in self.jobs if pid not in self.ending}
+            open_ends: list[Any] = [self.woken, *commands, *([sys.stdin, self.listener] if wanted else [])]
+            for ready in select.select(open_ends, [], [], 1.0 if self.ending else None)[0]:
+                if ready is sys.stdin:
+                    wanted = bool(os.read(0, 1))
+                elif ready is self.listener:
+                    if job := self._take(self.listener.accept()[0]):
+                        return job
+                elif ready is self.woken:
+                    self.woken.recv(4096)
+                elif ready in commands:  # it says nothing more: it was killed
+                    self._kill(commands[ready], signal.SIGINT)
+                    self.ending[commands[ready]] = time.monotonic() + PATIENCE
+            self._reap()
+        shutil.rmtree(self.path.parent, ignore_errors=True)
+        return None
+
+    def _take(self, command: socket.socket) -> list[str] | None:
+        try:
+            command.settimeout(PATIENCE)
+            head, files, _, _ = socket.recv_fds(command, 8, 3)
+            text = b""
+            while len(text) < struct.unpack("!q", head)[0]:
+                if not (part := command.recv(1 << 20)):
+                    raise OSError
+                text += part
+        except (OSError, struct.error):
+            command.close()
+            return None
+        prefix, folder, job, environment = json.loads(text)
+        if self.imports:
+            gc.disable()  # as in `stage.imports`
+            for name in self.imports:
+                importlib.import_module(name)
+            gc.enable()
+            gc.freeze()
+            self.imports = ()
+        mine = prefix == sys.prefix and folder == os.getcwd() and len(os.listdir("/proc/self/task")) == 1
+        pid = os.fork() if mine else -1
+        if pid == 0:
+            command.close()
+            self._become(files, environment)
+            return job
+        for file in files:
+            os.close(file)
+        if not mine:
+            command.close()
+            return None
+        try:
+            command.sendall(b"y")
+        except OSError:
+            pass  # the loop sees that it has gone
+        self.jobs[pid] = command
+        return None
+
+    def _become(self, files: list[int], environment: dict[str, str]) -> None:
+        """Make a job's process of this one."""
+        os.setsid()  # it and what it starts can be killed together
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for end in (self.listener, self.woken, self.wake, *self.jobs.values()):
+            end.close()
+        for number, file in enumerate(files):
+            os.dup2(file, number)
+            os.close(file)
+        os.environ.clear()
+        os.environ.update(environment)
+        for name in ("random", "numpy.random"):  # else every job would draw the same
+            importlib.import_module(name).seed()
+
+    def _reap(self) -> None:
+        for pid in [pid for pid, end in self.ending.items() if time.monotonic() > end]:
+            self._kill(pid, signal.SIGKILL)
+        for pid in list(self.jobs):
+            done, status = os.waitpid(pid, os.WNOHANG)
+            if done:
+                self.ending.pop(pid, None)
+                with self.jobs.pop(pid) as command:
+                    try:
+                        command.sendall(struct.pack("!i", os.waitstatus_to_exitcode(status)))
+                    except OSError:
+                        pass  # it was killed
+
+    @staticmethod
+    def _kill(pid: int, how: int) -> None:
+        try:
+            os.killpg(pid, how)
+        except ProcessLookupError:
+            pass  # it has ended, or not begun its session
+
+
+def main(server: Server) -> None:
+    if job := server.serve():
+        sys.argv = job
+        importlib.import_module(job[0]).main()
+
+
+if __name__ == "__main__":
+    main(Server(Path(sys.argv[1])))
