@@ -4,7 +4,7 @@
     python -m bench.workflow --run                 the demo from nothing, in a copy of the checkout, against its limit
 
 Wall seconds of a job are those of Snakemake's benchmark file, those of the workflow the elapsed time at the end of
-Snakemake's log. CPU seconds are those that each stage says in the last line of its log (`grace.stage.spent`), of its
+Snakemake's log. CPU seconds are those that each stage says in the last line of its log (`grace.spent`), of its
 own process and those that it waited for; start-up is what of them its process had used when its work began: the
 interpreter and what is imported. What is imported later counts as work.
 """
@@ -24,12 +24,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from grace import spent
 from grace.section import UserError
 
 ROOT = Path(__file__).parents[1]
 LIMIT = 480.0  # seconds of the demo on two cores
 COLUMNS = ("rule", "jobs", "wall s", "CPU s", "of it start-up")
-SPENT = re.compile(r"CPU ([\d.]+) s, start-up ([\d.]+) s, other processes ([\d.]+) s\s*$")
 TAIL = 30  # lines of a failed workflow that are shown
 
 
@@ -95,16 +95,8 @@ def _job(top: Path, benchmark: str, rule: str, threads: int, log: str) -> Job:
         wall = float(dict(zip(head.split("\t"), first.split("\t"), strict=True))["s"])
     except (OSError, ValueError, KeyError):
         raise UserError(f"{top / benchmark}: missing or no benchmark file of Snakemake; run the study again.") from None
-    said = [match for line in _lines(top / log) if (match := SPENT.search(line))]
-    if not said:
-        return Job(rule, threads, wall, None, None)
-    # A process that has started another one of ours, as training's launcher does, has its seconds among its own.
-    cpu = max(float(match[1]) + float(match[3]) for match in said)
-    return Job(rule, threads, wall, cpu, sum(float(match[2]) for match in said))
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    used = spent.read(top / log)
+    return Job(rule, threads, wall, used and used.cpu + used.others, used and used.start_up)
 
 
 def report(run: Run) -> str:

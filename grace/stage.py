@@ -10,7 +10,6 @@ import gc
 import json
 import logging
 import os
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from grace import spent
 from grace.mistakes import in_one_sentence
 from grace.section import Section, UserError, build, unpacked
 
@@ -35,7 +35,7 @@ def entry(
     Each name in `inputs` and `outputs` becomes an option `--name PATH` and `paths.name`, a Path.
     A name that ends in `*` takes any number of paths, one that ends in `?` may be left out (None). Inputs must exist.
     `paths.threads` is the number of threads to use, `paths.started` the start time in seconds.
-    The last line that a stage logs is `spent()`.
+    The last line that a stage logs is what it used (`grace.spent`).
     """
 
     def wrap(function: Callable[[Any, SimpleNamespace], None]) -> Callable[..., None]:
@@ -79,7 +79,7 @@ def entry(
                         path.parent.mkdir(parents=True, exist_ok=True)
                 _begin()
                 function(build(spec_type, values, "spec"), arguments)
-                log.info("%s", spent())
+                log.info("%s", spent.now(_ready))
 
         return main
 
@@ -88,7 +88,7 @@ def entry(
 
 @contextmanager
 def imports() -> Iterator[None]:
-    """Around what a stage imports before its work: the seconds before its end are start-up (`spent`).
+    """Around what a stage imports before its work: the seconds before its end are start-up (`grace.spent`).
 
     Python looks for cyclic garbage after so many new objects. Modules are a million of them that all stay, and looking
     through them is a fifth of an import and a pause afterwards: meanwhile it is not done, and they are set apart.
@@ -105,18 +105,6 @@ def _begin() -> None:
     global _ready
     gc.freeze()
     _ready = time.process_time()
-
-
-def spent() -> str:
-    """CPU seconds of this process, of it before its work began, and of the processes that it waited for.
-
-    bench/workflow.py reads this line.
-    """
-    children = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return (
-        f"CPU {time.process_time():.2f} s, start-up {_ready:.2f} s, "
-        f"other processes {children.ru_utime + children.ru_stime:.2f} s"
-    )
 
 
 def _keep_memory() -> None:

@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def start() -> None:
     if os.environ.get(VARIABLE) or sys.platform != "linux":
         return
     path = Path(tempfile.mkdtemp(prefix="grace-")) / "jobs"  # in a folder of this user's alone
-    command = [sys.executable, "-m", "grace.warm", path]
+    command = [sys.executable, "-m", "grace.warm", str(path)]
     _held.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | ENVIRONMENT))
     os.environ[VARIABLE] = str(path)
 
@@ -53,7 +54,7 @@ def hand_over(command: list[str]) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(path)
-            text = json.dumps([sys.prefix, os.getcwd(), command[2:], dict(os.environ)]).encode()
+            text = json.dumps([sys.prefix, str(Path.cwd()), command[2:], dict(os.environ)]).encode()
             socket.send_fds(server, [struct.pack("!q", len(text))], [0, 1, 2])
             server.sendall(text)
             if server.recv(1) != b"y":
@@ -132,7 +133,7 @@ class Server:
             gc.enable()
             gc.freeze()
             self.imports = ()
-        mine = prefix == sys.prefix and folder == os.getcwd() and len(os.listdir("/proc/self/task")) == 1
+        mine = prefix == sys.prefix and folder == str(Path.cwd()) and len(list(Path("/proc/self/task").iterdir())) == 1
         pid = os.fork() if mine else -1
         if pid == 0:
             command.close()
@@ -143,10 +144,8 @@ class Server:
         if not mine:
             command.close()
             return None
-        try:
+        with suppress(OSError):  # it has gone, which `serve` sees
             command.sendall(b"y")
-        except OSError:
-            pass  # the loop sees that it has gone
         self.jobs[pid] = command
         return None
 
@@ -174,18 +173,13 @@ class Server:
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
                 self.ending.pop(pid, None)
-                with self.jobs.pop(pid) as command:
-                    try:
-                        command.sendall(struct.pack("!i", os.waitstatus_to_exitcode(status)))
-                    except OSError:
-                        pass  # it was killed
+                with self.jobs.pop(pid) as command, suppress(OSError):  # it was killed
+                    command.sendall(struct.pack("!i", os.waitstatus_to_exitcode(status)))
 
     @staticmethod
     def _kill(pid: int, how: int) -> None:
-        try:
+        with suppress(ProcessLookupError):  # it has ended, or not begun its session
             os.killpg(pid, how)
-        except ProcessLookupError:
-            pass  # it has ended, or not begun its session
 
 
 def main(server: Server) -> None:

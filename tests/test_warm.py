@@ -153,7 +153,7 @@ def test_jobs_that_start_by_themselves(place, more):
 
 
 def test_more_than_one_thread_is_not_forked(tmp_path):
-    place = Place(tmp_path, "import threading, time; threading.Thread(target=time.sleep, args=(60,), daemon=True).start()")
+    place = Place(tmp_path, "import threading; threading.Thread(target=threading.Event().wait, daemon=True).start()")
     told = place.tell()
     place.server.kill()
     assert not told["warm"]

@@ -16,14 +16,17 @@ from grace.encoder.engines.slots import Slots
 
 FAMILY = ("llama", "qwen2", "qwen3")
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length
-PROJECTIONS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj")
-PROJECTIONS += ("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj")
+PROJECTIONS = (
+    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+)  # fmt: skip
 
 
 def fits(model: Any) -> bool:
     """Whether `OneToken` computes what `model` does now: known layers, plain products, full attention, no autocast."""
     config, decoder = model.config, model.get_decoder()
-    if config.model_type not in FAMILY or set(getattr(config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config.model_type not in FAMILY or kinds != {"full_attention"}:
         return False
     if config.hidden_act != "silu" or decoder.rotary_emb.rope_type not in FIXED_ROPE:
         return False
@@ -119,11 +122,11 @@ class OneToken:
 
 
 def _parts(layer: Any) -> _Layer:
-    attention, mlp = layer.self_attn, layer.mlp
-    heads = [_norm(getattr(attention, name)) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")]
+    attention = layer.self_attn
     linear = [_Linear(module.weight, module.bias) for module in map(layer.get_submodule, PROJECTIONS)]
-    norms = _norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)
-    return _Layer(attention.head_dim, attention.scaling, *linear, *norms, *heads)
+    norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
+    heads = [_norm(getattr(attention, name)) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")]
+    return _Layer._make([attention.head_dim, attention.scaling, *linear, *norms, *heads])
 
 
 def _norm(module: Any) -> _Norm:

@@ -48,7 +48,7 @@ class Reader:
         self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
         penultimate = pooling is not None and pooling.layer != "last"
         self.one_token = OneToken(model, cache, penultimate) if fits(model) and not compiled else None
-        if compiled and penultimate:  # transformers' own hooks, which torch does not trace, are there after the first use
+        if compiled and penultimate:  # the first use installs transformers' own hooks, which torch does not trace
             one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             model.get_decoder()(input_ids=one, output_hidden_states=True, use_cache=False)
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grace import spent
 from grace.report.page.reading import Folder
 
 MODELS = "models/*/*/seed*/manifest.json"
@@ -108,19 +109,23 @@ def _top(folder: Folder, path: Path) -> str:
 
 
 def _benchmarks(folder: Folder) -> dict[str, Rule]:
-    """Snakemake's benchmark files, by rule: the folder below `benchmarks`, or a file there."""
+    """Snakemake's benchmark files, by rule: the folder below `benchmarks`, or a file there; the logs say more of jobs
+    whose processes Snakemake does not see."""
     rules: dict[str, Rule] = {}
     base = folder.root / "benchmarks"
     for path in sorted(base.rglob("*.tsv")):
         name = path.relative_to(base).parts[0].removesuffix(".tsv")
-        text = folder.text(path)
+        text, log = folder.text(path), folder.root / "logs" / path.relative_to(base).with_suffix(".log")
         rows = list(csv.DictReader(io.StringIO(text or ""), delimiter="\t"))
         times = [wall for row in rows if (wall := _number(row.get("s"))) is not None]
         if text is not None and not times:
             folder.say(path, "holds no time")
         for row, wall in zip(rows, times, strict=False):
             entry = rules.setdefault(name, Rule(name))
-            entry.add(wall, _number(row.get("cpu_time")), _number(row.get("max_rss")))
+            cpu, memory = _number(row.get("cpu_time")), _number(row.get("max_rss"))
+            if used := spent.read(log):
+                cpu, memory = max(cpu or 0.0, used.cpu + used.others), max(memory or 0.0, used.memory or 0.0)
+            entry.add(wall, cpu, memory)
     return rules
 
 

@@ -43,6 +43,18 @@ def test_jobs_are_added_up_by_rule(folder):
     assert (total.jobs, total.wall, total.cpu, total.gpu, total.memory) == (3, 31.0, 39.0, 40.0, 3000.0)
 
 
+def test_what_a_job_says_in_its_log_counts_where_snakemake_saw_less(folder):
+    for run, line in (
+        ("cl", "CPU 40.00 s, start-up 1.00 s, other processes 2.00 s, memory 900 MB"),
+        ("grace", "CPU 12.00 s, start-up 1.00 s, other processes 0.00 s, memory 800 MB"),
+    ):
+        path = folder.root / f"logs/train/tiny/{run}/seed0.log"
+        path.parent.mkdir(parents=True)
+        path.write_text(f"some progress\n12:00:00 {line}\n")
+    train = next(one for one in cost.read(folder).rules if one.name == "train")
+    assert (train.cpu, train.memory) == (42.0 + 30.0, 3000.0)
+
+
 def test_each_training_is_listed_and_a_resumed_one_is_marked(folder):
     found = {one.run: one for one in cost.read(folder).trainings}
     assert found.keys() == {"cl", "grace"}  # the backbone is no run
