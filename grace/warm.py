@@ -22,7 +22,6 @@ import struct
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ VARIABLE = "GRACE_WARM"  # the socket, or "no"
 IMPORTS = ("grace.training.train", "peft", "sentence_transformers")  # mteb has threads
 # No GPU is looked for, and no thread is started by linear algebra or by arrow's allocator.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-PATIENCE = 10.0  # seconds that a job has to end after its command did
+PATIENCE = 10.0  # seconds that a command has to say what it wants
 _held: list[subprocess.Popen[bytes]] = []
 
 
@@ -41,7 +40,9 @@ def start() -> None:
         return
     path = Path(tempfile.mkdtemp(prefix="grace-")) / "jobs"  # in a folder of this user's alone
     command = [sys.executable, "-m", "grace.warm", str(path)]
-    _held.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | ENVIRONMENT))
+    code = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]  # the project need not be installed
+    environment = os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(filter(None, code))}
+    _held.append(subprocess.Popen(command, stdin=subprocess.PIPE, env=environment))
     os.environ[VARIABLE] = str(path)
 
 
@@ -50,7 +51,6 @@ def hand_over(command: list[str]) -> None:
     path = os.environ.get(VARIABLE, "no")
     if path == "no" or command[:2] != ["python", "-m"] or os.environ.get("OMP_NUM_THREADS") != "1":
         return
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(path)
@@ -61,11 +61,15 @@ def hand_over(command: list[str]) -> None:
                 return
         except OSError:
             return
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, _: server.sendall(bytes([number])))
         answer = server.recv(4)
     if not answer:
         sys.exit("error: the process that the jobs start from (grace.warm) was killed; run snakemake again.")
     code = struct.unpack("!i", answer)[0]
     if code < 0:
+        if -code != signal.SIGKILL:
+            signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     sys.exit(code)
 
@@ -80,7 +84,7 @@ class Server:
     def __init__(self, path: Path, imports: tuple[str, ...] = IMPORTS) -> None:
         self.path, self.imports = path, imports
         self.jobs: dict[int, socket.socket] = {}  # process -> its command
-        self.ending: dict[int, float] = {}  # process whose command has gone -> when it is killed
+        self.gone: set[int] = set()  # those whose command has ended before them
         self.listener = socket.socket(socket.AF_UNIX)
         self.listener.bind(str(path))
         self.listener.listen(64)
@@ -96,19 +100,19 @@ class Server:
         signal.set_wakeup_fd(self.wake.fileno())
         wanted = True
         while wanted or self.jobs:
-            commands = {self.jobs[pid]: pid for pid in self.jobs if pid not in self.ending}
+            commands = {self.jobs[pid]: pid for pid in self.jobs.keys() - self.gone}
             open_ends: list[Any] = [self.woken, *commands, *([sys.stdin, self.listener] if wanted else [])]
-            for ready in select.select(open_ends, [], [], 1.0 if self.ending else None)[0]:
-                if ready is sys.stdin:
-                    wanted = bool(os.read(0, 1))
-                elif ready is self.listener:
+            for ready in select.select(open_ends, [], [])[0]:
+                if ready is sys.stdin:  # it ends with Snakemake
+                    self.listener.close()
+                    wanted = False
+                elif ready is self.listener and wanted:
                     if job := self._take(self.listener.accept()[0]):
                         return job
                 elif ready is self.woken:
                     self.woken.recv(4096)
-                elif ready in commands:  # it says nothing more: it was killed
-                    self._kill(commands[ready], signal.SIGINT)
-                    self.ending[commands[ready]] = time.monotonic() + PATIENCE
+                elif pid := commands.get(ready):
+                    self._signal(pid, ready)
             self._reap()
         shutil.rmtree(self.path.parent, ignore_errors=True)
         return None
@@ -144,6 +148,8 @@ class Server:
         if not mine:
             command.close()
             return None
+        with suppress(OSError):  # whichever of the two is first
+            os.setpgid(pid, pid)
         with suppress(OSError):  # it has gone, which `serve` sees
             command.sendall(b"y")
         self.jobs[pid] = command
@@ -151,7 +157,7 @@ class Server:
 
     def _become(self, files: list[int], environment: dict[str, str]) -> None:
         """Make a job's process of this one."""
-        os.setsid()  # it and what it starts can be killed together
+        os.setpgid(0, 0)  # so that signals reach what it starts too
         ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG of linux/prctl.h
         signal.set_wakeup_fd(-1)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -166,20 +172,24 @@ class Server:
         for name in ("random", "numpy.random"):  # else every job would draw the same
             importlib.import_module(name).seed()
 
+    def _signal(self, pid: int, command: socket.socket) -> None:
+        """Pass on the signals that a job's command has got, or that of which it was killed."""
+        signals = b""
+        with suppress(OSError):
+            signals = command.recv(64)
+        if not signals:
+            self.gone.add(pid)
+        for number in signals or [signal.SIGKILL]:
+            with suppress(ProcessLookupError):
+                os.killpg(pid, number)
+
     def _reap(self) -> None:
-        for pid in [pid for pid, end in self.ending.items() if time.monotonic() > end]:
-            self._kill(pid, signal.SIGKILL)
         for pid in list(self.jobs):
             done, status = os.waitpid(pid, os.WNOHANG)
             if done:
-                self.ending.pop(pid, None)
-                with self.jobs.pop(pid) as command, suppress(OSError):  # it was killed
+                self.gone.discard(pid)
+                with self.jobs.pop(pid) as command, suppress(OSError):
                     command.sendall(struct.pack("!i", os.waitstatus_to_exitcode(status)))
-
-    @staticmethod
-    def _kill(pid: int, how: int) -> None:
-        with suppress(ProcessLookupError):  # it has ended, or not begun its session
-            os.killpg(pid, how)
 
 
 def main(server: Server) -> None:

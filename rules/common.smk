@@ -40,7 +40,8 @@ onstart:
             sys.exit(
                 f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out."
             )
-    warm.start()
+    if workflow.local_exec:
+        warm.start()
 
 
 # Jobs on GPUs share an environment, with vLLM where it is an engine of the study.

@@ -29,15 +29,15 @@ def main():
     elif what == "die":
         os.kill(os.getpid(), signal.SIGKILL)
     else:
-        if what == "stubborn":
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if what == "ready":
+            signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
         print(os.getpid(), flush=True)
         time.sleep(60)
 
 if __name__ == "__main__":
     main()
 """  # noqa: E501
-SERVER = "import sys, pathlib; from grace import warm; warm.PATIENCE = 1.0; "
+SERVER = "import sys, pathlib; from grace import warm; "
 SERVER += "warm.main(warm.Server(pathlib.Path(sys.argv[1]), imports=('marked',)))"
 
 
@@ -114,16 +114,24 @@ def test_an_exception_is_shown(place):
     assert job.communicate(timeout=60)[1].endswith("ValueError: broken\n") and job.returncode == 1
 
 
-@pytest.mark.parametrize("what", ["sleep", "stubborn"])
-def test_a_job_ends_with_its_command(place, what):
+@pytest.mark.parametrize("what", ["sleep", "ready"])
+def test_a_job_is_killed_with_its_command(place, what):
     jobs = [place.start(what), place.start("sleep")]
     pids = [int(job.stdout.readline()) for job in jobs]
     jobs[0].kill()
     wait(lambda: not runs(pids[0]))
     assert runs(pids[1]) and place.tell()["warm"]  # nothing else is harmed
-    jobs[1].send_signal(signal.SIGINT)
-    wait(lambda: not runs(pids[1]))
-    assert jobs[1].wait() == -signal.SIGINT
+    jobs[1].kill()
+
+
+@pytest.mark.parametrize("what, number, code", [
+    ("sleep", signal.SIGINT, -signal.SIGINT), ("sleep", signal.SIGTERM, -signal.SIGTERM), ("ready", signal.SIGINT, 7),
+])  # fmt: skip
+def test_signals_reach_the_job(place, what, number, code):
+    job = place.start(what)
+    job.stdout.readline()
+    job.send_signal(number)
+    assert job.wait(timeout=20) == code
 
 
 def test_it_ends_with_snakemake_but_after_the_last_job(place):
