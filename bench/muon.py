@@ -1,6 +1,6 @@
 """A step of the backbone's optimizer on its matrices, ours in float32 against torch's in bfloat16.
 
-    python -m bench.muon --backbone tiny                       (or lab-60m, on a GPU if there is one)
+python -m bench.muon --backbone tiny                       (or lab-60m, on a GPU if there is one)
 """
 
 from __future__ import annotations
