@@ -83,6 +83,7 @@ rule triples:
         f"{ROOT}/logs/triples/{{source}}.log",
     benchmark:
         f"{ROOT}/benchmarks/triples/{{source}}.tsv"
+    priority: 1
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["triples"].threads
@@ -108,6 +109,7 @@ rule lengths:
         f"{ROOT}/logs/lengths/{{backbone}}/{{data}}.log",
     benchmark:
         f"{ROOT}/benchmarks/lengths/{{backbone}}/{{data}}.tsv"
+    priority: 1
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["lengths"].threads

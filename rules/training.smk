@@ -63,6 +63,7 @@ rule rationales:
         f"{ROOT}/logs/rationales/{{backbone}}/{{data}}.log",
     benchmark:
         f"{ROOT}/benchmarks/rationales/{{backbone}}/{{data}}.tsv"
+    priority: 1
     conda:
         GPU_ENV
     threads: RESOURCES["rationales"].threads
@@ -92,6 +93,7 @@ rule train:
         f"{ROOT}/benchmarks/train/{{backbone}}/{{run}}/seed{{seed}}.tsv"
     wildcard_constraints:
         run=one_of(PLAN.trained_runs()),
+    priority: 1  # the longest jobs first, and what they wait for, so that short ones fill the gaps at the end
     conda:
         GPU_ENV
     threads: RESOURCES["train"].threads
