@@ -33,9 +33,18 @@ class Spent(NamedTuple):
 
 def now(start_up: float) -> Spent:
     """Of this process, whose work began after `start_up` seconds of CPU time."""
-    mine, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
-    largest = max(mine.ru_maxrss, others.ru_maxrss) / 1000  # of kB
-    return Spent(time.process_time(), start_up, others.ru_utime + others.ru_stime, largest)
+    others = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return Spent(
+        time.process_time(), start_up, others.ru_utime + others.ru_stime, max(_memory(), others.ru_maxrss / 1e3)
+    )
+
+
+def _memory() -> float:
+    """Of this process, in MB. What getrusage says begins with the memory of the process that started it."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return float(status.read_text().split("VmHWM:")[1].split()[0]) * 1.024 / 1e3
 
 
 def read(log: Path) -> Spent | None:

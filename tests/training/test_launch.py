@@ -58,7 +58,7 @@ def test_two_processes_train_what_one_trains(tiny_folder, data, tmp_path, case):
     one = model.state_dict()
     assert max((one[name] - before[name]).abs().max() for name in two) > 1e-4
     for name in two:
-        torch.testing.assert_close(two[name], one[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)  # of steps of 1e-3
     history = json.loads((tmp_path / "two/manifest.json").read_text())["history"]
     curves = [[entry["loss"] for entry in each if "loss" in entry] for each in (history, trainer.state.log_history)]
     assert curves[0] and curves[0] == pytest.approx(curves[1], abs=1e-3)

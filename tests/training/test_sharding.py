@@ -85,7 +85,7 @@ def test_two_shards_equal_one_process(tiny_folder, tmp_path, two, case):
     assert whole.keys() == shared.keys()
     assert max((whole[name] - before[name]).abs().max().item() for name in whole) > 1e-4
     for name in whole:
-        torch.testing.assert_close(shared[name], whole[name], atol=1e-5, rtol=0)
+        torch.testing.assert_close(shared[name], whole[name], atol=2e-5, rtol=0)  # of steps of 1e-3
 
 
 @pytest.mark.parametrize("case", RESUMED)
