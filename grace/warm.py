@@ -130,14 +130,15 @@ class Server:
             command.close()
             return None
         prefix, folder, job, environment = json.loads(text)
-        if self.imports:
+        mine = prefix == sys.prefix and folder == str(Path.cwd())
+        if mine and self.imports:
             gc.disable()  # as in `stage.imports`
             for name in self.imports:
                 importlib.import_module(name)
             gc.enable()
             gc.freeze()
             self.imports = ()
-        mine = prefix == sys.prefix and folder == str(Path.cwd()) and len(list(Path("/proc/self/task").iterdir())) == 1
+        mine = mine and len(list(Path("/proc/self/task").iterdir())) == 1
         pid = os.fork() if mine else -1
         if pid == 0:
             command.close()

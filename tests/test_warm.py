@@ -167,11 +167,14 @@ def test_more_than_one_thread_is_not_forked(tmp_path):
     assert not told["warm"]
 
 
-def test_another_folder_or_environment_is_refused(place, tmp_path):
+def test_another_folder_is_refused_before_anything_is_imported(tmp_path):
+    place = Place(tmp_path, f"open({str(tmp_path / 'imported')!r}, 'w')")
     place.folder = tmp_path / "other"
     place.folder.mkdir()
     (place.folder / "job.py").write_text(JOB)
-    assert not place.tell()["warm"]
+    told = place.tell()
+    place.server.kill()
+    assert not told["warm"] and not (tmp_path / "imported").exists()
 
 
 def test_what_is_imported_starts_no_thread():

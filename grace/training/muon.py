@@ -1,7 +1,7 @@
 """Muon (Keller Jordan, 2024) in float32: momentum whose singular values are made nearly equal.
 
-torch.optim.Muon multiplies in bfloat16, which a CPU without such instructions does twenty times as slowly as float32
-(docs/measurements.md), and takes one matrix after the other. Here matrices of one shape are multiplied together.
+torch.optim.Muon multiplies in bfloat16, which a CPU without such instructions does ten times as slowly as float32, and
+takes one matrix after the other. Here matrices of one shape are multiplied together (docs/measurements.md).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from grace import tasks as names
 from grace.encoder.store import Store
 from grace.evaluation import evaluate, tasks
 from grace.evaluation.embedder import Embedder
+from grace.evaluation.sandbox import Limits, Sandbox
 from tests.evaluation.fakes import FakeEncoder, embedder, make_rows
 
 ROOT = Path(__file__).parents[2]
@@ -56,3 +57,8 @@ def evaluated(tmp_path):
         return evaluate.run(Embedder(encoder, store), [name], None, "grace/test", "r1", local)[name]
 
     return run
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Sandbox:
+    return Sandbox(Limits(seconds=2))

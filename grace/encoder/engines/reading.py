@@ -6,7 +6,7 @@ The latter by `one_token` where it knows the model, else by transformers, as all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import torch
@@ -46,11 +46,15 @@ class Reader:
         self.compiled = compiled
         self.device = next(model.parameters()).device
         self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
-        penultimate = pooling is not None and pooling.layer != "last"
-        self.one_token = OneToken(model, cache, penultimate) if fits(model) and not compiled else None
-        if compiled and penultimate:  # the first use installs transformers' own hooks, which torch does not trace
+        self.penultimate = pooling is not None and pooling.layer != "last"
+        if compiled and self.penultimate:  # the first use installs transformers' own hooks, which torch does not trace
             one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             model.get_decoder()(input_ids=one, output_hidden_states=True, use_cache=False)
+
+    @cached_property
+    def one_token(self) -> OneToken | None:
+        """Made by the first row that is written; what only reads needs none."""
+        return OneToken(self.model, self.cache, self.penultimate) if fits(self.model) and not self.compiled else None
 
     def read_prefix(self, rows: list[list[int]]) -> None:
         """Read what all rows begin with, if it is what is not pooled; each must have more than that."""
