@@ -1,10 +1,10 @@
-"""Jobs of one core start from one process, so that torch and transformers are imported once a workflow.
+"""Jobs without a GPU start from one process, so that torch and transformers are imported once a workflow.
 
 Imports are a sixth of the demo's computing (docs/measurements.md). The Snakefile starts this process, which waits; the
 command `grace.gpus`, in which jobs begin, hands a job over, and this process forks. The job ends with that command, the
 command with the job and its exit code. Only a process of one thread can be forked safely, so this one imports nothing
-that starts another, and looks. Where it cannot serve (more threads, a GPU, several cores, another environment, as of
---use-conda, another node), jobs start by themselves. With GRACE_WARM=no all do.
+that starts another, and looks. Where it cannot serve (more threads, a GPU, another environment, as of --use-conda,
+another node), jobs start by themselves. With GRACE_WARM=no all do.
 """
 
 from __future__ import annotations
@@ -22,15 +22,25 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 VARIABLE = "GRACE_WARM"  # the socket, or "no"
-IMPORTS = ("grace.training.train", "peft", "sentence_transformers")  # mteb has threads
+# mteb starts threads; of what it imports, the rest takes a second.
+IMPORTS = (
+    "grace.training.train",
+    "peft",
+    "sentence_transformers",
+    "requests",
+    "sklearn.cluster",
+    "sklearn.linear_model",
+)
 # No GPU is looked for, and no thread is started by linear algebra or by arrow's allocator.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 PATIENCE = 10.0  # seconds that a command has to say what it wants
+EARLY = 10.0  # seconds after which an idle core is used to import before the first job asks
 _held: list[subprocess.Popen[bytes]] = []
 
 
@@ -49,7 +59,7 @@ def start() -> None:
 def hand_over(command: list[str]) -> None:
     """Let the process run `command` and exit as it does; returns where the command is to run here."""
     path = os.environ.get(VARIABLE, "no")
-    if path == "no" or command[:2] != ["python", "-m"] or os.environ.get("OMP_NUM_THREADS") != "1":
+    if path == "no" or command[:2] != ["python", "-m"]:
         return
     with socket.socket(socket.AF_UNIX) as server:
         try:
@@ -79,10 +89,11 @@ class Server:
 
     Args:
         imports: modules, on the first job.
+        early: seconds from which on they are imported without one, once a core is idle.
     """
 
-    def __init__(self, path: Path, imports: tuple[str, ...] = IMPORTS) -> None:
-        self.path, self.imports = path, imports
+    def __init__(self, path: Path, imports: tuple[str, ...] = IMPORTS, early: float = EARLY) -> None:
+        self.path, self.imports, self.early = path, imports, time.monotonic() + early
         self.jobs: dict[int, socket.socket] = {}  # process -> its command
         self.gone: set[int] = set()  # those whose command has ended before them
         self.listener = socket.socket(socket.AF_UNIX)
@@ -99,10 +110,15 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self.wake.fileno())
         wanted = True
+        idle = idle_seconds()
         while wanted or self.jobs:
             commands = {self.jobs[pid]: pid for pid in self.jobs.keys() - self.gone}
             open_ends: list[Any] = [self.woken, *commands, *([sys.stdin, self.listener] if wanted else [])]
-            for ready in select.select(open_ends, [], [])[0]:
+            found = select.select(open_ends, [], [], 1.0 if self.imports and wanted else None)[0]
+            before, idle = idle, idle_seconds()
+            if not found and time.monotonic() > self.early and idle - before > 0.5:
+                self._import()
+            for ready in found:
                 if ready is sys.stdin:  # it ends with Snakemake
                     self.listener.close()
                     wanted = False
@@ -131,13 +147,8 @@ class Server:
             return None
         prefix, folder, job, environment = json.loads(text)
         mine = prefix == sys.prefix and folder == str(Path.cwd())
-        if mine and self.imports:
-            gc.disable()  # as in `stage.imports`
-            for name in self.imports:
-                importlib.import_module(name)
-            gc.enable()
-            gc.freeze()
-            self.imports = ()
+        if mine:
+            self._import()
         mine = mine and len(list(Path("/proc/self/task").iterdir())) == 1
         pid = os.fork() if mine else -1
         if pid == 0:
@@ -156,6 +167,14 @@ class Server:
         self.jobs[pid] = command
         return None
 
+    def _import(self) -> None:
+        gc.disable()  # as in `stage.imports`
+        for name in self.imports:
+            importlib.import_module(name)
+        gc.enable()
+        gc.freeze()
+        self.imports = ()
+
     def _become(self, files: list[int], environment: dict[str, str]) -> None:
         """Make a job's process of this one."""
         os.setpgid(0, 0)  # so that signals reach what it starts too
@@ -172,6 +191,9 @@ class Server:
         os.environ.update(environment)
         for name in ("random", "numpy.random"):  # else every job would draw the same
             importlib.import_module(name).seed()
+        threads = int(environment.get("OMP_NUM_THREADS", 1))
+        if threads > 1:  # of what was imported with one
+            importlib.import_module("threadpoolctl").threadpool_limits(threads)
 
     def _signal(self, pid: int, command: socket.socket) -> None:
         """Pass on the signals that a job's command has got, or that of which it was killed."""
@@ -191,6 +213,11 @@ class Server:
                 self.gone.discard(pid)
                 with self.jobs.pop(pid) as command, suppress(OSError):
                     command.sendall(struct.pack("!i", os.waitstatus_to_exitcode(status)))
+
+
+def idle_seconds() -> float:
+    """Of all cores together, since the machine started."""
+    return int(Path("/proc/stat").read_text().split(maxsplit=5)[4]) / os.sysconf("SC_CLK_TCK")
 
 
 def main(server: Server) -> None:

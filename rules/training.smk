@@ -14,6 +14,7 @@ rule backbone:
         f"{ROOT}/benchmarks/backbone/{{backbone}}/seed{{seed}}.tsv"
     wildcard_constraints:
         backbone=one_of(PLAN.backbones_of("trained")),
+    priority: 2  # before the triples: it takes several cores, and would wait for them
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["backbone"].threads

@@ -20,6 +20,9 @@ def main():
     if what == "tell":
         import random
         told = {"arguments": sys.argv[2:], "parent": os.getppid(), "warm": "marked" in sys.modules, "dice": random.random()}
+        if "numpy" in sys.modules:
+            import threadpoolctl
+            told["threads"] = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
         print(json.dumps(told | {"folder": os.getcwd(), "mine": os.environ.get("MINE"), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}))
         print("aside", file=sys.stderr)
     elif what == "exit":
@@ -37,21 +40,22 @@ def main():
 if __name__ == "__main__":
     main()
 """  # noqa: E501
-SERVER = "import sys, pathlib; from grace import warm; "
-SERVER += "warm.main(warm.Server(pathlib.Path(sys.argv[1]), imports=('marked',)))"
+SERVER = "import sys, time, pathlib; from grace import warm; warm.idle_seconds = lambda: {}; "
+SERVER += "warm.main(warm.Server(pathlib.Path(sys.argv[1]), imports=('marked',), early=0.5))"
 
 
 class Place:
     """A folder with a job in it, and a process that jobs start from."""
 
-    def __init__(self, folder: Path, marked: str = "") -> None:
+    def __init__(self, folder: Path, marked: str = "", idle: str = "0") -> None:
         self.folder, self.socket = folder, folder / "at" / "jobs"
         self.socket.parent.mkdir()
         (folder / "job.py").write_text(JOB)
         (folder / "marked.py").write_text(marked)
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER, self.socket], cwd=folder, stdin=subprocess.PIPE, stderr=subprocess.PIPE
-        )
+            [sys.executable, "-c", SERVER.format(idle), self.socket],
+            cwd=folder, env=os.environ | warm.ENVIRONMENT, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
         wait(self.socket.exists)
 
     def start(self, *arguments: str, count: int = 0, **more: str) -> subprocess.Popen:
@@ -94,6 +98,7 @@ def place(tmp_path):
 def test_a_job_gets_what_its_command_was_given(place):
     told = place.tell("a b", "", "ü", MINE="own")
     assert told.pop("dice") != place.tell()["dice"]  # not the same dice for all
+    del told["threads"]
     assert told == {
         "arguments": ["a b", "", "ü"], "parent": place.server.pid, "warm": True,
         "folder": str(place.folder), "mine": "own", "gpus": "",
@@ -153,9 +158,7 @@ def test_jobs_end_with_it(place):
     assert not place.tell()["warm"]  # the next starts by itself
 
 
-@pytest.mark.parametrize(
-    "more", [{"GRACE_WARM": "no"}, {"OMP_NUM_THREADS": "2"}, {"GRACE_WARM": "/nowhere"}, {"GRACE_WARM": ""}]
-)
+@pytest.mark.parametrize("more", [{"GRACE_WARM": "no"}, {"GRACE_WARM": "/nowhere"}, {"GRACE_WARM": ""}])
 def test_jobs_that_start_by_themselves(place, more):
     assert not place.tell(**more)["warm"]
 
@@ -175,6 +178,25 @@ def test_another_folder_is_refused_before_anything_is_imported(tmp_path):
     told = place.tell()
     place.server.kill()
     assert not told["warm"] and not (tmp_path / "imported").exists()
+
+
+def test_a_job_has_its_own_number_of_threads(tmp_path):
+    place = Place(tmp_path, "import numpy")
+    told = [place.tell(OMP_NUM_THREADS=threads)["threads"] for threads in ("2", "1")]
+    place.server.kill()
+    assert told[0] and told == [[2] * len(told[0]), [1] * len(told[0])]
+
+
+@pytest.mark.parametrize("idle", ["0", "time.monotonic()"])
+def test_an_idle_core_imports_before_the_first_job(tmp_path, idle):
+    place = Place(tmp_path, f"open({str(tmp_path / 'imported')!r}, 'w')", idle)
+    if idle != "0":
+        wait((tmp_path / "imported").exists)
+    else:
+        time.sleep(2.5)
+        assert not (tmp_path / "imported").exists()
+    assert place.tell()["warm"]
+    place.server.kill()
 
 
 def test_what_is_imported_starts_no_thread():
