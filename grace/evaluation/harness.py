@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import re
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -187,17 +188,17 @@ def _own(name: str, data: dict[str, Any], folder: Path) -> list[Any]:
         rows = [{"text": text} for text in data["perplexity"]]
         form: dict[str, Any] = {
             "output_type": "loglikelihood_rolling",
-            "doc_to_text": "",
-            "doc_to_target": "text",
+            "doc_to_text": lambda _: "",
+            "doc_to_target": itemgetter("text"),
             "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}],
         }
     else:
         rows = data["choice"]
         form = {
             "output_type": "multiple_choice",
-            "doc_to_text": "answer",
-            "doc_to_choice": "choices",
-            "doc_to_target": "query",
+            "doc_to_text": itemgetter("answer"),  # of a column's name lm-eval makes a template, for each row anew
+            "doc_to_choice": itemgetter("choices"),
+            "doc_to_target": itemgetter("query"),
             "target_delimiter": "\n",
             "metric_list": [{"metric": "acc"}],
         }
