@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from grace import warm
-from grace.section import UserError
 
 FOLDER = Path(tempfile.gettempdir()) / "grace-gpus"
 
@@ -44,10 +43,10 @@ def claim(count: int, poll: float = 2.0) -> list[str]:
     Raises:
         UserError: when the machine has fewer.
     """
-    if count == 0:
-        return []
     names = present()
     if len(names) < count:
+        from grace.section import UserError  # imported late: it takes longer than all else of a job that asks for none
+
         raise UserError(
             f"this job asks for {count} GPU{'s' * (count != 1)}, but {len(names)} can be used here; run it where there "
             "are enough, lower processes and resources in config.yaml, or take --config study=demo, which needs none."
@@ -102,12 +101,14 @@ def _try(folder: Path, name: str) -> int | None:
 def main(argv: list[str]) -> None:
     if len(argv) < 3 or argv[1] != "--" or not argv[0].isdigit():
         sys.exit("usage: python -m grace.gpus COUNT -- command ...")
-    try:
-        names = claim(int(argv[0]))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    names = []
+    if count := int(argv[0]):
+        from grace.mistakes import in_one_sentence
+
+        with in_one_sentence():
+            names = claim(count)
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(names)
-    if not names:
+    if not count:
         warm.hand_over(argv[2:])
     os.execvp(argv[2], argv[2:])
 

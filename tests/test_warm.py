@@ -25,6 +25,12 @@ def main():
             told["threads"] = [pool["num_threads"] for pool in threadpoolctl.threadpool_info()]
         print(json.dumps(told | {"folder": os.getcwd(), "mine": os.environ.get("MINE"), "gpus": os.environ["CUDA_VISIBLE_DEVICES"]}))
         print("aside", file=sys.stderr)
+    elif what == "end":
+        import atexit, tempfile
+        sys.kept = tempfile.TemporaryDirectory(dir=".", prefix="kept-")  # as long as the process
+        atexit.register(lambda: print("at its end"))
+        threading.Thread(target=lambda: (time.sleep(0.5), print("a thread's"))).start()
+        print("its own")
     elif what == "exit":
         sys.exit(int(sys.argv[2]) if sys.argv[2].isdigit() else sys.argv[2])
     elif what == "raise":
@@ -112,6 +118,12 @@ def test_a_job_gets_what_its_command_was_given(place):
 def test_the_command_ends_as_the_job_does(place, arguments, code, said):
     job = place.start(*arguments)
     assert job.communicate(timeout=60)[1] == said and job.returncode == code
+
+
+def test_what_is_left_for_the_end_is_done(place):
+    job = place.start("end")
+    assert job.communicate(timeout=60)[0].split("\n") == ["its own", "a thread's", "at its end", ""]
+    assert job.returncode == 0 and not list(place.folder.glob("kept-*"))
 
 
 def test_an_exception_is_shown(place):
