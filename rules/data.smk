@@ -18,7 +18,8 @@ rule source:
     params:
         spec=lambda wildcards: PLAN.spec_source(wildcards.source),
     shell:
-        "python -m grace.data.source --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.data.source --spec {params.spec:q} --threads {threads}"
         " --out {output:q} > {log:q} 2>&1"
 
 
@@ -42,7 +43,8 @@ rule pairs:
     params:
         spec=lambda wildcards: PLAN.spec_pairs(wildcards.source),
     shell:
-        "python -m grace.data.pairs --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.data.pairs --spec {params.spec:q} --threads {threads}"
         " --source {input:q} --out {output.out:q} --card {output.card:q} > {log:q} 2>&1"
 
 
@@ -68,7 +70,8 @@ rule split:
     params:
         spec=PLAN.spec_split(),
     shell:
-        "python -m grace.data.split --spec {params.spec:q} --threads {threads} --pairs {input:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.data.split --spec {params.spec:q} --threads {threads} --pairs {input:q}"
         " --train {output.train:q} --validation {output.validation:q} --test {output.test:q}"
         " --report {output.report:q} > {log:q} 2>&1"
 
@@ -94,7 +97,8 @@ rule triples:
     params:
         spec=PLAN.spec_triples(),
     shell:
-        "python -m grace.data.triples --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.data.triples --spec {params.spec:q} --threads {threads}"
         " --train {input:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
 
 
@@ -121,5 +125,6 @@ rule lengths:
         spec=lambda wildcards: PLAN.spec_lengths(wildcards.data),
         tokenizer=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
     shell:
-        "python -m grace.data.lengths --spec {params.spec:q} --threads {threads} --tokenizer {params.tokenizer:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.data.lengths --spec {params.spec:q} --threads {threads} --tokenizer {params.tokenizer:q}"
         " --rows {input.rows:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"

@@ -21,7 +21,8 @@ rule tasks:
     params:
         spec=PLAN.spec_tasks(),
     shell:
-        "python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
         " --test {input.test:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
 
 

@@ -33,7 +33,8 @@ rule tables:
         found=lambda wildcards: found(PLAN.table_inputs(wildcards.table)),
         caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
     shell:
-        "python -m grace.report.tables --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.report.tables --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
         " --md {output.md:q} --tex {output.tex:q} --record {output.record:q} --html {output.html:q} > {log:q} 2>&1"
 
 
@@ -68,7 +69,8 @@ rule figures:
         found=lambda wildcards: found(PLAN.figure_inputs(wildcards.figure)),
         caption=lambda wildcards: PLAN.study.figures[wildcards.figure].caption,
     shell:
-        "python -m grace.report.figures --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.report.figures --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
         " --svg {output.svg:q} --png {output.png:q} --record {output.record:q} > {log:q} 2>&1"
 
 
@@ -109,7 +111,8 @@ rule audit:
         spec=PLAN.spec_audit(),
         printed=PRINTED,
     shell:
-        "python -m grace.report.audit --spec {params.spec:q} --threads {threads} --md {output.md:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.report.audit --spec {params.spec:q} --threads {threads} --md {output.md:q}"
         " --json {output.json:q} > {log:q} 2>&1"
 
 
@@ -136,7 +139,8 @@ rule claims:
         printed=PRINTED,
         found=found(PLAN.claim_inputs()),
     shell:
-        "python -m grace.report.claims --spec {params.spec:q} --threads {threads} --md {output.md:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.report.claims --spec {params.spec:q} --threads {threads} --md {output.md:q}"
         " --json {output.json:q} > {log:q} 2>&1"
 
 
@@ -165,7 +169,8 @@ rule report:
             path for path in input[:-2] if path.endswith(".json")
         ],
     shell:
-        "python -m grace.report.report --spec {params.spec:q} --threads {threads} --audit {input.audit:q}"
+        "python -m grace.gpus {resources.gpu} --"
+        " python -m grace.report.report --spec {params.spec:q} --threads {threads} --audit {input.audit:q}"
         " --claims {input.claims:q} --records {params.records:q} --out {output:q} > {log:q} 2>&1"
 
 

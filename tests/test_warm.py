@@ -46,20 +46,20 @@ def main():
 if __name__ == "__main__":
     main()
 """  # noqa: E501
-SERVER = "import sys, time, pathlib; from grace import warm; warm.idle_seconds = lambda: {}; "
+SERVER = "import sys, time, pathlib; from grace import warm; warm.idle_seconds = lambda: {}; warm.LIGHT = ({!r},); "
 SERVER += "warm.main(warm.Server(pathlib.Path(sys.argv[1]), imports=('marked',), early=0.5))"
 
 
 class Place:
     """A folder with a job in it, and a process that jobs start from."""
 
-    def __init__(self, folder: Path, marked: str = "", idle: str = "0") -> None:
+    def __init__(self, folder: Path, marked: str = "", idle: str = "0", light: str = "-") -> None:
         self.folder, self.socket = folder, folder / "at" / "jobs"
         self.socket.parent.mkdir()
         (folder / "job.py").write_text(JOB)
         (folder / "marked.py").write_text(marked)
         self.server = subprocess.Popen(
-            [sys.executable, "-c", SERVER.format(idle), self.socket],
+            [sys.executable, "-c", SERVER.format(idle, light), self.socket],
             cwd=folder, env=os.environ | warm.ENVIRONMENT, stdin=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         wait(self.socket.exists)
@@ -197,6 +197,17 @@ def test_a_job_has_its_own_number_of_threads(tmp_path):
     told = [place.tell(OMP_NUM_THREADS=threads)["threads"] for threads in ("2", "1")]
     place.server.kill()
     assert told[0] and told == [[2] * len(told[0]), [1] * len(told[0])]
+
+
+def test_a_light_job_does_not_wait_for_imports(tmp_path):
+    place = Place(tmp_path, light="jo")
+    assert not place.tell()["warm"]
+    place.server.kill()
+    (tmp_path / "more").mkdir()
+    place = Place(tmp_path / "more", idle="time.monotonic()", marked="open('imported', 'w')", light="jo")
+    wait((tmp_path / "more" / "imported").exists)
+    assert place.tell()["warm"]
+    place.server.kill()
 
 
 @pytest.mark.parametrize("idle", ["0", "time.monotonic()"])
