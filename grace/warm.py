@@ -44,6 +44,7 @@ LIGHT = ("grace.data.", "grace.evaluation.tasks", "grace.report.")
 # No GPU is looked for, and no thread is started by linear algebra or by arrow's allocator.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 PATIENCE = 10.0  # seconds that a command has to say what it wants
+READY = 0.3  # seconds in which the process takes up a light job, or is busy with its imports
 EARLY = 10.0  # seconds after which an idle core is used to import before the first job asks
 _held: list[subprocess.Popen[bytes]] = []
 
@@ -68,6 +69,9 @@ def hand_over(command: list[str]) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         try:
             server.connect(path)
+            server.settimeout(READY if command[2].startswith(LIGHT) else None)
+            server.recv(1)
+            server.settimeout(None)
             text = json.dumps([sys.prefix, str(Path.cwd()), command[2:], dict(os.environ)]).encode()
             socket.send_fds(server, [struct.pack("!q", len(text))], [0, 1, 2])
             server.sendall(text)
@@ -140,6 +144,7 @@ class Server:
     def _take(self, command: socket.socket) -> list[str] | None:
         try:
             command.settimeout(PATIENCE)
+            command.sendall(b"r")  # before the command has said anything: one that has gone meanwhile asks for nothing
             head, files, _, _ = socket.recv_fds(command, 8, 3)
             text = b""
             while len(text) < struct.unpack("!q", head)[0]:

@@ -64,10 +64,10 @@ class Place:
         )  # fmt: skip
         wait(self.socket.exists)
 
-    def start(self, *arguments: str, count: int = 0, **more: str) -> subprocess.Popen:
+    def start(self, *arguments: str, count: int = 0, module: str = "job", **more: str) -> subprocess.Popen:
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `python` is this one
         environment = os.environ | {"PATH": path, "OMP_NUM_THREADS": "1", "GRACE_WARM": str(self.socket)} | more
-        command = [sys.executable, "-m", "grace.gpus", str(count), "--", "python", "-m", "job", *arguments]
+        command = [sys.executable, "-m", "grace.gpus", str(count), "--", "python", "-m", module, *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -208,6 +208,14 @@ def test_a_light_job_does_not_wait_for_imports(tmp_path):
     wait((tmp_path / "more" / "imported").exists)
     assert place.tell()["warm"]
     place.server.kill()
+
+
+def test_a_light_job_does_not_wait_for_a_busy_process(place):
+    place.server.send_signal(signal.SIGSTOP)
+    job = place.start("--help", module="grace.report.audit")
+    assert "--spec" in job.communicate(timeout=20)[0] and job.returncode == 0
+    place.server.send_signal(signal.SIGCONT)
+    assert place.tell()["warm"]
 
 
 @pytest.mark.parametrize("idle", ["0", "time.monotonic()"])
