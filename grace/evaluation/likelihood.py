@@ -35,8 +35,8 @@ class SharedContexts(HFLM):
     """HFLM whose log-likelihoods are the same up to floating-point error."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         self._tokens = lru_cache(KNOWN)(super().tok_encode)
+        super().__init__(*args, **kwargs)
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         return list(self._tokens(string, *args, **kwargs))
