@@ -18,10 +18,10 @@ from grace.encoder import hub
 from grace.evaluation import general_tasks, harness
 from grace.evaluation.general_tasks import GREEDY, HUB
 from grace.section import UserError
+from tests.evaluation.bubblewrap import needs_bubblewrap
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 needs_data = pytest.mark.skipif(not DATA.exists(), reason="../shared/data is not here")
-needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 LABELS = general_tasks.FEVER_LABELS
 
 
