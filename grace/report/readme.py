@@ -11,6 +11,7 @@ import csv
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 from grace.files import read_json, writing
@@ -127,7 +128,7 @@ def _mean(rows: list[Row], column: Column) -> str:
     values = [float(row[column.field]) * column.factor for row in some if row[column.field]]
     if not values:
         return MISSING
-    mean = sum(values) / len(values)
+    mean = fmean(values)  # exact sums: equal seeds give one mean, however many rows they are
     return f"{mean:+.{column.digits}f}" if column.signed else f"{mean:.{column.digits}f}"
 
 

@@ -133,3 +133,16 @@ def test_without_a_trade_off_its_block_stays(study, tmp_path):
     readme.write_text(f"{BEGIN}\n{END}\n{TRADE_BEGIN}\nas it was\n{TRADE_END}\n")
     main([str(study), str(readme)])
     assert f"{TRADE_BEGIN}\nas it was\n{TRADE_END}\n" in readme.read_text() and not (tmp_path / PARETO).exists()
+
+
+def test_equal_seeds_have_their_own_value_as_mean(traded, tmp_path):
+    with open(traded / "tables/tradeoff.csv", newline="") as handle:
+        row = next(csv.DictReader(handle)) | {"well_formed": "0.9575"}  # six of them add up to less than six times it
+    with open(traded / "tables/tradeoff.csv", "w", newline="") as handle:
+        writer = csv.DictWriter(handle, row)
+        writer.writeheader()
+        writer.writerows(row | {"seed": str(seed), "mode": mode} for mode in ("direct", "reasoning") for seed in range(3))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"{BEGIN}\n{END}\n{TRADE_BEGIN}\n{TRADE_END}\n")
+    main([str(traded), str(readme)])
+    assert "| 0.958 |" in readme.read_text()
