@@ -2,7 +2,7 @@
 # make test   environment, the test suite
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
 # make bench  the benchmarks: ratios to peers and limits, into results/bench.json (docs/measurements.md)
-# make readme puts table 1 and figure 1 of results/demo into README.md
+# make readme puts table 1, figure 1 and the trade-off of results/demo, where made, into README.md and docs/tradeoff.md
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
 VENV := .venv
@@ -25,7 +25,7 @@ bench: $(VENV)/.complete
 
 readme: $(VENV)/.complete
 	snakemake --cores all table1 figure1
-	python -m grace.report.readme results/demo README.md
+	python -m grace.report.readme results/demo README.md docs/tradeoff.md
 
 lint: $(VENV)/.complete
 	ruff check .

@@ -1,7 +1,9 @@
-"""Puts a finished study's results into README: python -m grace.report.readme results/demo README.md
+"""Puts a finished study's results into pages that have a place for them, and their figures beside these.
 
-Table 1 and figure 1; and, where `snakemake tradeoff` has made them and README has a place for them, the trade-off of
-embeddings and generation, its effects and its figure.
+    python -m grace.report.readme results/demo README.md docs/tradeoff.md
+
+Table 1 and figure 1; and, where `snakemake tradeoff` has made them, the trade-off of embeddings and generation, its
+effects and its figure.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from grace.tasks import CATEGORIES
 
 BEGIN, END = "<!-- results: make readme -->", "<!-- /results -->"
 TRADE_BEGIN, TRADE_END = "<!-- trade-off: make readme -->", "<!-- /trade-off -->"
-FIGURE, PARETO = Path("docs/figure1.svg"), Path("docs/pareto.svg")  # beside README
+FIGURE, PARETO = Path("docs/figure1.svg"), Path("pareto.svg")  # beside README; beside the page of the trade-off
 AVERAGE = "Avg (tasks)"
 SHORT = {"PairClassification": "Pairs"}
 MISSING = "—"
@@ -139,32 +141,41 @@ def _effect(row: Row) -> str:
     return f"{float(row['effect']):+.3f}{interval}"
 
 
-def put(study: Path, readme: Path) -> None:
-    """Replace README's blocks and the figures beside it; that of the trade-off only where the study has it.
+def put(study: Path, pages: list[Path]) -> None:
+    """Replace the pages' blocks and the figures beside them; that of the trade-off only where the study has it.
 
     Raises:
-        UserError: when README has no place for the results, or the study no table 1 or figure 1.
+        UserError: when a page has no place for results, or the study no table 1 or figure 1. Nothing is changed then.
     """
-    if not readme.is_file():
-        raise UserError(f"{readme}: no such file.")
-    text = _replaced(readme, readme.read_text(encoding="utf-8"), (BEGIN, END), block(study))
-    figures = {FIGURE: _drawing(study / "figures/figure1.svg", "figure1")}
-    if TRADE_BEGIN in text and (study / "tables/tradeoff.csv").exists():
-        text = _replaced(readme, text, (TRADE_BEGIN, TRADE_END), traded(study))
-        figures[PARETO] = _drawing(study / "figures/pareto.svg", "tradeoff")
-    for name, drawing in figures.items():
-        with writing(readme.parent / name) as temporary:
+    texts: dict[Path, str] = {}
+    figures: dict[Path, Path] = {}
+    for page in pages:
+        if not page.is_file():
+            raise UserError(f"{page}: no such file.")
+        text = page.read_text(encoding="utf-8")
+        if BEGIN not in text and TRADE_BEGIN not in text:
+            raise UserError(f"{page}: has no lines {BEGIN} and {END}; put them where the results shall stand.")
+        if BEGIN in text:
+            text = _replaced(page, text, (BEGIN, END), block(study))
+            figures[page.parent / FIGURE] = _drawing(study / "figures/figure1.svg", "figure1")
+        if TRADE_BEGIN in text and (study / "tables/tradeoff.csv").exists():
+            text = _replaced(page, text, (TRADE_BEGIN, TRADE_END), traded(study))
+            figures[page.parent / PARETO] = _drawing(study / "figures/pareto.svg", "tradeoff")
+        texts[page] = text
+    for place, drawing in figures.items():
+        with writing(place) as temporary:
             shutil.copyfile(drawing, temporary)
-    with writing(readme) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    for page, text in texts.items():
+        with writing(page) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
 
-def _replaced(readme: Path, text: str, marks: tuple[str, str], made: str) -> str:
+def _replaced(page: Path, text: str, marks: tuple[str, str], made: str) -> str:
     begin, end = marks
-    before, first, rest = text.partition(begin)
+    before, _, rest = text.partition(begin)
     _, last, after = rest.partition(end)
-    if not first or not last:
-        raise UserError(f"{readme}: has no lines {begin} and {end}; put them where the results shall stand.")
+    if not last:
+        raise UserError(f"{page}: has no line {end} after {begin}; put it where the results shall end.")
     return f"{before}{begin}\n{made}\n{end}{after}"
 
 
@@ -175,12 +186,12 @@ def _drawing(path: Path, target: str) -> Path:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split(":")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("study", type=Path, help="a study's folder, as results/demo")
-    parser.add_argument("readme", type=Path)
+    parser.add_argument("pages", type=Path, nargs="+", help="as README.md docs/tradeoff.md")
     arguments = parser.parse_args(argv)
     with in_one_sentence():
-        put(arguments.study, arguments.readme)
+        put(arguments.study, arguments.pages)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""README's block of results, from a study's files."""
+"""The blocks of results in README and other pages, from a study's files."""
 
 import csv
 import json
@@ -64,11 +64,16 @@ def test_what_is_missing_is_a_sentence_and_nothing_is_changed(study, tmp_path, c
     assert readme.read_text() == f"{BEGIN}\nold\n{END}\n"
 
 
-def test_a_readme_without_a_place(study, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("text\n")
-    with pytest.raises(SystemExit, match="has no lines"):
-        main([str(study), str(readme)])
+@pytest.mark.parametrize(
+    ("page", "said"), [("text\n", "page.md: has no lines"), (f"{BEGIN}\n", f"page.md: has no line {END}")]
+)
+def test_a_page_without_a_place_and_no_page_is_changed(study, tmp_path, page, said):
+    readme, other = tmp_path / "README.md", tmp_path / "page.md"
+    readme.write_text(f"{BEGIN}\nold\n{END}\n")
+    other.write_text(page)
+    with pytest.raises(SystemExit, match=said):
+        main([str(study), str(readme), str(other)])
+    assert readme.read_text() == f"{BEGIN}\nold\n{END}\n" and not (tmp_path / FIGURE).exists()
 
 
 @pytest.fixture
@@ -100,13 +105,17 @@ def traded(study):
     return study
 
 
-def test_the_trade_off_has_a_block_of_its_own(traded, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"{BEGIN}\n{END}\nbetween\n{TRADE_BEGIN}\nold\n{TRADE_END}\nafter\n")
-    main([str(traded), str(readme)])
+def test_the_trade_off_has_a_page_of_its_own(traded, tmp_path):
+    readme, page = tmp_path / "README.md", tmp_path / "docs/tradeoff.md"
+    readme.write_text(f"{BEGIN}\n{END}\n")
+    page.parent.mkdir()
+    page.write_text(f"before\n{TRADE_BEGIN}\nold\n{TRADE_END}\nafter\n")
+    main([str(traded), str(readme), str(page)])
+    assert "Two runs, one seed." in readme.read_text()
     assert (
-        readme.read_text().split("between\n")[1]
-        == f"""{TRADE_BEGIN}
+        page.read_text()
+        == f"""before
+{TRADE_BEGIN}
 Both at once, two seeds.
 
 | run | nDCG@10, direct | nDCG@10, reasoning | embedding mean, direct | embedding mean, reasoning | well-formed | \
@@ -120,12 +129,12 @@ perplexity, % | compute, s |
 | hidden states | adapter, direct | base, direct | +0.200 [+0.190, +0.210] |
 | hidden states | cl, direct | base, direct | — |
 
-![Embeddings against generation](docs/pareto.svg)
+![Embeddings against generation](pareto.svg)
 {TRADE_END}
 after
 """
     )
-    assert (tmp_path / PARETO).read_text() == "<svg>pareto</svg>"
+    assert (page.parent / PARETO).read_text() == "<svg>pareto</svg>"
 
 
 def test_without_a_trade_off_its_block_stays(study, tmp_path):
@@ -141,7 +150,7 @@ def test_equal_seeds_have_their_own_value_as_mean(traded, tmp_path):
     with open(traded / "tables/tradeoff.csv", "w", newline="") as handle:
         writer = csv.DictWriter(handle, row)
         writer.writeheader()
-        writer.writerows(row | {"seed": str(seed), "mode": mode} for mode in ("direct", "reasoning") for seed in range(3))
+        writer.writerows(row | {"seed": seed, "mode": mode} for mode in ("direct", "reasoning") for seed in (0, 1, 2))
     readme = tmp_path / "README.md"
     readme.write_text(f"{BEGIN}\n{END}\n{TRADE_BEGIN}\n{TRADE_END}\n")
     main([str(traded), str(readme)])
