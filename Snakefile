@@ -3,8 +3,8 @@
 #   snakemake --cores all                          the embedded demo, no GPU, no download
 #   snakemake --cores all --config study=paper     the paper
 #   snakemake table1                               one table and what it needs; figure1 ... alike
-#   snakemake paper_items                          every table and figure, ablations and all
-#   snakemake --config ablations=true              everything, with the report
+#   snakemake paper_items                          every table and figure but the trade-off's, ablations too
+#   snakemake --config ablations=true              all of these, with the report; tradeoff=true adds its own
 #   snakemake --until train                        the models only
 #   snakemake -n                                   what would be done
 from snakemake.utils import min_version

@@ -1,8 +1,8 @@
 """Every setting as a typed section: an unknown key or a bad value is one clear sentence.
 
-`config.yaml` is read once, merged (`defaults` <- `studies.<name>` <- command line) and
-validated before Snakemake plans anything. Neither torch nor snakemake is imported, so a dry run
-stays fast.
+`config.yaml` is read once, with the command line in it, merged (`defaults` <- preset <- the studies
+that it extends <- `studies.<name>`) and validated before Snakemake plans anything. Neither torch
+nor snakemake is imported, so a dry run stays fast.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class Source(Section):
         need = {"docstrings": ["packages"], "jsonl": ["path"], "gdrive": ["id"], "hub": ["id", "file"]}[self.kind]
         if self.path is None and (missing := [key for key in need if not getattr(self, key)]):
             raise ValueError(f"{missing[0]}: a source of kind {self.kind!r} needs this key")
+        if self.mirror and self.kind not in ("gdrive", "hub"):
+            raise ValueError(f"mirror: a source of kind {self.kind!r} is not fetched; path names a file of yours")
         return self
 
 

@@ -81,7 +81,7 @@ class Grace(Section):
     instances: Positive  # B: instances per generation
     rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage
     updates_per_generation: Positive
-    rollouts_per_forward: Positive  # per process; memory only, the result does not depend on it
+    rollouts_per_forward: Positive  # per process; memory only, but for updates: docs/method.md
     processes: Positive  # one per GPU
     sharding: Literal["fsdp", "none"]  # of parameters and optimizer state, with more than one process
     lora: Lora | None  # null: all weights

@@ -1,4 +1,4 @@
-"""The frame of every stage: `python -m grace.<module> --spec '{...}' --in a --out b`.
+"""The frame of every stage: `python -m grace.<stage>.<module> --spec '{...}' --<input> a --<output> b`.
 
 A user's mistake ends in one sentence on stderr and exit code 1, never in a traceback.
 """

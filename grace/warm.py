@@ -1,10 +1,10 @@
 """Jobs without a GPU start from one process, so that torch and transformers are imported once a workflow.
 
-Imports are a sixth of the demo's computing (docs/measurements.md). The Snakefile starts this process, which waits; the
-command `grace.gpus`, in which jobs begin, hands a job over, and this process forks. The job ends with that command, the
-command with the job and its exit code. Only a process of one thread can be forked safely, so this one imports nothing
-that starts another, and looks. Where it cannot serve (more threads, a GPU, another environment, as of --use-conda,
-another node), jobs start by themselves. With GRACE_WARM=no all do.
+Start-up would be a fifth of the demo's computing (docs/measurements.md). The Snakefile starts this process, which
+waits; the command `grace.gpus`, in which jobs begin, hands a job over, and this process forks. The job ends with that
+command, the command with the job and its exit code. Only a process of one thread can be forked safely, so this one
+imports nothing that starts another, and looks. Where it cannot serve (more threads, a GPU, another environment, as of
+--use-conda, another node), jobs start by themselves. With GRACE_WARM=no all do.
 """
 
 from __future__ import annotations

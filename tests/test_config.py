@@ -73,6 +73,7 @@ def test_every_study_is_valid(study):
         ("studies/demo/data/supervised", "wiki1m", "data.supervised: a source of texts has no positives"),
         ("studies/demo/data/mining", {"rank_min": 3, "rank_max": 3}, "data.mining.rank_max: the window [3, 3)"),
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
+        ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),

@@ -1,4 +1,4 @@
-"""Nearest neighbours: exact for up to 100,000 vectors, above that by faiss in the lists nearest to the query.
+"""Nearest neighbours: exact for up to 50,000 vectors, above that by faiss in the lists nearest to the query.
 
 Of faiss's kinds this was chosen by measurement (bench/index.py): a graph (HNSW) answers sooner than anyone needs and
 takes over ten times as long to make. Vectors are kept in 16 bits: half the memory, twice as fast, the same recall.

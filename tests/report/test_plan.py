@@ -129,6 +129,13 @@ def test_one_gpu_takes_a_day_as_config_says():
     assert all(sum(job.memory.values()) < 24e9 for job in usual.trainings)
 
 
+def test_a_backbone_without_a_shape_is_named(monkeypatch):
+    monkeypatch.setitem(CONFIG["available_backbones"], "mine", {"kind": "hub", "id": "x/y"})
+    text = page.render(plan(spec(backbones=["mine"])), [])
+    assert "- mine: no shape is given, so times and memory are those of 2 layers of width 128; add layers" in text
+    assert "no shape is given" not in page.render(plan(spec()), [])
+
+
 def test_demo_has_no_gpu(tmp_path, capsys):
     made = plan(spec("demo"))
     assert made.gpu_hours == made.wall_hours == 0 and rule(made, "train").work.written > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from grace.config import Backbone
 from grace.report.columns import grid, hours
 from grace.report.planning.estimates import Estimates
 from grace.report.planning.jobs import STEPS, Plan
@@ -42,6 +43,7 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    backbone and by the run; the small encoder is left out. Cases: 6 with the transformers engine."""
 
 NAMED = 2  # runs of an ablation
+SHAPE = ("layers", "width")  # what no entry of another backbone leaves as it is
 LOWER = {
     "grace": "lower grace.rollouts_per_forward or grace.vllm_memory, raise grace.processes, or set grace.lora",
     "cl": "lower cl.mini_batch_size, raise cl.processes, or set cl.lora",
@@ -69,6 +71,12 @@ def watch(plan: Plan) -> list[str]:
     if unknown:
         rows = ", ".join(f"{source} {e.texts(source).rows:,}" for source in unknown)
         found.append(f"The rows are the paper's, or assumed, until the rule `pairs` has counted them: {rows}.")
+    found += [
+        f"{name}: no shape is given, so times and memory are those of {b.layers} layers of width {b.width}; add "
+        f"layers, width, heads, kv_heads, feed_forward and vocab_size to available_backbones.{name}."
+        for name, b in e.spec.backbones.items()
+        if b.kind != "trained" and all(getattr(b, key) == Backbone.model_fields[key].default for key in SHAPE)
+    ]
     if e.unsized:
         found.append(f"Without known sizes, so in no number: {', '.join(e.unsized)}.")
     return found or ["Nothing."]
