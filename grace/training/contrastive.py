@@ -19,6 +19,7 @@ from grace.specs import TrainSpec
 from grace.training import sharding
 from grace.training.fence import Fence
 from grace.training.losses import info_nce
+from grace.training.rationales import device
 from grace.training.student import Lookup, PooledText, features
 
 WEIGHTS = "trained.pt"  # in a checkpoint: the weights that are trained, which is all that differs from the backbone
@@ -74,8 +75,12 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         one = features([ids] * rows, [length - new] * rows)
         batch: dict[str, Any] = {f"{column}_{name}": value for column in columns for name, value in one.items()}
         if self.fence is not None:
-            few = features([ids] * min(rows, self.fence.weights.rows), [length - new] * rows)
-            batch[FENCE] = {name: few for name in ("rationale", "text") if getattr(self.fence.weights, name)}
+            few, text = min(rows, self.fence.weights.rows), ids[: length - new]  # all of a text follows its first token
+            parts = {
+                "rationale": features([ids] * few, [length - new] * few),
+                "text": features([text] * few, [1] * few),
+            }
+            batch[FENCE] = {name: part for name, part in parts.items() if getattr(self.fence.weights, name)}
         return batch
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
@@ -129,7 +134,7 @@ def contrastive_trainer(
         )
     template = PromptTemplate.from_tokenizer(tokenizer, p.instruction, p.max_prompt_tokens)
     module = PooledText(model, template, spec.pooling, spec.direct_prompt, c.loss, rationales)
-    student = SentenceTransformer(modules=[module], device="cuda" if torch.cuda.is_available() else "cpu")
+    student = SentenceTransformer(modules=[module], device=device())
     if spec.method == "simcse":
         _assert_views_differ(student, rows[0]["text"])
     head = model.get_output_embeddings()

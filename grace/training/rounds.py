@@ -168,7 +168,9 @@ def _written(
     assert phase.spec.rationales is not None
     encode, texts = phase.spec.rationales.encode, rationales.texts_of(rows)
     model, tokenizer = _load(spec, backbone, at, GENERATOR)
-    encoder = RationaleEncoder(model.to(rationales.device()), tokenizer, encode)
+    place = rationales.device()
+    kind = torch.bfloat16 if place != "cpu" and spec.grace and spec.grace.precision == "bf16" else torch.float32
+    encoder = RationaleEncoder(model.to(place, kind), tokenizer, encode)
     known = settings(encode, phase.name, encoder.dtype, "float32")
     with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model) as generator:
         # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.

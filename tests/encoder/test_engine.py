@@ -204,3 +204,16 @@ def test_compiled_decoding_gives_the_same_and_is_compiled_once_for_a_width(tiny,
         torch.testing.assert_close(made.pooled, plain.pooled, atol=1e-5, rtol=0)
     assert 2 <= len(graphs) <= 4  # to draw, and widths of 32 to 128; none again in the second call
     reading.compiled.cache_clear()
+
+
+def test_prompts_of_other_lengths_are_no_other_shape(tiny, monkeypatch):
+    graphs = []
+    monkeypatch.setattr(reading, "COMPILER", {"backend": lambda graph, _: graphs.append(graph) or graph.forward})
+    reading.compiled.cache_clear()
+    for length in range(10, 21):
+        engine.generate(
+            tiny[0], [[*range(20, 20 + length)]] * 2, pool_from=0, pooling=None, keys=[0, 1], temperatures=[0.0, 0.0],
+            max_new_tokens=3, ends=[], batch_size=2, compile=True,
+        )  # fmt: skip
+    assert 1 <= len(graphs) <= 2
+    reading.compiled.cache_clear()

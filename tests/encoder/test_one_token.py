@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grace.encoder.engines import reading
+from grace.encoder.engines import reading, slots
 from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.one_token import OneToken, fits
 from grace.settings import Pooling
@@ -82,3 +82,34 @@ def test_what_is_wrapped_or_cast_is_left_to_transformers():
     assert fits(model)
     adapted = peft.get_peft_model(model, peft.LoraConfig(target_modules=["v_proj"], task_type="CAUSAL_LM"))
     assert not fits(adapted.get_base_model())
+
+
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj", "down_proj"], ["embed_tokens"]])
+def test_a_backbone_whose_adapters_are_off_is_read_as_it_is(targets):
+    model = model_of("qwen2", KNOWN["qwen2"])
+    expected = write(model)
+    config = peft.LoraConfig(target_modules=targets, task_type="CAUSAL_LM", init_lora_weights=False)
+    adapted = peft.get_peft_model(model, config)
+    assert not fits(adapted.get_base_model())
+    with adapted.disable_adapter():
+        assert fits(adapted.get_base_model())
+        made = write(adapted.get_base_model())
+    assert made.token_ids == expected.token_ids and torch.equal(made.pooled, expected.pooled)
+    adapted.merge_adapter()
+    with adapted.disable_adapter():  # its weights are not the backbone's
+        assert not fits(adapted.get_base_model())
+
+
+def test_under_autocast_keys_are_kept_as_attention_takes_them(monkeypatch):
+    model, kinds = model_of("qwen2", KNOWN["qwen2"]), set()
+    real = slots._Layer.update
+
+    def update(*given, **more):
+        kept = real(*given, **more)
+        kinds.update(part.dtype for part in kept)
+        return kept
+
+    monkeypatch.setattr(slots._Layer, "update", update)
+    with torch.autocast("cpu", torch.bfloat16):
+        write(model)
+    assert kinds == {torch.bfloat16}

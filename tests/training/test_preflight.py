@@ -8,6 +8,7 @@ import torch
 from grace.encoder.engines import packed
 from grace.section import UserError
 from grace.training import preflight
+from grace.training.contrastive import FENCE
 from grace.training.preflight import Preflight, out_of_memory, too_large
 from grace.training.train import build_trainer, load
 from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, rows
@@ -77,13 +78,23 @@ def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
     if case == "grace":
         assert seen[-1] == (8, length - 1 + 4 * 12)  # the four rollouts of a group in a row
     elif case == "kl_fence":  # query, positive, negative; twice the fence's rows with a rationale, and as plain text
-        assert batches == [(4, length + 24 - prefix)] * 2 + [(4, length + 24)] * 2 + [
+        assert batches == [(4, length + 24 - prefix)] * 2 + [(4, length)] * 2 + [
             (8, length + 24 - prefix), (16, length + 24 - prefix)
         ]  # fmt: skip
     else:  # on a CPU the prefix is read apart, once for all rows, but for a dropout of each row's own
         assert {width for _, width in batches} == {length - (prefix if case == "cl" else 0)}
         assert sum(count for count, _ in batches) == 8 * (3 if case == "cl" else 2)  # query, positive, negative
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in trainer.model.parameters())
+
+
+def test_the_fence_sees_every_token_of_the_longest_text(tiny_folder, tmp_path):
+    spec = SPECS["kl_fence"]
+    trainer = trainer_of(tiny_folder, tmp_path, spec)
+    length, real = spec.prompt.max_prompt_tokens, trainer.fence.batch([{"text": "array " * 200}] * 4)
+    for name, part in trainer.longest(8, length + 24, 24)[FENCE].items():
+        follow = part["attention_mask"].sum(1) - part["prompt_tokens"]
+        assert len(follow) == len(real[name]["input_ids"])
+        assert (follow >= real[name]["attention_mask"].sum(1) - real[name]["prompt_tokens"]).all()
 
 
 def _template(trainer):

@@ -32,8 +32,16 @@ def fits(model: Any) -> bool:
         return False
     if torch.is_autocast_enabled(model.device.type):
         return False
-    plain = all(type(layer.get_submodule(name)) is nn.Linear for layer in decoder.layers for name in PROJECTIONS)
+    plain = all(type(_bare(layer.get_submodule(name))) is nn.Linear for layer in decoder.layers for name in PROJECTIONS)
+    plain = plain and type(_bare(decoder.embed_tokens)) is nn.Embedding
     return plain and not any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
+
+
+def _bare(module: Any) -> Any:
+    """What a module computes with now: of one that peft has wrapped, while all adapters are off, what it wraps."""
+    if getattr(module, "disable_adapters", False) and not getattr(module, "merged", False):
+        return module.base_layer
+    return module
 
 
 class _Linear(NamedTuple):
@@ -123,7 +131,7 @@ class OneToken:
 
 def _parts(layer: Any) -> _Layer:
     attention = layer.self_attn
-    linear = [_Linear(module.weight, module.bias) for module in map(layer.get_submodule, PROJECTIONS)]
+    linear = [_Linear(module.weight, module.bias) for module in map(_bare, map(layer.get_submodule, PROJECTIONS))]
     norms = [_norm(layer.input_layernorm), _norm(layer.post_attention_layernorm)]
     heads = [_norm(getattr(attention, name)) if hasattr(attention, name) else None for name in ("q_norm", "k_norm")]
     return _Layer._make([attention.head_dim, attention.scaling, *linear, *norms, *heads])

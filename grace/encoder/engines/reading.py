@@ -25,6 +25,7 @@ SIMILAR = 0.8
 # Of `compiled` decoding: CUDA graphs of generated kernels, one for each width, which grows by doubling.
 COMPILER: dict[str, Any] = {"mode": "reduce-overhead"}
 NARROWEST = 256
+SHAPES = 128  # of calls: numbers of slots, capacities and widths; above torch's own limit of 8 it would raise
 # A prefix is read apart, which takes a pass of its own, where at least so many rows share it.
 SHARED_BY = 8
 
@@ -127,9 +128,15 @@ class Reader:
         )
 
 
+def compiled_capacity(tokens: int) -> int:
+    """Of slots for `tokens` each. Free slots are read too, and hold one token behind their own; of few kinds."""
+    return tokens + NARROWEST - tokens % NARROWEST
+
+
 @cache
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """`function` compiled by torch, traced whole, once for each shape that it is called with."""
+    torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
     return torch.compile(function, fullgraph=True, dynamic=False, **COMPILER)
 
 

@@ -70,6 +70,7 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Take new keys and values [n, heads, tokens, d]; returns all that their rows attend to."""
         at = self.at
+        key_states = key_states.to(value_states.dtype)  # under autocast rotation makes them float32; attention does not
         if at.lengths is None:
             self.fresh = key_states, value_states
             if self.prefix is None:

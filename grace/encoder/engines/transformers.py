@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.reading import Reader, batches, compiled
+from grace.encoder.engines.reading import Reader, batches, compiled, compiled_capacity
 from grace.encoder.engines.slots import Slots, attending
 from grace.encoder.sampling import sample
 from grace.section import UserError
@@ -177,8 +177,10 @@ class _Writer:
         self.queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         self.size = min(batch_size, len(prompts))
         longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
-        # The last token written is never read. Compiled, free slots are read too, and hold one token behind their own.
-        layers, capacity = model.config.get_text_config().num_hidden_layers, longest - 1 + compile
+        # The last token written is never read.
+        layers, capacity = model.config.get_text_config().num_hidden_layers, longest - 1
+        if compile:
+            capacity = compiled_capacity(capacity)
         self.cache = Slots(self.size, capacity, layers, fixed=compile)
         self.reader = Reader(model, self.cache, pool_from, pooling, compile)
         self.reader.read_prefix(prompts)
