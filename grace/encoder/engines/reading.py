@@ -129,7 +129,7 @@ class Reader:
 
 
 def compiled_capacity(tokens: int) -> int:
-    """Of slots for `tokens` each. Free slots are read too, and hold one token behind their own; of few kinds."""
+    """Of slots that hold `tokens`, and one more, as free slots are read too; a multiple, so few shapes are compiled."""
     return tokens + NARROWEST - tokens % NARROWEST
 
 
