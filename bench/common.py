@@ -93,15 +93,28 @@ def write(path: Path | str | None, entries: Sequence[dict[str, Any]]) -> None:
     write_json(path, list({**known, **{row["name"]: row for row in entries}}.values()))
 
 
+def gflops() -> float:
+    """Of float32 products of matrices on one core: its speed of the moment, which a machine's other guests change."""
+    threads, square = torch.get_num_threads(), torch.ones(1024, 1024)
+    torch.set_num_threads(1)
+    try:
+        seconds = interleaved({"product": lambda: square @ square}, 10)["product"]
+    finally:
+        torch.set_num_threads(threads)
+    return 2 * 1024**3 / statistics.median(seconds) / 1e9
+
+
+@cache
 def hardware() -> str:
-    """Processor, cores that this process may use, memory, GPU, torch: one line."""
+    """Processor, cores that this process may use, speed of one at the first call, memory, GPU, torch: one line."""
     name = platform.processor() or platform.machine()
     information = Path("/proc/cpuinfo")
     if information.exists():
         found = [line.split(":", 1)[1].strip() for line in information.read_text().splitlines() if "model name" in line]
         name = found[0] if found else name
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parts = [f"{name}, {cores} core{'s' * (cores > 1)}", f"{psutil.virtual_memory().total / 2**30:.0f} GiB"]
+    parts = [f"{name}, {cores} core{'s' * (cores > 1)} of {gflops():.0f} GFLOPS"]
+    parts.append(f"{psutil.virtual_memory().total / 2**30:.0f} GiB")
     parts.append(torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU")
     return ", ".join([*parts, f"torch {torch.__version__}, {torch.get_num_threads()} threads"])
 

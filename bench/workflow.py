@@ -201,18 +201,22 @@ def run(study: str, cores: int, repeats: int, keep: Path | None, path: Path | No
     """Run the study from nothing `repeats` times, print what each took, and write the entry."""
     from bench import common
 
-    seconds = []
+    seconds, speeds = [], [common.gflops()]
     for number in range(1, repeats + 1):
         with _folder(keep, number) as checkout:
             copy(ROOT, checkout)
             seconds.append(timed(checkout, study, cores))
-            print(f"run {number}: {seconds[-1]:.1f} s\n\n{report(read(checkout / 'results' / study))}\n", flush=True)
+            speeds.append(common.gflops())
+            speed = f"one core multiplied at {speeds[-2]:.0f} GFLOPS before it and {speeds[-1]:.0f} after it"
+            table = report(read(checkout / "results" / study))
+            print(f"run {number}: {seconds[-1]:.1f} s; {speed}\n\n{table}\n", flush=True)
     made = common.entry(
         f"{study}_seconds",
         [value / LIMIT for value in seconds],
         common.command(),
         f"wall seconds of the workflow, study {study}, on {cores} cores / the limit of {LIMIT:.0f}",
         seconds=[round(value, 1) for value in seconds],
+        gflops=[round(value, 1) for value in speeds],  # before the first run and after each
         limit=LIMIT,
         cores=cores,
     )

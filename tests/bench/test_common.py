@@ -1,9 +1,11 @@
 import json
 import math
 import sys
+import time
 
 import numpy as np
 import pytest
+import torch
 
 from bench import common
 
@@ -23,6 +25,18 @@ def test_an_entry_holds_the_median_and_the_range():
     assert (made["ratio"], made["low"], made["high"], made["repeats"], made["texts"]) == (2, 0.75, 3, 3, 7)
     assert "torch" in made["hardware"]
     assert "core" in made["hardware"]
+
+
+def test_the_hardware_says_how_fast_a_core_multiplies():
+    threads, square = torch.get_num_threads(), np.ones((512, 512), dtype=np.float32)
+    began = time.process_time()
+    for _ in range(20):
+        square @ square
+    known = 20 * 2 * 512**3 / (time.process_time() - began) / 1e9  # numpy's, on however many threads
+    assert 1 / 8 < common.gflops() / known < 8
+    assert torch.get_num_threads() == threads
+    said = float(common.hardware().split(" GFLOPS")[0].rpartition(" ")[2])
+    assert 1 / 8 < said / known < 8
 
 
 def test_entries_are_merged_by_name(tmp_path):

@@ -144,6 +144,7 @@ def test_a_run_is_set_against_the_limit(study, tmp_path, monkeypatch, capsys):
     assert 0.6 < entry["low"] <= entry["ratio"] <= entry["high"] < 20
     assert sorted(2 * value for value in entry["seconds"]) == pytest.approx([entry["low"], entry["high"]], abs=0.2)
     assert (entry["limit"], entry["cores"]) == (0.5, 2)
+    assert len(entry["gflops"]) == len(entry["seconds"]) + 1
     assert cells(capsys.readouterr().out)["total"] == ["4", "44.0", "45.2", "14.0"]
 
 
