@@ -7,6 +7,7 @@ import torch
 
 from bench import common, encode, work
 from grace.encoder.encoder import Encoding, Rationale
+from grace.encoder.engines.one_token import fits
 from grace.settings import Prompt
 
 
@@ -30,6 +31,11 @@ def median(found, over: str, under: str) -> float:
 def test_the_encoder_is_faster_than_the_released_way(found):
     _, measured = found
     assert median(measured, "released", "encode") > 1.4
+
+
+def test_the_released_way_does_not_slow_what_is_timed_beside_it(found):
+    job, _ = found
+    assert fits(job.encoder.model)
 
 
 def test_pooling_on_the_way_costs_little(found):

@@ -84,6 +84,18 @@ def test_what_is_wrapped_or_cast_is_left_to_transformers():
     assert not fits(adapted.get_base_model())
 
 
+def test_a_model_that_was_asked_for_its_hidden_states_is_read_as_before():
+    model = model_of("qwen2", KNOWN["qwen2"])
+    expected = write(model)
+    model(torch.tensor([[5]]), output_hidden_states=True)
+    assert any(module._forward_hooks for module in model.modules())  # transformers' own, which stay
+    assert fits(model)
+    made = write(model)
+    assert made.token_ids == expected.token_ids and torch.equal(made.pooled, expected.pooled)
+    model.model.layers[1].register_forward_hook(lambda *_: None)
+    assert not fits(model)
+
+
 @pytest.mark.parametrize("targets", [["q_proj", "v_proj", "down_proj"], ["embed_tokens"]])
 def test_a_backbone_whose_adapters_are_off_is_read_as_it_is(targets):
     model = model_of("qwen2", KNOWN["qwen2"])

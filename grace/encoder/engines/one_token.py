@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from grace.encoder.engines.slots import Slots
 
 FAMILY = ("llama", "qwen2", "qwen3")
+CAPTURING = "transformers.utils.output_capturing"
 FIXED_ROPE = ("default", "linear", "llama3", "yarn")  # tables that do not depend on the length
 PROJECTIONS = (
     "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
@@ -34,7 +35,13 @@ def fits(model: Any) -> bool:
         return False
     plain = all(type(_bare(layer.get_submodule(name))) is nn.Linear for layer in decoder.layers for name in PROJECTIONS)
     plain = plain and type(_bare(decoder.embed_tokens)) is nn.Embedding
-    return plain and not any(module._forward_hooks or module._forward_pre_hooks for module in decoder.modules())
+    return plain and not any(map(_hooked, decoder.modules()))
+
+
+def _hooked(module: Any) -> bool:
+    """Apart from transformers' own hooks: those stay once hidden states were asked for, and then do nothing."""
+    hooks = (*module._forward_pre_hooks.values(), *module._forward_hooks.values())
+    return any(getattr(hook, "__module__", None) != CAPTURING for hook in hooks)
 
 
 def _bare(module: Any) -> Any:
