@@ -13,6 +13,4 @@ def direct_ids(template: PromptTemplate, texts: list[str], prompt: str, ends: li
     """
     if prompt == "chat":
         return template.ids(texts), len(template.prefix)
-    room = template.max_prompt_tokens
-    heads = [text[: 64 * room] for text in texts]
-    return [ids[:room] or ends[:1] for ids in template.text_ids(heads)], 0
+    return [ids or ends[:1] for ids in template.text_ids(texts, template.max_prompt_tokens)], 0

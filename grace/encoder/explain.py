@@ -34,6 +34,7 @@ from grace.encoder.engines.packed import left_pad
 from grace.encoder.engines.reading import hidden_states
 from grace.encoder.inputs import checked_texts
 from grace.encoder.splitting import rationale_sentences, sentences
+from grace.method.prompt import head
 from grace.section import UserError
 
 if TYPE_CHECKING:
@@ -177,8 +178,8 @@ def _text_ends(tokenizer: Any, text: str, room: int) -> list[int]:
     """Where in the text each of its tokens ends that the model has read."""
     if not getattr(tokenizer, "is_fast", False):
         raise UserError("explain: this model's tokenizer does not say where in the text its tokens are.")
-    head = text[: 64 * room].encode("utf-8", "replace").decode()  # as `PromptTemplate` reads it
-    found = tokenizer(head, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    read = head(text, room).encode("utf-8", "replace").decode()  # as `PromptTemplate` reads it
+    found = tokenizer(read, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     return [end for _, end in found["offset_mapping"][:room]]
 
 

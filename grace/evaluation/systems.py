@@ -72,7 +72,7 @@ def encoder_only(shape: EncoderShape, like: RationaleEncoder, seed: int) -> Call
 
     @torch.no_grad()
     def embed(text: str) -> tuple[np.ndarray, int]:
-        ids = [one % shape.vocab_size for one in template.text_ids([text[: 64 * room]])[0][:room]] or [0]
+        ids = [one % shape.vocab_size for one in template.text_ids([text], room)[0]] or [0]
         hidden = bert(input_ids=torch.tensor([ids], device=bert.device)).last_hidden_state
         return hidden[0].float().mean(0).cpu().numpy(), 0
 

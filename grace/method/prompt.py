@@ -14,6 +14,9 @@ PLACEHOLDER = "\u2039text\u203a"
 # Llama's template prints today's date otherwise, and the same text would embed differently tomorrow.
 DATE = "26 Jul 2024"
 
+HEAD, LONGEST = 8, 64  # characters for each token that are tokenised first, and at most
+SPARE = 16  # tokens at a head's end that the cut may have changed
+
 RATIONALE = re.compile(r"\s*<think>(?P<thought>.*?)</think>(?P<statement>.*)", re.DOTALL)
 
 
@@ -64,20 +67,30 @@ class PromptTemplate:
         """Tokens that a text may take."""
         return self.max_prompt_tokens - len(self.prefix) - len(self.suffix)
 
-    def text_ids(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of the texts alone, uncut; chat markers inside a text are plain characters."""
-        return _batch_ids(self.tokenizer, texts)
+    def text_ids(self, texts: list[str], room: int | None = None) -> list[list[int]]:
+        """Token ids of the texts alone, the first `room` of each; chat markers inside a text are plain characters."""
+        if room is None:
+            return _batch_ids(self.tokenizer, texts)
+        # Tokenising costs by the character, and all but a text's head is thrown away.
+        made = _batch_ids(self.tokenizer, [text[: HEAD * room] for text in texts])
+        short = [i for i, text in enumerate(texts) if len(text) > HEAD * room and len(made[i]) < room + SPARE]
+        for i, ids in zip(short, _batch_ids(self.tokenizer, [head(texts[i], room) for i in short]), strict=True):
+            made[i] = ids
+        return [ids[:room] for ids in made]
 
     def ids(self, texts: list[str]) -> list[list[int]]:
         """Token ids of the prompts, at most `max_prompt_tokens` each."""
-        # A megabyte of text costs minutes to tokenise, and all but its head is thrown away.
-        heads = [text[: 64 * self.text_room] for text in texts]
-        return [[*self.prefix, *ids[: self.text_room], *self.suffix] for ids in self.text_ids(heads)]
+        return [[*self.prefix, *ids, *self.suffix] for ids in self.text_ids(texts, self.text_room)]
 
     def count(self, texts: list[str]) -> list[int]:
         """Prompt length of each text in tokens, before anything is cut."""
         fixed = len(self.prefix) + len(self.suffix)
         return [fixed + len(ids) for ids in self.text_ids(texts)]
+
+
+def head(text: str, room: int) -> str:
+    """As much of a text as may be tokenised for its first `room` tokens: a megabyte would take minutes."""
+    return text[: LONGEST * room]
 
 
 def is_well_formed(rationale: str) -> bool:
@@ -97,4 +110,5 @@ def _batch_ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
         return []
     # A lone surrogate (broken UTF-16 somewhere upstream) is no text; tokenizers refuse it.
     texts = [text.encode("utf-8", "replace").decode() for text in texts]
-    return tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+    settings = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    return tokenizer(texts, **settings)["input_ids"]

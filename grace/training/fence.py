@@ -72,10 +72,9 @@ class Fence:
 
     def _plain(self, texts: list[str]) -> list[list[int]]:
         """Token ids of texts as in pretraining: no prompt, the first token of a document before them."""
-        first = self.template.tokenizer.bos_token_id
-        heads = [text[: 64 * self.template.max_prompt_tokens] for text in texts]
-        begun = [[*([] if first is None else [first]), *ids] for ids in self.template.text_ids(heads)]
-        return [ids[: self.template.max_prompt_tokens] or self.template.suffix[:1] for ids in begun]
+        first, room = self.template.tokenizer.bos_token_id, self.template.max_prompt_tokens
+        begun = [[*([] if first is None else [first]), *ids] for ids in self.template.text_ids(texts, room)]
+        return [ids[:room] or self.template.suffix[:1] for ids in begun]
 
     def __call__(self, batch: dict[str, Part]) -> dict[str, Tensor]:
         """The KLs of what `batch` gave, by their names: scalars, without their weights."""

@@ -95,5 +95,4 @@ class Kept:
 
     def _longer(self, texts: list[str]) -> int:
         template = self.encoder.template
-        heads = [text[: 64 * template.text_room] for text in texts]
-        return sum(len(ids) > template.text_room for ids in template.text_ids(heads))
+        return sum(len(ids) > template.text_room for ids in template.text_ids(texts, template.text_room + 1))

@@ -1,5 +1,7 @@
 """The prompt against the tokenizer's own chat template, and text that tries to leave its place."""
 
+from dataclasses import replace
+
 import pytest
 
 from grace.method.prompt import PromptTemplate, is_well_formed
@@ -32,6 +34,36 @@ def test_cut_on_the_right_with_markers_intact(tiny, template):
     assert ids[: len(template.prefix)] == template.prefix and ids[-len(template.suffix) :] == template.suffix
     kept = tiny[1].decode(ids[len(template.prefix) : -len(template.suffix)])
     assert long.startswith(kept)
+
+
+@pytest.mark.parametrize("room", [1, 5, 50])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Sort a list of strings by their second word, and keep what is equal in order. " * 30,
+        "naïve café \u0065\u0301 über, 東京都の天気は晴れです。" * 30,  # combining marks; words without spaces
+        "aab" * 500,
+        "short",
+    ],
+)
+def test_the_head_of_a_text_has_the_tokens_of_the_whole(template, text, room):
+    starts = range(min(30, len(text)))  # so that its head ends at each place of a word
+    heads = template.text_ids([text[start:] for start in starts], room)
+    assert heads == [template.text_ids([text[start:]])[0][:room] for start in starts]
+
+
+def test_no_more_of_a_text_is_tokenised_than_needed(template):
+    seen = []
+
+    def words(texts, **_):
+        seen.extend(texts)
+        return {"input_ids": [[len(word) for word in text.split()] for text in texts]}
+
+    few, many, short = "characters " * 1000, "of it " * 1000, "two words"
+    cut = "seventh " * 39 + "characters " * 1000  # its head ends within the last word that counts
+    made = replace(template, tokenizer=words).text_ids([few, many, short, cut], 40)
+    assert made == [[10] * 40, [2] * 40, [3, 5], [7] * 39 + [10]]
+    assert seen == [few[:320], many[:320], short, cut[:320], few[:2560], cut[:2560]]
 
 
 def test_count_is_uncut(tiny, template):
