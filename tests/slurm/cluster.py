@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+PATH = f"{os.environ['PATH']}:/usr/sbin"  # where daemons lie, which is not on every user's path
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol")
 CONF = Path("/etc/slurm")  # the one place where srun inside a job finds it: the plugin drops SLURM_CONF there
 MARK = "# Written by tests/slurm, removed after them.\n"
@@ -69,7 +70,7 @@ def unavailable() -> str | None:
     """Why no SLURM can be brought up here, or None."""
     if os.geteuid() != 0:
         return "needs root: slurmd starts jobs, and fake GPUs are made with mknod"
-    missing = [name for name in PROGRAMS if shutil.which(name) is None]
+    missing = [name for name in PROGRAMS if shutil.which(name, path=PATH) is None]
     if missing:
         return f"not installed: {', '.join(missing)} (Debian: apt-get install slurm-wlm munge)"
     for name in ("slurm.conf", "gres.conf"):
@@ -120,10 +121,15 @@ class Cluster:
         self._wait(lambda: "idle" in self.ask("sinfo", "--noheader", "--format=%T"), "the node did not become idle")
 
     def _run(self, *command: str) -> None:
-        with open(self.folder / f"{command[0]}.out", "w") as out:
+        name, *rest = command
+        program = shutil.which(name, path=PATH)
+        assert program is not None, name  # `unavailable` has looked
+        with open(self.folder / f"{name}.out", "w") as out:
             # A session of its own: Ctrl-C reaches the tests, which stop the daemons in order.
             self.daemons.append(
-                subprocess.Popen(command, stdout=out, stderr=out, start_new_session=True, preexec_fn=_die_with_parent)
+                subprocess.Popen(
+                    [program, *rest], stdout=out, stderr=out, start_new_session=True, preexec_fn=_die_with_parent
+                )
             )
 
     def _wait(self, ready, complaint: str, seconds: float = 30) -> None:
