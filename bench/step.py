@@ -52,7 +52,7 @@ from bench.trainers import NEVER, Clock, Plain, lengths_given
 from bench.work import prompt_of
 from grace.encoder.encoder import DEFAULT_POOLING, DEFAULT_PROMPT
 from grace.encoder.engines import transformers as engine
-from grace.files import read_jsonl
+from grace.reader import read_jsonl
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError, build
 from grace.specs import TrainSpec

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and JSON lines whose errors name the row."""
+"""Files that appear whole or not at all."""
 
 from __future__ import annotations
 
@@ -66,41 +66,11 @@ def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a JSON-lines file; blank lines are passed over.
-
-    Raises:
-        UserError: naming file and row, for a line that is no JSON object or lacks a field of `need`.
-    """
-    if not Path(path).exists():
-        raise UserError(f"{path}: no such file.")
-    with open(path, encoding="utf-8") as handle:
-        number = 0
-        try:
-            for number, line in enumerate(handle, 1):
-                if not line.strip():
-                    continue
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError as error:
-                    raise UserError(
-                        f"{path}, row {number}: not JSON ({error.msg}); correct or remove the row."
-                    ) from None
-                if not isinstance(row, dict):
-                    raise UserError(f"{path}, row {number}: not a JSON object; correct or remove the row.")
-                for field in need:
-                    if not row.get(field):
-                        raise UserError(f"{path}, row {number}: the field {field!r} is missing or empty.")
-                yield row
-        except UnicodeDecodeError:
-            raise UserError(f"{path}, after row {number}: not UTF-8 text; convert the file.") from None
-
-
 class JsonLines:
     """The rows of a whole JSON-lines file by their number, read when they are asked for.
 
     Args:
-        path: a file that `read_jsonl` reads without complaint.
+        path: a file that `grace.reader.read_jsonl` reads without complaint.
     """
 
     def __init__(self, path: Path | str) -> None:

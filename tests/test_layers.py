@@ -7,8 +7,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 GROUND = {
-    "config", "settings", "exhibits", "section", "tasks", "specs", "files", "merging", "mistakes", "runs", "ablations",
-    "checks", "shown", "study", "gpus", "warm", "spent", "method",
+    "config", "settings", "exhibits", "section", "tasks", "specs", "files", "reader", "merging", "mistakes", "runs",
+    "ablations", "checks", "shown", "study", "gpus", "warm", "spent", "method",
 }  # fmt: skip
 MIDDLE = {"manifest", "stage", "encoder", "paper"}
 STAGES = {"data", "training", "evaluation", "report"}

@@ -16,8 +16,9 @@ from tqdm import tqdm
 
 from grace import manifest, stage
 from grace.data.summary import histogram, quantiles
-from grace.files import read_json, read_jsonl, write_json, write_jsonl
+from grace.files import read_json, write_json, write_jsonl
 from grace.method.prompt import PromptTemplate
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import LengthsSpec
 

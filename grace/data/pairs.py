@@ -6,74 +6,84 @@ import hashlib
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from itertools import chain
+from itertools import chain, count
 from types import SimpleNamespace
 from typing import Any
 
 from grace import manifest, stage
-from grace.data.rows import NEEDED, field, problem
+from grace.data.rows import Unusable, layout
 from grace.data.similarity import distinct, normal
 from grace.data.summary import bin_names
-from grace.files import read_jsonl, write_json, write_jsonl
+from grace.files import write_json, write_jsonl
+from grace.reader import IDS, read_jsonl, same_id
 from grace.section import UserError
 from grace.specs import PairsSpec
 
 BINS = (8, 16, 32, 64, 128, 256, 512, 1024)  # words
 
 
-def normalise(row: dict[str, Any], form: str) -> dict[str, Any] | str:
-    """The row with the fields of its form, texts stripped; or the reason why it is dropped."""
-    if any(field(row, name) is None for name in NEEDED[form]):
-        return "missing field"
-    if problem(row, form):
-        return "field is not text"
+def normalised(row: dict[str, Any], form: str, changed: Counter[str]) -> list[dict[str, Any]]:
+    """A row in the project's layout, texts stripped: {id, text}, or for each positive {id, query, positive} and, where
+    there are some, negatives, of which none is a copy of the query, of a positive or of another.
+
+    Args:
+        changed: counts what is added or left out.
+
+    Raises:
+        Unusable: with the reason why the row is dropped.
+    """
+    read = layout(row, form)
+    name = next((found for field in IDS if (found := same_id(row.get(field))) is not None), None)
+    named = {"id": name}
+    labels = {field: str(row[field]) for field in ("label", "sublabel", "source") if row.get(field) not in (None, "")}
+    texts = list(dict.fromkeys(text.strip() for text in read.positives if text.strip()))
+    if not texts or (form != "texts" and not read.query.strip()):
+        raise Unusable("empty", "a text is empty")
     if form == "texts":
-        text = field(row, "text").strip()
-        kept = {"id": row.get("id"), "text": text, **_labels(row)}
-        return kept if text else "empty"
-    query, positive = field(row, "query").strip(), field(row, "positive").strip()
-    if not query or not positive:
-        return "empty"
-    if normal(query) == normal(positive):
-        return "query is its positive"
-    kept = {"id": row.get("id"), "query": query, "positive": positive}
-    given = field(row, "negatives")
-    if given is not None:
-        taken = {normal(query), normal(positive), ""}
-        negatives = []
-        for negative in [given] if isinstance(given, str) else given:
-            if normal(negative) not in taken:
-                taken.add(normal(negative))
-                negatives.append(negative.strip())
-        if not negatives and form == "triples":
-            return "no negative"
-        if negatives:
-            kept["negatives"] = negatives
-    return {**kept, **_labels(row)}
+        made = [{**named, "text": text, **labels} for text in texts]
+    else:
+        query = normal(read.query)
+        positives = [text for text in texts if normal(text) != query]
+        if not positives:
+            raise Unusable("query is its positive", "the query is its positive")
+        taken = {query, "", *map(normal, positives)}
+        negatives: dict[str, str] = {}
+        for text in read.negatives or []:
+            if normal(text) not in taken:
+                negatives.setdefault(normal(text), text.strip())
+        if form == "triples" and not negatives:
+            raise Unusable("no negative", "no negative is left")
+        more = {"negatives": [*negatives.values()]} if negatives else {}
+        made = [{**named, "query": read.query.strip(), "positive": text, **more, **labels} for text in positives]
+    changed["rows added for further positives"] += len(made) - 1
+    changed["rows whose instructions are left out"] += read.instructed
+    return made
 
 
-def _labels(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: str(row[name]) for name in ("label", "sublabel", "source") if row.get(name) not in (None, "")}
-
-
-def cleaned(rows: Iterable[dict[str, Any]], form: str, dropped: Counter[str]) -> Iterator[dict[str, Any]]:
+def cleaned(
+    rows: Iterable[dict[str, Any]], form: str, dropped: Counter[str], changed: Counter[str]
+) -> Iterator[dict[str, Any]]:
     """Normalised rows without empty ones and exact duplicates, ids unique; counts the dropped ones by reason."""
     seen: set[bytes] = set()
     ids: set[str] = set()
-    for number, row in enumerate(rows):
-        kept = normalise(row, form)
-        if isinstance(kept, str):
-            dropped[kept] += 1
+    number = count()
+    for row in rows:
+        try:
+            made = normalised(row, form, changed)
+        except Unusable as error:
+            dropped[error.reason] += 1
+            next(number)
             continue
-        digest = hashlib.blake2b(normal(whole(kept)).encode(), digest_size=16).digest()
-        if digest in seen:
-            dropped["exact duplicate"] += 1
-            continue
-        seen.add(digest)
-        name = str(kept["id"]) if kept["id"] is not None else str(number)
-        kept["id"] = name if name not in ids else f"{name}#{number}"
-        ids.add(kept["id"])
-        yield kept
+        for kept, at in zip(made, number, strict=False):
+            digest = hashlib.blake2b(normal(whole(kept)).encode(), digest_size=16).digest()
+            if digest in seen:
+                dropped["exact duplicate"] += 1
+                continue
+            seen.add(digest)
+            name = str(at) if kept["id"] is None else kept["id"]
+            kept["id"] = name if name not in ids else f"{name}#{at}"
+            ids.add(kept["id"])
+            yield kept
 
 
 def without_near(rows: list[dict[str, Any]], cosine: float, dropped: Counter[str]) -> list[dict[str, Any]]:
@@ -127,13 +137,14 @@ class Card:
 def main(spec: PairsSpec, paths: SimpleNamespace) -> None:
     read: Counter[str] = Counter()
     dropped: Counter[str] = Counter()
+    changed: Counter[str] = Counter()
 
     def counted() -> Iterator[dict[str, Any]]:
         for row in read_jsonl(paths.source):
             read["rows"] += 1
             yield row
 
-    rows: Iterable[dict[str, Any]] = cleaned(counted(), spec.form, dropped)
+    rows: Iterable[dict[str, Any]] = cleaned(counted(), spec.form, dropped, changed)
     if spec.near_duplicate_cosine is not None:
         rows = without_near(list(rows), spec.near_duplicate_cosine, dropped)
     rows = iter(rows)
@@ -143,7 +154,7 @@ def main(spec: PairsSpec, paths: SimpleNamespace) -> None:
         raise UserError(f"{paths.source}: of {read['rows']} rows none is left ({reasons or 'the file is empty'}).")
     card = Card()
     write_jsonl(paths.out, card.count(chain([first], rows)))
-    report = {"read": read["rows"], "dropped": dict(dropped), **card.summary()}
+    report = {"read": read["rows"], "dropped": dict(dropped), "changed": dict(+changed), **card.summary()}
     write_json(paths.card, {**report, "manifest": manifest.make("pairs", spec, [paths.source], paths.started)})
 
 

@@ -1,9 +1,10 @@
-"""Rows of user-supplied files: reading them from files, folders and archives, and what a row must hold."""
+"""Rows of training sources: from files, folders and archives, and in which layouts they may come (docs/data.md)."""
 
 from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
 import tarfile
 import zipfile
@@ -12,39 +13,119 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from grace.files import read_jsonl
+from grace import reader
 from grace.section import UserError
 
 ARCHIVES = tuple(ending for _, endings, _ in shutil.get_unpack_formats() for ending in endings)
-NEEDED = {"pairs": ("query", "positive"), "triples": ("query", "positive", "negatives"), "texts": ("text",)}
 SEED = 0  # of the sample that max_rows takes
-# Other names under which a field is read.
-ALIASES = {"query": ("anchor",), "negatives": ("negative",), "text": ("positive",)}
+# Under which names a field is read; the first that a row has.
+NAMES = {
+    "query": ("query", "anchor", "question", "sentence1"),
+    "positive": ("positive", "positives", "pos", "answer", "sentence2"),
+    "negatives": ("negatives", "negative", "neg"),
+    "text": ("text", "sentence", "positive", "pos"),
+}
+NUMBERED = re.compile(r"negative_?(\d+)")  # sentence-transformers' columns of several negatives
+SCORED = ("score", "label")  # of a pair of sentences
+ALIKE, UNLIKE = 0.5, "score under .5"  # from which score on a pair is of like texts
 
 
-def field(row: dict[str, Any], name: str) -> Any:
-    """A field under its own name or an alias; None when it is absent."""
-    for known in (name, *ALIASES.get(name, ())):
-        if known in row:
-            return row[known]
-    return None
+class Unusable(Exception):
+    """A row that cannot be used. reason: as rows are counted by; the message says more."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+class Read(NamedTuple):
+    """A row's texts as they are. Of form texts, `positives` are the texts. negatives: None where it has no such field.
+
+    instructed: whether it came with instructions, which are left out: the study has its own.
+    """
+
+    query: str
+    positives: list[str]
+    negatives: list[str] | None
+    instructed: bool
+
+
+def layout(row: dict[str, Any], form: str) -> Read:
+    """A row of any layout of docs/data.md.
+
+    Args:
+        form: texts, pairs, or triples, which need negatives.
+
+    Raises:
+        Unusable: when a field is missing or no text, or a scored pair is no pair of like texts.
+    """
+    if form == "texts":
+        texts, instructed = _texts(row, "text")
+        return Read("", texts, None, instructed)
+    (query, *more), of_query = _texts(row, "query")
+    if more:
+        raise Unusable("field is not text", f"the field {_name(row, 'query')!r} is not one text but {len(more) + 1}")
+    positives, of_positives = _texts(row, "positive")
+    if _name(row, "query") == "sentence1" and (name := next((name for name in SCORED if name in row), None)):
+        _check_score(row, name)
+    negatives, of_negatives = _negatives(row)
+    if negatives is None and form == "triples":
+        _texts(row, "negatives")
+    return Read(query, positives, negatives, of_query or of_positives or of_negatives)
 
 
 def problem(row: dict[str, Any], form: str) -> str | None:
-    """What is wrong with a row of this form, or None. `pairs` drops and counts such rows, as it does empty texts."""
-    for name in ("query", "positive", "negatives") if form == "pairs" else NEEDED[form]:
-        value = field(row, name)
-        if value is None and name not in NEEDED[form]:
-            continue
-        if value is None:
-            names = " or ".join(repr(known) for known in (name, *ALIASES.get(name, ())))
-            return f"the field {names} is missing (the row has {', '.join(map(repr, row)) or 'no field'})"
-        listed = name == "negatives" and isinstance(value, list) and all(isinstance(text, str) for text in value)
-        if not isinstance(value, str) and not listed:
-            return f"the field {name!r} is not text but {type(value).__name__}"
+    """Why a row is not of this form, or None. `pairs` drops and counts such rows, as it does empty texts."""
+    try:
+        layout(row, form)
+    except Unusable as error:
+        return str(error) if error.reason != UNLIKE else None
     return None
+
+
+def _name(row: dict[str, Any], field: str) -> str | None:
+    """The name under which a row has a field; None where it has none."""
+    return next((name for name in NAMES[field] if row.get(name) is not None), None)
+
+
+def _texts(row: dict[str, Any], field: str) -> tuple[list[str], bool]:
+    """The texts of a field, one or more, and whether instructions stand before them. Raises: Unusable."""
+    if (name := _name(row, field)) is None:
+        names = " or ".join(map(repr, NAMES[field]))
+        has = ", ".join(map(repr, row)) or "no field"
+        raise Unusable("missing field", f"the field {names} is missing (the row has {has})")
+    values = row[name] if isinstance(row[name], list) else [row[name]]
+    if field == "query" and len(values) == 2:  # [instruction, text]
+        values = [values]
+    instructed = [value for value in values if isinstance(value, list) and len(value) == 2]
+    texts = [value[1] if isinstance(value, list) and len(value) == 2 else value for value in values]
+    if not texts:
+        raise Unusable("missing field", f"the field {name!r} is an empty list")
+    for text in texts:
+        if not isinstance(text, str):
+            raise Unusable("field is not text", f"the field {name!r} is not text but {type(text).__name__}")
+    return texts, any(value[0] for value in instructed)
+
+
+def _negatives(row: dict[str, Any]) -> tuple[list[str] | None, bool]:
+    if (name := _name(row, "negatives")) is not None:
+        return ([], False) if row[name] == [] else _texts(row, "negatives")
+    numbered = sorted((int(found[1]), name) for name in row if (found := NUMBERED.fullmatch(name)))
+    there = [row[name] for _, name in numbered if row[name] is not None]
+    return _texts({"negatives": there}, "negatives") if there else (None, False)
+
+
+def _check_score(row: dict[str, Any], name: str) -> None:
+    try:
+        score = reader.number(row, name, "")
+    except UserError:
+        raise Unusable("field is no score", f"the field {name!r} is {row[name]!r} and no score") from None
+    if not 0 <= score <= 1:
+        raise Unusable("field is no score", f"the field {name!r} is {score:g}, and a score lies between 0 and 1")
+    if score < ALIKE:
+        raise Unusable(UNLIKE, f"the field {name!r} is {score:g}")
 
 
 class Fields:
@@ -58,13 +139,13 @@ class Fields:
         self.first: dict[Path, str] = {}
         self.bad: dict[Path, int] = {}
 
-    def count(self, path: Path, row: dict[str, Any]) -> None:
+    def count(self, path: Path, number: int, row: dict[str, Any]) -> None:
         """Note one more row of a file. Raises: UserError when not one of its first rows is usable."""
         self.rows[path] = rows = self.rows.get(path, 0) + 1
         if found := problem(row, self.form):
             self.bad[path] = bad = self.bad.get(path, 0) + 1
             if bad == 1:
-                self.first[path] = f"{path}, row {_line_number(path, rows)}: {found}"
+                self.first[path] = f"{path}, row {number}: {found}"
             if bad == rows == self.EARLY:
                 self._stop(path)
 
@@ -81,7 +162,7 @@ class Fields:
 
 
 def read(path: Path | str, form: str, scratch: Path, max_rows: int | None = None) -> Iterator[dict[str, Any]]:
-    """Stream the rows of a .jsonl or .txt file, of a folder of such files, or of an archive of them.
+    """Stream the rows of a file (`grace.reader`), of a folder of such files, or of an archive of them.
 
     With several files, `source` of a row that has none is its file's name. Rows that lack a field are among them:
     `pairs` drops and counts them.
@@ -108,6 +189,8 @@ def read(path: Path | str, form: str, scratch: Path, max_rows: int | None = None
             yield from found(fields)
             fields.judge()
             return
+        if place == path and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path}: a pipe, which a sample cannot read twice; give a file, or leave max_rows out.")
         total = sum(1 for _ in found(fields))
         fields.judge()
         chosen = bytearray(total)
@@ -128,8 +211,14 @@ def _unpacked(archive: Path, scratch: Path) -> Iterator[Path]:
     try:
         try:
             _unpack(archive, folder)
-        except (shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
-            raise UserError(f"{archive}: the archive cannot be unpacked ({error}); fetch it again.") from None
+        except (
+            shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError,
+            RuntimeError, NotImplementedError,  # zipfile's of an encrypted member, and of an unknown compression
+        ) as error:  # fmt: skip
+            raise UserError(
+                f"{archive}: the archive cannot be unpacked ({error}); fetch it again, or unpack it by hand and give "
+                "the folder."
+            ) from None
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -146,58 +235,25 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _folder(folder: Path, fields: Fields, shown: Path) -> Iterator[dict[str, Any]]:
-    suffixes = (".jsonl", ".txt") if fields.form == "texts" else (".jsonl",)
-    files = sorted(
+    """A .txt file holds rows where texts are wanted, a .json one where there is nothing else: settings are JSON too."""
+    every = sorted(
         file
         for file in folder.rglob("*")
-        if file.is_file() and file.suffix in suffixes and not file.name.startswith(".") and "__MACOSX" not in file.parts
+        if file.is_file() and reader.kind(file) and not file.name.startswith(".") and "__MACOSX" not in file.parts
     )
+    known = [file for file in every if reader.kind(file) != ".txt" or fields.form == "texts"]
+    files = [file for file in known if reader.kind(file) != ".json"] or known
     if not files:
-        raise UserError(f"{shown}: holds no {' or '.join(suffixes)} file.")
+        endings = [ending for ending in reader.KINDS if ending != ".txt" or fields.form == "texts"]
+        raise UserError(f"{shown}: holds no {' or '.join(endings)} file.")
     for file in files:
         for row in _file(file, fields):
-            yield {"source": file.stem, **row} if len(files) > 1 else row
+            yield {"source": reader.stem(file), **row} if len(files) > 1 else row
 
 
 def _file(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
-    if path.suffix == ".txt":
-        if fields.form != "texts":
-            raise UserError(f"{path}: a .txt file gives texts, not {fields.form}; set sources.<name>.form to texts.")
-        yield from _lines(path)
-        return
-    for row in read_jsonl(path):
-        fields.count(path, row)
+    if reader.kind(path) == ".txt" and fields.form != "texts":
+        raise UserError(f"{path}: a .txt file gives texts, not {fields.form}; set sources.<name>.form to texts.")
+    for number, row in reader.read(path):
+        fields.count(path, number, row)
         yield row
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    number = 0
-    with open(path, "rb") as handle:
-        for number, line in enumerate(handle, 1):
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-            except UnicodeDecodeError:
-                raise UserError(f"{path}, row {number}: not UTF-8 text; convert the file.") from None
-            if text:
-                yield {"text": text}
-
-
-def _line_number(path: Path, count: int) -> int:
-    """Line of the count-th row: blank lines are no rows."""
-    with open(path, encoding="utf-8") as handle:
-        for number, line in enumerate(handle, 1):
-            count -= bool(line.strip())
-            if not count:
-                return number
-    raise AssertionError("the file changed while it was read")
-
-
-def clean(value: Any) -> Any:
-    """The value with lone surrogates, which JSON can hold and UTF-8 cannot, replaced in all its texts."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list):
-        return [clean(item) for item in value]
-    if isinstance(value, dict):
-        return {clean(name): clean(item) for name, item in value.items()}
-    return value

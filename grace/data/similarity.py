@@ -5,6 +5,8 @@ Words are tf-idf's default tokens, so text written without spaces is compared as
 
 from __future__ import annotations
 
+import unicodedata
+
 import numpy as np
 from scipy import sparse
 from tqdm import tqdm
@@ -15,8 +17,13 @@ Flags = np.ndarray  # bool, one per text
 
 
 def normal(text: str) -> str:
-    """A text without differences of case and white space."""
-    return " ".join(text.casefold().split())
+    """A text without differences of case, white space and Unicode composition."""
+    return " ".join(composed(text).casefold().split())
+
+
+def composed(text: str) -> str:
+    """Text in which a letter and its accent are one character, as in most of what is read (NFC)."""
+    return unicodedata.normalize("NFC", text)
 
 
 class Tfidf:
@@ -28,7 +35,8 @@ class Tfidf:
     def __init__(self, texts: list[str]) -> None:
         from sklearn.feature_extraction.text import CountVectorizer, TfidfTransformer
 
-        self.counter, self.weigher = CountVectorizer(dtype=np.float32), TfidfTransformer()
+        self.counter = CountVectorizer(dtype=np.float32, preprocessor=lambda text: composed(text).lower())
+        self.weigher = TfidfTransformer()
         try:
             counts = self.counter.fit_transform(texts)
         except ValueError:  # not one word in all texts

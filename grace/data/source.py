@@ -16,7 +16,7 @@ from tqdm import tqdm
 from grace import stage
 from grace.data import docstrings
 from grace.data.fetch import Download
-from grace.data.rows import clean, read
+from grace.data.rows import read
 from grace.files import write_jsonl
 from grace.section import UserError
 from grace.specs import SourceSpec
@@ -58,7 +58,7 @@ def main(spec: SourceSpec, paths: SimpleNamespace) -> None:
         first = next(found, None)
         if first is None:
             raise UserError(f"{spec.source.path or spec.source.kind}: the source holds no row.")
-        write_jsonl(paths.out, map(clean, tqdm(chain([first], found), "rows", mininterval=1)))
+        write_jsonl(paths.out, tqdm(chain([first], found), "rows", mininterval=1))
         shutil.rmtree(folder, ignore_errors=True)
     finally:
         for empty in (*folder.glob("*/"), folder):

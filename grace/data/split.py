@@ -18,7 +18,8 @@ from tqdm import tqdm
 
 from grace import manifest, stage
 from grace.data.similarity import Flags, Index, Tfidf, nearest, normal
-from grace.files import read_jsonl, write_json, write_jsonl
+from grace.files import write_json, write_jsonl
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import SplitSpec
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from grace import manifest, stage
 from grace.data.mining import Miner
-from grace.files import JsonLines, read_jsonl, write_json, write_jsonl
+from grace.files import JsonLines, write_json, write_jsonl
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import TriplesSpec
 

@@ -14,7 +14,7 @@ import numpy as np
 from grace import manifest, specs, stage
 from grace.evaluation import harness
 from grace.evaluation.tasks import load
-from grace.files import read_jsonl
+from grace.reader import read_jsonl
 
 
 def rationale(encoder: Any, texts: list[str]) -> dict[str, Any] | None:

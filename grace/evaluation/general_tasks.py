@@ -6,10 +6,11 @@ a score beside them is written down in HUB. docs/general.md says why.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from grace.files import read_jsonl
+from grace import reader
 from grace.section import UserError, hint
 
 OWN_FOLDER = Path(__file__).parent / "lm_tasks"
@@ -65,6 +66,7 @@ LOCAL = {
     "bbh": Local(("input", "target"), "test", subtask="task"),
     "humaneval": Local(("task_id", "prompt", "test", "entry_point"), "test"),
 }
+GOLD = re.compile(r"####\s*[-−+$]*\.?\d")  # how the answer of a GSM8K row ends
 FEVER_LABELS = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]  # subtask -> split -> rows
@@ -157,7 +159,7 @@ def _data_set(splits: dict[str, list[dict[str, Any]]]) -> Any:
 
 
 def read_local(name: str, folder: Path) -> Rows:
-    """A task's data set from `<folder>/<split>.jsonl`.
+    """A task's data set from `<folder>/<split>.jsonl`, or another kind of file (`grace.reader`).
 
     Returns:
         subtask ("" without subtasks) -> split -> rows of the fields that the task uses.
@@ -170,18 +172,16 @@ def read_local(name: str, folder: Path) -> Rows:
         raise UserError(f"config: general.local.{name}: {folder} is not a folder; put the data set there.")
     out: Rows = {}
     for split in filter(None, (local.examples, local.test)):
-        path = folder / f"{split}.jsonl"
-        if not path.exists():
+        path = reader.find(folder, split)
+        if path is None:
             raise UserError(
-                f"config: general.local.{name}: {path} is missing; {name} needs {split}.jsonl with the fields "
-                f"{', '.join((*local.fields, local.subtask)).rstrip(', ')} (docs/general.md)."
+                f"config: general.local.{name}: {folder}/{split}.jsonl is missing; {name} needs {split}.jsonl with the "
+                f"fields {', '.join(filter(None, (*local.fields, local.subtask)))} (docs/general.md)."
             )
-        for number, row in enumerate(read_jsonl(path), 1):
-            for field in filter(None, (*local.fields, local.subtask)):
-                if row.get(field) in (None, ""):
-                    raise UserError(f"{path}, row {number}: the field {field!r} is missing or empty.")
-            where = out.setdefault(row[local.subtask] if local.subtask else "", {})
-            where.setdefault(split, []).append(_checked(name, row, f"{path}, row {number}"))
+        for number, row in reader.read(path):
+            where = f"{path}, row {number}"
+            subtask = reader.text(row, local.subtask, where) if local.subtask else ""
+            out.setdefault(subtask, {}).setdefault(split, []).append(_checked(name, row, where))
     if not out:
         raise UserError(f"config: general.local.{name}: {folder} holds no rows.")
     for subtask, splits in out.items():
@@ -197,18 +197,31 @@ def read_local(name: str, folder: Path) -> Rows:
 
 def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a row that the task uses, in the hub's form."""
-    row = {field: row[field] for field in LOCAL[name].fields}
+    lists = {"mmlu": ("choices", "answer"), "triviaqa": ("answer",)}.get(name, ())
+    found: dict[str, Any] = {}
+    for field in LOCAL[name].fields:
+        if field not in lists:
+            found[field] = reader.text(row, field, where)
+            if not found[field].strip():
+                raise UserError(f"{where}: the field {field!r} is empty; correct or remove the row.")
+    if name == "gsm8k" and not GOLD.search(found["answer"]):
+        raise UserError(f"{where}: the field 'answer' does not end in #### and a number; correct or remove the row.")
     if name == "mmlu":
-        letters = "ABCD"
-        if isinstance(row["answer"], str) and row["answer"] in tuple(letters):
-            row["answer"] = letters.index(row["answer"])
-        if row["answer"] not in range(4) or not isinstance(row["choices"], list) or len(row["choices"]) != 4:
+        letter, choices = row.get("answer"), row.get("choices")
+        number = "ABCD".find(letter) if isinstance(letter, str) and letter in {*"ABCD"} else letter
+        if not _texts(choices) or len(choices) != 4 or str(number) not in {*"0123"}:  # type: ignore[arg-type]
             raise UserError(f"{where}: needs four 'choices' and an 'answer' of A to D or 0 to 3.")
+        found |= {"choices": choices, "answer": int(number)}  # type: ignore[arg-type]
     if name == "triviaqa":
-        answer = row["answer"]
-        if not isinstance(answer, dict) or not answer.get("aliases"):
+        answer = row.get("answer")
+        if not isinstance(answer, dict) or not _texts(answer.get("aliases")):
             raise UserError(f"{where}: the field 'answer' needs a list 'aliases' of the answers that count.")
-        row["answer"] = {"aliases": list(answer["aliases"])}
+        found["answer"] = {"aliases": answer["aliases"]}
     if name == "fever" and row["label"] not in FEVER_LABELS:
         raise UserError(f"{where}: unknown label {row['label']!r}{hint(str(row['label']), FEVER_LABELS)}.")
-    return row
+    return found
+
+
+def _texts(value: Any) -> bool:
+    """Whether a value is a list of texts."""
+    return isinstance(value, list) and bool(value) and all(isinstance(one, str) for one in value)

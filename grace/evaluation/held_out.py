@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from grace.files import read_jsonl
+from grace.reader import read_jsonl
 from grace.section import UserError
 
 

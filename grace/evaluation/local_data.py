@@ -1,26 +1,41 @@
 """A hub task's data from a local folder (`evaluation.local: {task: folder}`), for machines without the hub.
 
-<folder>/README.md                        a copy of the data set's repository: read as from the hub
-<folder>/<split>.jsonl                    rows with the task's own columns, for every split that it uses
+<folder>/<split>.jsonl                    rows with the task's own columns (FIELDS), for every split that it uses
 <folder>/<subset>/<split>.jsonl           the same for a task of several subsets (STS17: en-en)
 <folder>/{corpus,queries,qrels}.jsonl     retrieval: _id, title, text; _id, text; query-id, corpus-id, score
 <folder>/top_ranked.jsonl                 reranking, besides: query-id, corpus-ids
 <folder>/<member>/...                     CQADupstackRetrieval: a folder per forum's task
+<folder>/README.md                        a copy of the data set's repository: read as from the hub
+
+Any kind of file that `grace.reader` reads does instead of .jsonl. What would be scored wrong is refused with its row.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from datasets import Dataset, DatasetDict, Features, Value, disable_progress_bars, load_dataset
-from datasets.exceptions import DatasetGenerationError
-from mteb.abstasks import AbsTaskClassification, AbsTaskRetrieval, AbsTaskSTS
+from datasets import Dataset, DatasetDict
+from mteb.abstasks import (
+    AbsTaskClassification,
+    AbsTaskClusteringLegacy,
+    AbsTaskPairClassification,
+    AbsTaskRetrieval,
+    AbsTaskSTS,
+    AbsTaskSummarization,
+)
 from mteb.abstasks.abstask import AbsTask
 
+from grace import reader
 from grace.evaluation.items import leaves
-from grace.files import read_jsonl
 from grace.section import UserError
+
+log = logging.getLogger(__name__)
+CHUNK = 10_000  # rows in memory as Python objects
+Value = Callable[[reader.Row, str, str], Any]  # (row, field, where) -> the field's value
 
 
 def use(task: AbsTask, folder: Path | str) -> None:
@@ -30,119 +45,264 @@ def use(task: AbsTask, folder: Path | str) -> None:
         UserError: when the folder, or a file that the task needs, is missing.
     """
     folder = Path(folder)
-    where = f"evaluation.local.{task.metadata.name}: {folder}"
+    where = f"evaluation.local.{task.metadata.name}"
     if not folder.is_dir():
-        raise UserError(f"{where}: no such folder.")
+        raise UserError(f"{where}: {folder}: no such folder.")
     if (members := leaves(task)) != [task]:
         for member in members:
             use(member, folder / member.metadata.name)
-    elif (folder / "README.md").exists():
+        return
+    need = _files(task)
+    missing = [name for name in need if reader.find(folder / Path(name).parent, Path(name).name) is None]
+    if missing and (folder / "README.md").exists():
         dataset = {**task.metadata.dataset, "path": str(folder)}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
-    else:
-        need = _files(task)
-        if missing := [name for name in need if not (folder / name).exists()]:
-            raise UserError(f"{where}: has no {missing[0]}; this task needs {' and '.join(need)} there.")
+        return
+    if missing:
+        names = " and ".join(f"{name}.jsonl" for name in need)
+        raise UserError(f"{where}: {folder}: has no {missing[0]}.jsonl; this task needs {names} there.")
 
-        def load_data(*_: Any, **__: Any) -> None:
-            if not task.data_loaded:
-                task.dataset = (_retrieval if isinstance(task, AbsTaskRetrieval) else _splits)(task, folder)
-                try:
-                    task.dataset_transform()
-                except (ValueError, KeyError) as error:
-                    reason = str(error).split("\n")[0]
-                    raise UserError(f"{where}: its rows are not as the task reads them ({reason}).") from None
-                if not isinstance(task, AbsTaskRetrieval):
-                    _check_columns(task, where)
-                task.data_loaded = True
+    def load_data(*_: Any, **__: Any) -> None:
+        if task.data_loaded:
+            return
+        try:
+            task.dataset = (_retrieval if isinstance(task, AbsTaskRetrieval) else _splits)(task, folder)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+        if not isinstance(task, AbsTaskPairClassification):  # whose transforms rename columns as `_splits` has
+            task.dataset_transform()
+        task.data_loaded = True
 
-        task.load_data = load_data  # type: ignore[method-assign]
+    task.load_data = load_data  # type: ignore[method-assign]
 
 
 def _files(task: AbsTask) -> list[str]:
     if isinstance(task, AbsTaskRetrieval):
-        return ["corpus.jsonl", "queries.jsonl", "qrels.jsonl"]
-    train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
-    splits = [f"{split}.jsonl" for split in [*train, *task.eval_splits]]
+        return ["corpus", "queries", "qrels", *(["top_ranked"] if task.metadata.type == "Reranking" else [])]
+    splits = _split_names(task)
     return [f"{subset}/{name}" for subset in task.hf_subsets for name in splits] if _named(task) else splits
+
+
+def _split_names(task: AbsTask) -> list[str]:
+    train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
+    return list(dict.fromkeys([*train, *task.eval_splits]))
 
 
 def _named(task: AbsTask) -> bool:
     return list(task.hf_subsets) != ["default"]
 
 
+# ---- tasks of rows -------------------------------------------------------------------------
+
+
+class Field(NamedTuple):
+    """A column of a task. names: under which it is read; the first is mteb's. listed: a row holds a list of them."""
+
+    names: tuple[str, ...]
+    value: Value
+    listed: bool = False
+
+
+def _label(row: reader.Row, field: str, where: str) -> str | int:
+    value = row.get(field)
+    return value if isinstance(value, str) else reader.whole(row, field, where)
+
+
+def _binary(row: reader.Row, field: str, where: str) -> int:
+    if (value := reader.whole(row, field, where)) not in (0, 1):
+        raise UserError(f"{where}: the field {field!r} is {value}, and a pair's label is 0 or 1.")
+    return value
+
+
+FIELDS: dict[type[AbsTask], tuple[Field, ...]] = {
+    AbsTaskClassification: (Field(("text",), reader.text), Field(("label",), _label)),
+    AbsTaskClusteringLegacy: (Field(("sentences",), reader.text, True), Field(("labels",), _label, True)),
+    AbsTaskPairClassification: (
+        Field(("sentence1", "sent1"), reader.text),
+        Field(("sentence2", "sent2"), reader.text),
+        Field(("labels", "label"), _binary),
+    ),
+    AbsTaskSTS: (
+        Field(("sentence1",), reader.text),
+        Field(("sentence2",), reader.text),
+        Field(("score",), reader.number),
+    ),
+    AbsTaskSummarization: (
+        Field(("text",), reader.text),
+        Field(("human_summaries",), reader.text, True),
+        Field(("machine_summaries",), reader.text, True),
+        Field(("relevance",), reader.number, True),
+    ),
+}  # fmt: skip
+ALIGNED = ({"sentences", "labels"}, {"machine_summaries", "relevance"})  # lists of a row that are of one length
+
+
 def _splits(task: AbsTask, folder: Path) -> Any:
     def read(folder: Path) -> DatasetDict:
-        return DatasetDict({path.stem: _table(path) for path in sorted(folder.glob("*.jsonl"))})
+        found = DatasetDict({name: _table(task, _found(folder, name)) for name in _split_names(task)})
+        if isinstance(task, AbsTaskClassification):
+            _check_labels(task, found, folder)
+        return found
 
     return {subset: read(folder / subset) for subset in task.hf_subsets} if _named(task) else read(folder)
 
 
-def _check_columns(task: Any, where: str) -> None:
-    """Raises: UserError when a column that the task reads is missing or has a row without a value."""
-    named = [getattr(task, name) for name in dir(type(task)) if name.endswith(("_column_name", "column_names"))]
-    needed = [column for value in named for column in ([value] if isinstance(value, str) else value)]
-    if isinstance(task, AbsTaskSTS):
-        needed.append("score")
-    train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
-    for subset, splits in task.dataset.items() if _named(task) else [("", task.dataset)]:
-        for split in dict.fromkeys([*train, *task.eval_splits]):
-            table, file = splits[split], f"{subset}/{split}".strip("/")
-            for column in needed:
-                if column not in table.column_names:
-                    has = ", ".join(table.column_names)
-                    raise UserError(f"{where}: rows of {file} have no field {column!r} (they have: {has}).")
-                if None in (values := table[column][:]):
-                    row = values.index(None) + 1
-                    raise UserError(f"{where}: row {row} of {file} has no {column!r}; correct or remove it.")
+def _found(folder: Path, name: str) -> Path:
+    path = reader.find(folder, name)
+    assert path is not None  # `use` has looked
+    return path
+
+
+def _table(task: AbsTask, path: Path) -> Dataset:
+    kind = next(kind for kind in FIELDS if isinstance(task, kind))
+    made = _dataset(_values(kind, path), path)
+    gold = next((name for name in ("score", "labels") if name in made.column_names), None)
+    if kind in (AbsTaskSTS, AbsTaskPairClassification) and gold and len(set(made[gold][:])) < 2:
+        raise UserError(f"{path}: all its rows have the same {gold!r}, so that no score is defined; give more rows.")
+    return made
+
+
+def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
+    """Rows of mteb's columns, each field of its type."""
+    first: list[Any] = []  # the first label
+    for number, row in reader.read(path):
+        where = f"{path}, row {number}"
+        made: reader.Row = {}
+        for field in FIELDS[kind]:
+            name = next((name for name in field.names if name in row), field.names[0])
+            value = made[field.names[0]] = _checked(row, name, field, where)
+            if field.value is _label:
+                labels = value if field.listed else [value]
+                first = first or labels
+                if other := [label for label in labels if type(label) is not type(first[0])]:
+                    raise UserError(
+                        f"{where}: the label {other[0]!r} is not of the type of {first[0]!r} before it; labels are all "
+                        "numbers or all text."
+                    )
+        lengths = {name: len(value) for name, value in made.items() if isinstance(value, list)}
+        for names in ALIGNED:
+            if len({lengths[name] for name in names if name in lengths}) > 1:
+                said = " and ".join(f"{lengths[name]} {name}" for name in made if name in names)
+                raise UserError(f"{where}: holds {said}; correct the row.")
+        for name in ("labels", "relevance"):
+            if kind is not AbsTaskPairClassification and name in lengths and len(set(made[name])) < 2:
+                raise UserError(
+                    f"{where}: all its {name} are the same, so that its score says nothing; correct the row."
+                )
+        if kind is AbsTaskPairClassification and lengths:  # some v1 data sets hold all pairs in one row of lists
+            if len(lengths) < len(made) or len(set(lengths.values())) > 1:
+                raise UserError(f"{where}: its fields are not lists of one length; correct the row.")
+            yield from ({name: value[i] for name, value in made.items()} for i in range(min(lengths.values())))
+        else:
+            yield made
+
+
+def _checked(row: reader.Row, name: str, field: Field, where: str) -> Any:
+    """The value of a field, or of each item of its list."""
+    if field.listed or (field in FIELDS[AbsTaskPairClassification] and isinstance(row.get(name), list)):
+        return [field.value({name: one}, name, where) for one in reader.listed(row, name, where)]
+    return field.value(row, name, where)
+
+
+def _check_labels(task: AbsTaskClassification, found: DatasetDict, folder: Path) -> None:
+    """Raises: UserError when a classifier of the training labels could not tell the test's."""
+    train = found[task.train_split]["label"][:]
+    known, path = set(train), _found(folder, task.train_split)
+    if len(known) < 2:
+        raise UserError(f"{path}: has the one label {train[0]!r}, and a classifier needs two.")
+    for split in task.eval_splits:
+        for row, label in enumerate(found[split]["label"][:], 1):
+            if label not in known:
+                some = ", ".join(map(repr, sorted(known)[:5]))
+                raise UserError(
+                    f"{_found(folder, split)}: the label {label!r} of its text {row} is none of those of {path.name} "
+                    f"({some}{', ...' if len(known) > 5 else ''}); correct one of the files."
+                )
+
+
+# ---- retrieval and reranking ---------------------------------------------------------------
 
 
 def _retrieval(task: AbsTask, folder: Path) -> Any:
     """One split, whatever its name, in the form of mteb's loader; queries without judgement are left out."""
+    corpus, queries = _texts(_found(folder, "corpus")), _texts(_found(folder, "queries"))
+    documents, asked = set(corpus["id"][:]), queries["id"][:]
+    known = {"query-id": ({*asked}, "queries"), "corpus-id": (documents, "corpus")}
     relevant: dict[str, dict[str, int]] = {}
-    for number, row in enumerate(read_jsonl(folder / "qrels.jsonl", need=("query-id", "corpus-id")), 1):
-        try:
-            score = int(row.get("score", 1))
-        except (TypeError, ValueError):
-            raise UserError(
-                f"{folder / 'qrels.jsonl'}, row {number}: the field 'score' is {row['score']!r} and no whole number."
-            ) from None
-        relevant.setdefault(str(row["query-id"]), {})[str(row["corpus-id"])] = score
-    queries = _texts(folder / "queries.jsonl")
-    judged = [i for i, name in enumerate(queries["id"]) if name in relevant]
+    path = _found(folder, "qrels")
+    for number, row in reader.read(path):
+        where = f"{path}, row {number}"
+        query, document = (_reference(row, field, where, *known[field]) for field in ("query-id", "corpus-id"))
+        score = reader.whole(row, "score", where) if "score" in row else 1
+        if relevant.setdefault(query, {}).setdefault(document, score) != score:
+            raise UserError(f"{where}: judges {query!r} and {document!r} a second time and otherwise; remove one.")
+    judged = [i for i, name in enumerate(asked) if name in relevant]
     if not judged:
-        raise UserError(f"{folder / 'qrels.jsonl'}: judges none of the queries of queries.jsonl; its ids are others.")
-    top_ranked = None
-    if (folder / "top_ranked.jsonl").exists():
-        rows = read_jsonl(folder / "top_ranked.jsonl", need=("query-id", "corpus-ids"))
-        top_ranked = {str(row["query-id"]): list(map(str, row["corpus-ids"])) for row in rows}
-    data = {"queries": queries.select(judged), "relevant_docs": relevant, "top_ranked": top_ranked}
-    return {"default": {task.eval_splits[0]: {"corpus": _texts(folder / "corpus.jsonl"), **data}}}
+        raise UserError(f"{path}: judges none of the queries of {_found(folder, 'queries').name}.")
+    if none := sum(max(of.values()) <= 0 for of in relevant.values()):
+        log.warning("%s: %d of %d judged queries have no relevant document, and score 0", path, none, len(relevant))
+    if len(judged) < len(asked):
+        log.info("%s: %d of %d queries are not judged, and left out", path, len(asked) - len(judged), len(asked))
+    data = {"queries": queries.select(judged), "relevant_docs": relevant, "top_ranked": None}
+    if task.metadata.type == "Reranking":
+        data["top_ranked"] = _top_ranked(_found(folder, "top_ranked"), known, relevant)
+    return {"default": {task.eval_splits[0]: {"corpus": corpus, **data}}}
+
+
+def _reference(row: reader.Row, field: str, where: str, known: set[str], file: str) -> str:
+    if (name := reader.identifier(row, field, where)) not in known:
+        raise UserError(f"{where}: the {field} {name!r} is not in {file}.jsonl; correct or remove the row.")
+    return name
+
+
+def _top_ranked(path: Path, known: dict[str, tuple[set[str], str]], relevant: Any) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for number, row in reader.read(path):
+        where = f"{path}, row {number}"
+        query = _reference(row, "query-id", where, *known["query-id"])
+        if query in found:
+            raise UserError(f"{where}: a second row of the query {query!r}; remove one.")
+        every = [
+            _reference({"corpus-id": one}, "corpus-id", where, *known["corpus-id"])
+            for one in reader.listed(row, "corpus-ids", where)
+        ]
+        found[query] = list(dict.fromkeys(every))
+    if lacking := [query for query in relevant if query not in found]:
+        raise UserError(
+            f"{path}: has no row of the query {lacking[0]!r}, which is judged ({len(lacking)} lack one); give their "
+            "candidates, or remove their judgements."
+        )
+    return found
 
 
 def _texts(path: Path) -> Dataset:
-    """Columns id, text and, where there is one, title; a text that is null is empty."""
-    table = _table(path)
-    if "_id" in table.column_names:
-        table = table.rename_column("_id", "id")
-    for name in ("id", "text"):
-        if name not in table.column_names:
-            raise UserError(f"{path}: its rows have no field {'_id' if name == 'id' else name!r}.")
-    if None in (ids := table["id"][:]):
-        raise UserError(f"{path}, row {ids.index(None) + 1}: the field '_id' is missing.")
-    table = table.select_columns([name for name in ("id", "title", "text") if name in table.column_names])
-    table = table.cast(Features({name: Value("string") for name in table.column_names}))
-    texts = [name for name in table.column_names if name != "id"]
-    if any(table.data.column(name).null_count for name in texts):
-        table = table.map(lambda rows: {name: [v or "" for v in rows[name]] for name in texts}, batched=True)
-    return table
+    """Columns id, title and text; a text or title that is null is empty. Raises: UserError."""
+
+    def rows() -> Iterator[reader.Row]:
+        for number, row in reader.read(path):
+            where = f"{path}, row {number}"
+            name = next((name for name in ("_id", "id") if name in row), "_id")
+            made = {"id": reader.identifier(row, name, where), "title": ""}
+            for field in ("title", "text") if "title" in row else ("text",):
+                made[field] = "" if row.get(field, "") is None else reader.text(row, field, where)
+            yield made
+
+    found = _dataset(rows(), path)
+    ids = found["id"][:]
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise UserError(f"{path}: two rows have the id {twice!r}; each needs one of its own.")
+    return found
 
 
-def _table(path: Path) -> Dataset:
-    disable_progress_bars()
-    try:
-        return load_dataset("json", data_files=str(path), split="train")
-    except DatasetGenerationError as error:
-        for _ in read_jsonl(path):  # names the row, if it is one that is no JSON object
-            pass
-        raise UserError(f"{path}: its rows do not fit one another ({error.__cause__ or error}).") from None
+def _dataset(rows: Iterator[reader.Row], path: Path) -> Dataset:
+    """All rows, which have the same fields, in Arrow's memory and no cache. Raises: UserError when there is none."""
+    import pyarrow as pa
+
+    parts = []
+    while chunk := list(islice(rows, CHUNK)):
+        parts.append(pa.Table.from_pylist(chunk))
+    if not parts:
+        raise UserError(f"{path}: holds no row.")
+    return Dataset(pa.concat_tables(parts))

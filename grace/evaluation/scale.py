@@ -34,7 +34,13 @@ def fit(task: AbsTask) -> None:
             return undersample(_Columns(dataset), *arguments, **named)
 
         def scores(labels: Any, predicted: Any) -> Any:
-            return calculate(np.asarray(labels[:]), predicted)
+            # mteb takes the average precision of any two labels, and it is defined for 0 and 1 alone. No other score
+            # depends on what labels are called.
+            gold = np.asarray(labels[:])
+            known = np.unique(gold)
+            order = np.concatenate([known, np.setdiff1d(predicted, known)])
+            codes = {label: code for code, label in enumerate(order.tolist())}
+            return calculate(*(np.array([codes[label] for label in at.tolist()]) for at in (gold, predicted)))
 
         task._undersample_data = faster  # type: ignore[method-assign]
         task._calculate_scores = scores  # type: ignore[method-assign, assignment]

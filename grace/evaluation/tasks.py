@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from grace import manifest, specs, stage
-from grace.files import read_jsonl, write_json
+from grace.files import write_json
+from grace.reader import read_jsonl
 from grace.section import UserError
 
 FIELDS = ("id", "query", "positive", "label", "sublabel")

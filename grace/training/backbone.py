@@ -36,8 +36,8 @@ from transformers import (
 
 from grace import manifest, stage
 from grace.config import Backbone
-from grace.files import read_jsonl
 from grace.method.prompt import PromptTemplate
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pairs, train_tokenizer

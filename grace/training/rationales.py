@@ -23,7 +23,7 @@ from grace import manifest, stage
 from grace.encoder.digests import Index, digests_of
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
-from grace.files import read_jsonl
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import RationalesSpec
 

@@ -31,8 +31,9 @@ from datasets import Dataset
 from torch import Tensor
 
 from grace import manifest
-from grace.files import check_writable, read_jsonl, write_json
+from grace.files import check_writable, write_json
 from grace.mistakes import in_one_sentence
+from grace.reader import read_jsonl
 from grace.section import UserError, build, hint
 from grace.specs import TrainSpec
 from grace.study import Plan

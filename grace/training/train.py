@@ -15,7 +15,8 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from grace import manifest, stage
-from grace.files import read_json, read_jsonl, sha256
+from grace.files import read_json, sha256
+from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import hardware

@@ -55,7 +55,9 @@ Examples:
     cat texts.txt | grace embed - -o - | jq -c .rationale"""
 )
 def embed(
-    texts: Annotated[str, typer.Argument(help=".jsonl, .txt (a text per line), .csv, .parquet; - is standard input.")],
+    texts: Annotated[
+        str, typer.Argument(help=".jsonl, .json, .csv, .tsv, .txt (a text per line) or .parquet; - is standard input.")
+    ],
     out: Annotated[
         str, typer.Option("--out", "-o", help=".parquet, .npy or .jsonl; - is JSON lines on standard output.")
     ],
@@ -88,7 +90,7 @@ Examples:
     grace search corpus.jsonl - --json < queries.txt > hits.jsonl"""
 )
 def search(
-    corpus: Annotated[str, typer.Argument(help=".jsonl, .txt, .csv or .parquet.")],
+    corpus: Annotated[str, typer.Argument(help=".jsonl, .json, .csv, .tsv, .txt or .parquet.")],
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more; - is standard input.")],
     model: Model,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits per query.")] = 10,

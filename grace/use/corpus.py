@@ -54,11 +54,9 @@ class Corpus:
 
 def folder_of(source: str, given: Path | None) -> Path:
     """Where the index of `source` lies. Raises: UserError for what is no file of texts."""
-    texts.check_suffix(source)
-    if source == texts.STANDARD_INPUT:
-        raise UserError("-: a corpus must be a file, since its index is kept for the next search.")
-    if not Path(source).is_file():
-        raise UserError(f"{source}: no such file.")
+    texts.check(source)
+    if not texts.repeats(source):
+        raise UserError(f"{source}: a corpus must be a file, since its index is kept for the next search.")
     return given or Path(source).with_name(f"{Path(source).name}.index")
 
 

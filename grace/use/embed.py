@@ -27,7 +27,7 @@ def run(source: str, out: str, options: Options, field: str, text: bool, store: 
         UserError: for a mistake in any of them; a file is read to its end before anything is embedded.
     """
     started = time.monotonic()
-    texts.check_suffix(source)
+    texts.check(source)
     outputs.check(out, source)
     total = count(source, field)
     encoder, settings = load(options)
@@ -72,8 +72,8 @@ def stoppable(root: Path) -> Iterator[None]:
 
 
 def count(source: str, field: str) -> int | None:
-    """Rows of a file; None of standard input, which can be read only once. Raises: UserError as `texts.read`."""
-    return None if source == texts.STANDARD_INPUT else sum(1 for _ in texts.read(source, field))
+    """Rows of a file; None of what can be read only once. Raises: UserError as `texts.read`."""
+    return sum(1 for _ in texts.read(source, field)) if texts.repeats(source) else None
 
 
 def progress(total: int | None) -> tqdm:

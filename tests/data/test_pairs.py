@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from grace.data.pairs import Card, cleaned, normalise, whole, without_near
+from grace.data.pairs import Card, cleaned, normalised, whole, without_near
+from grace.data.rows import Unusable
 from tests.data.commands import ROOT, most_alive, one_sentence, read, run, write
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"
@@ -36,8 +37,13 @@ def spec(form="pairs", cosine=None):
         ({"text": ""}, "texts", "empty"),
     ],
 )
-def test_normalise(row, form, expected):
-    found = normalise(row, form)
+def test_one_row(row, form, expected):
+    if isinstance(expected, str):
+        with pytest.raises(Unusable) as dropped:
+            normalised(row, form, Counter())
+        assert dropped.value.reason == expected
+        return
+    (found,) = normalised(row, form, Counter())
     assert (found["negatives"] if isinstance(expected, list) else found) == expected
 
 
@@ -49,20 +55,46 @@ def test_exact_duplicates_and_ids():
         {"id": 7, "query": "a b", "positive": "d", "label": "x"},
         {"query": "e", "positive": "f"},
     ]
-    found = list(cleaned(rows, "pairs", dropped))
+    found = list(cleaned(rows, "pairs", dropped, Counter()))
     assert [row["id"] for row in found] == ["7", "7#2", "3"] and found[1]["label"] == "x"
     assert dropped == {"exact duplicate": 1}
 
 
+def test_several_positives_are_rows_of_their_own():
+    dropped, changed = Counter(), Counter()
+    rows = [
+        {"id": 1, "query": ["Find it", "a"], "pos": [["", x] for x in ("b", "c", " ", "A")], "neg": ["C", "d"]},
+        {"id": "1", "query": "e", "pos": ["f"], "neg": ["f"]},
+    ]  # fmt: skip
+    found = list(cleaned(rows, "triples", dropped, changed))
+    assert found == [
+        {"id": "1", "query": "a", "positive": "b", "negatives": ["d"]},
+        {"id": "1#1", "query": "a", "positive": "c", "negatives": ["d"]},
+    ]
+    assert dropped == {"no negative": 1}
+    assert changed == {"rows added for further positives": 1, "rows whose instructions are left out": 1}
+
+
+@pytest.mark.parametrize("other", ["Cafe\u0301 noir", "CAFÉ  noir"])
+def test_copies_that_differ_in_how_letters_are_composed(other):
+    """Else each would be mined as the other's hard negative."""
+    rows = [{"query": "q", "positive": "Café noir"}, {"query": "q", "positive": other}]
+    assert len(list(cleaned(rows, "pairs", Counter(), Counter()))) == 1
+    row = {"query": "q", "positive": "Café noir", "negatives": [other, "n"]}
+    assert normalised(row, "triples", Counter())[0]["negatives"] == ["n"]
+    near = [{"query": "q", "positive": f"{text} and much else besides"} for text in ("Café noir", other)]
+    assert len(without_near(near, 0.99, Counter())) == 1
+
+
 def test_rows_without_near_duplicates_are_streamed():
     rows = [{"query": f"q{at}", "positive": f"p{at}"} for at in range(300)]
-    assert most_alive(lambda some: cleaned(some, "pairs", Counter()), rows) <= 3
+    assert most_alive(lambda some: cleaned(some, "pairs", Counter(), Counter()), rows) <= 3
 
 
 @pytest.mark.skipif(not NLI.exists(), reason="the shared data sets are not on this machine")
 def test_near_duplicates_of_real_text_against_dense_float64():
     dropped = Counter()
-    rows = list(cleaned(read(NLI)[:600], "triples", dropped))
+    rows = list(cleaned(read(NLI)[:600], "triples", dropped, Counter()))
     vectors = TfidfVectorizer(dtype=np.float64).fit_transform([whole(row) for row in rows]).toarray()
     cosines = vectors @ vectors.T
     expected: list[int] = []

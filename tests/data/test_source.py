@@ -11,6 +11,7 @@ from grace.data.source import main, rows
 from grace.section import UserError
 from grace.specs import SourceSpec
 from tests.data.commands import ROOT, call, one_sentence, run, write
+from tests.rows import save
 
 NLI = ROOT / "../shared/data/nli_triplets/train.jsonl"
 
@@ -36,7 +37,7 @@ PAIR = {"query": "a query", "positive": "its passage"}
             ("row 1", "'positive'", "in 2 of 3 rows"),
         ),
         (b'{"query": "a", "positive": 5}\n', ("row 1", "'positive'", "int", "sources.<name>.form")),
-        (b"[1]\n", ("row 1", "not a JSON object")),
+        (b"[1]\n", ("row 1", "a JSON array and not an object", ".json")),
         (b'{"query": "a", "positive": "caf\xe9"}\n', ("not UTF-8",)),
         (b"", ("holds no row",)),
     ],
@@ -54,7 +55,10 @@ def test_rows_that_lack_a_field_pass_to_be_counted(tmp_path, caplog):
     some = [PAIR, {}, PAIR, {"query": "a"}]
     assert call(main, *arguments(write(tmp_path / "rows.jsonl", some), out)).returncode == 0
     assert [json.loads(line) for line in out.read_text().splitlines()] == some
-    assert "row 2: the field 'query' or 'anchor' is missing" in caplog.text and "2 of 4 rows" in caplog.text
+    assert (
+        "row 2: the field 'query' or 'anchor' or 'question' or 'sentence1' is missing" in caplog.text
+        and "2 of 4 rows" in caplog.text
+    )
     # One file of a folder: the others do not make up for it.
     folder = tmp_path / "folder"
     folder.mkdir()
@@ -102,9 +106,9 @@ def test_text_files_and_a_sample(tmp_path):
     path.write_text("\ufefffirst line\n\nsecond line\nthird\n")
     for kind in ("jsonl", "gdrive", "hub"):  # a local path goes before any download
         every = read(path, "texts", kind=kind)
-        assert every == [{"text": "first line"}, {"text": "second line"}, {"text": "third"}]
+        assert every == [{"text": text} for text in ("first line", "", "second line", "third")]
         some = read(path, "texts", 2, kind=kind)
-        assert some == read(path, "texts", 2, kind=kind) and some in (every[:2], every[1:], every[::2])
+        assert some == read(path, "texts", 2, kind=kind) and [row for row in every if row in some] == some
     with pytest.raises(UserError, match="form to texts"):
         read(path, "pairs")
     path.write_bytes(b"fine\nbroken \xff\n")
@@ -152,11 +156,38 @@ def test_a_python_that_cannot_unpack_safely_does_not(tmp_path, monkeypatch):
         read(tmp_path / "all.tar.gz", "triples", tmp=tmp_path)
 
 
-def test_broken_archive(tmp_path):
+@pytest.mark.parametrize("what", ["no archive", "an encrypted member", "a compression that Python does not know"])
+def test_an_archive_that_cannot_be_unpacked(tmp_path, what):
     path = tmp_path / "all.zip"
-    path.write_bytes(b"PK but not really")
-    with pytest.raises(UserError, match=r"all\.zip.*fetch it again"):
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.jsonl", json.dumps(PAIR))
+    content = bytearray(path.read_bytes())
+    for start, flags in ((content.index(b"PK\x03\x04"), 6), (content.index(b"PK\x01\x02"), 8)):
+        if what == "an encrypted member":
+            content[start + flags] |= 1
+        elif what != "no archive":
+            content[start + flags + 2] = 9
+    path.write_bytes(b"PK but not really" if what == "no archive" else content)
+    with pytest.raises(
+        UserError, match=r"all\.zip: the archive cannot be unpacked.*fetch it again, or unpack it by hand"
+    ):
         read(path, "triples")
+
+
+def test_kinds_of_files_in_a_folder(tmp_path):
+    """Settings are JSON too: a .json file holds rows where there is nothing else."""
+    rows = [{"query": f"q {i}", "positive": f"p {i}"} for i in range(3)]
+    for name in ("a.parquet", "b.csv.gz", "c.tsv"):
+        save(tmp_path / name, rows)
+    (tmp_path / "dataset_info.json").write_text('{"splits": {}}')
+    (tmp_path / "LICENSE.txt").write_text("not rows")
+    assert read(tmp_path) == [{"source": name, **row} for name in "abc" for row in rows]
+    (tmp_path / "only").mkdir()
+    save(tmp_path / "only/rows.json", rows)
+    assert read(tmp_path / "only") == rows
+    (tmp_path / "none").mkdir()
+    with pytest.raises(UserError, match=r"none: holds no \.jsonl or .* or \.parquet file"):
+        read(tmp_path / "none")
 
 
 def test_docstrings_are_sampled_over_all_packages(tmp_path):

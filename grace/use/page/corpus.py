@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grace.files import read_json, read_jsonl
+from grace.files import read_json
+from grace.reader import read_jsonl
 from grace.section import UserError
 
 QUERY, DOCUMENT = 0, 1
