@@ -52,8 +52,8 @@ from bench.trainers import NEVER, Clock, Plain, lengths_given
 from bench.work import prompt_of
 from grace.encoder.encoder import DEFAULT_POOLING, DEFAULT_PROMPT
 from grace.encoder.engines import transformers as engine
-from grace.reader import read_jsonl
 from grace.method.prompt import PromptTemplate
+from grace.reader import read_jsonl
 from grace.section import UserError, build
 from grace.specs import TrainSpec
 from grace.study import Plan

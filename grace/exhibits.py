@@ -63,7 +63,7 @@ class Ablation(Section):
     runs: list[Name]
     backbones: list[Name] | None = None  # those of them that the study has; all when it has none of them, or at null
     grid: dict[str, list[Scalar]] = Field(default_factory=dict)  # setting, as "reward.lambda1" -> its values, crossed
-    points: dict[Name, dict[str, Any]] = Field(default_factory=dict)  # name -> settings
+    points: dict[Name, dict[str, dict[str, Any]]] = Field(default_factory=dict)  # name -> settings
     steps: list[Positive] = Field(default_factory=list)  # checkpoints; the end of training is the run itself
     modes: list[Mode] = Field(default_factory=list)  # of the run's own model
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # that all its runs share

@@ -10,6 +10,7 @@ KEYS = {
     "study", "preset", "seeds", "backbones", "ablations", "tradeoff", "partial", "available_backbones", "sources",
     "defaults", "presets", "studies",
 }  # fmt: skip
+NULLS = ("null", "Null", "NULL", "~")  # as YAML writes it
 
 
 def check_keys(config: dict[str, Any]) -> None:
@@ -17,9 +18,26 @@ def check_keys(config: dict[str, Any]) -> None:
     for key in config:
         if key not in KEYS:
             raise UserError(f"config: {key}: unknown key{hint(key, KEYS)}.")
-    for key in KEYS - {"seeds", "backbones"}:
+    for key in sorted(KEYS - {"seeds", "backbones"}):
         if key not in config:
             raise UserError(f"config: {key}: this key is missing.")
+    for key in ("available_backbones", "sources", "defaults", "presets", "studies"):
+        check_mapping(key, config[key])
+
+
+def check_mapping(where: str, value: Any) -> None:
+    """Raises: UserError for what is no mapping."""
+    if not isinstance(value, dict):
+        raise UserError(f"config: {where}: it is {value!r}; give keys with their values.")
+
+
+def with_nulls(value: Any) -> Any:
+    """The configuration with null for the text "null": nested values of `snakemake --config` all come as text."""
+    if isinstance(value, dict):
+        return {key: with_nulls(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [with_nulls(item) for item in value]
+    return None if isinstance(value, str) and value in NULLS else value
 
 
 def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -34,8 +52,14 @@ def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
             raise UserError(f"config: studies.{seen[-1]}.extends: unknown study {at!r}.")
         seen.append(at)
         chain.append(config["studies"][at] or {})
+        check_mapping(f"studies.{at}", chain[-1])
         at = chain[-1].get("extends")
-    merged = merge(config["defaults"], config["presets"][config["preset"]] or {})
+    preset = config["presets"][config["preset"]] or {}
+    check_mapping(f"presets.{config['preset']}", preset)
+    merged = merge(config["defaults"], preset)
+    for key in ("evaluation", "ablations"):
+        for layer in (config["defaults"], preset, *chain):
+            check_mapping(key, layer.get(key, {}))
     for layer in reversed(chain):
         groups = layer.get("evaluation", {}).get("groups")
         grids = {key: entry for key, entry in layer.get("ablations", {}).items() if isinstance(entry, dict)}

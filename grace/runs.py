@@ -8,7 +8,7 @@ from typing import Any
 from grace import ablations, specs, tasks
 from grace.checks import RULES, check_exhibits, check_methods
 from grace.config import Backbone, Run, Source, Study
-from grace.merging import check_keys, merged_study, switch
+from grace.merging import check_keys, check_mapping, merged_study, switch, with_nulls
 from grace.section import UserError, build, hint, merge
 from grace.settings import Contrastive
 
@@ -30,6 +30,7 @@ class Runs:
     """
 
     def __init__(self, config: dict[str, Any]) -> None:
+        config = with_nulls(config)
         check_keys(config)
         self.name = str(config["study"])
         if self.name not in config["studies"]:
@@ -46,10 +47,11 @@ class Runs:
             if config.get(key) is not None:
                 value = config[key]
                 merged[key] = value if isinstance(value, list) else [value]
-        self.known_runs = set(merged.get("runs", {}))
         for key in ("runs", "tables", "figures", "ablations"):
-            # Set to null, an entry is dropped; from the command line it comes as text.
-            merged[key] = {name: entry for name, entry in merged.get(key, {}).items() if entry not in (None, "null")}
+            check_mapping(key, merged.setdefault(key, {}))
+        self.known_runs = set(merged["runs"])
+        for key in ("runs", "tables", "figures", "ablations"):  # set to null, an entry is dropped
+            merged[key] = {name: entry for name, entry in merged[key].items() if entry is not None}
         self.study: Study = build(Study, merged, "")
         self._raw, self._config = merged, config
 

@@ -34,7 +34,7 @@ def normalised(row: dict[str, Any], form: str, changed: Counter[str]) -> list[di
     """
     read = layout(row, form)
     name = next((found for field in IDS if (found := same_id(row.get(field))) is not None), None)
-    named = {"id": name}
+    named: dict[str, Any] = {"id": name}
     labels = {field: str(row[field]) for field in ("label", "sublabel", "source") if row.get(field) not in (None, "")}
     texts = list(dict.fromkeys(text.strip() for text in read.positives if text.strip()))
     if not texts or (form != "texts" and not read.query.strip()):
