@@ -52,7 +52,7 @@ def read_json(path: Path | str) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; snakemake makes it.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
+    except (ValueError, RecursionError):  # of JSON, of UTF-8, of a number of thousands of digits
         raise UserError(f"{path}: not whole (broken JSON); delete it and run snakemake again.") from None
 
 

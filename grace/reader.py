@@ -74,16 +74,17 @@ def find(folder: Path, name: str) -> Path | None:
     return found[0] if found else None
 
 
-def read(path: Path | str, columns: tuple[str, ...] = ()) -> Numbered:
+def read(path: Path | str, columns: tuple[str, ...] = (), ending: str | None = None) -> Numbered:
     """The rows of a file, in bounded memory (but of a .json array).
 
     Args:
         columns: the only ones that are needed; of Parquet no others are read, if the first of them is there.
+        ending: of KINDS, for a file whose name does not say it.
 
     Raises:
         UserError: naming file and row, for what cannot be read.
     """
-    ending = check_kind(path)
+    ending = ending or check_kind(path)
     try:
         with open(path, "rb") as file:
             rows = _decompressed(file)
@@ -106,18 +107,13 @@ def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[Row]:
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
-    for number, row in read(path) if kind(path) else read_lines(path):
+    for number, row in read(path, ending=kind(path) or ".jsonl"):
         for field in need:
             if field in IDS:
                 identifier(row, field, f"{path}, row {number}")
             elif not text(row, field, f"{path}, row {number}").strip():
                 raise UserError(f"{path}, row {number}: the field {field!r} is empty; correct or remove the row.")
         yield row
-
-
-def read_lines(path: Path | str) -> Iterator[tuple[int, Row]]:
-    with open(path, "rb") as file:
-        yield from objects(lines(file, str(path)), str(path))
 
 
 # ---- fields of a row -----------------------------------------------------------------------
@@ -216,7 +212,7 @@ def parsed(line: str, where: str) -> Any:
     try:
         value = json.loads(line, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", error)
+        reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error).split(":")[0])
         raise UserError(f"{where}: not JSON ({reason}); correct or remove the row.") from None
     return clean(value) if "\\u" in line else value
 

@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -65,7 +66,7 @@ def entry(
             with in_one_sentence():
                 try:
                     values = json.loads(unpacked(arguments.spec))
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError, zlib.error) as error:  # binascii's is a ValueError too
                     raise UserError(f"--spec is not JSON: {error}.") from None
                 for name in inputs:
                     given = getattr(arguments, name.rstrip("*"))

@@ -1,12 +1,15 @@
 """Wrong settings stop before planning with one sentence that names the key."""
 
 import copy
+from itertools import accumulate
 from pathlib import Path
+from typing import Any, get_args, get_origin
 
 import pytest
 import yaml
 
-from grace.section import UserError
+from grace.config import Study
+from grace.section import Section, UserError, merge
 from grace.study import Plan
 
 CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
@@ -152,3 +155,43 @@ def test_vllms_hottest_temperature():
     Plan(config)  # the demo's engine has no such limit
     with pytest.raises(UserError, match=r"generation.anchor_sampling_temperature: 2.5 is over 2"):
         Plan({**config, "study": "paper"})
+
+
+def nullable(kind, at=()):
+    """Paths of the settings of a section that may be null."""
+    for name, field in kind.model_fields.items():
+        parts = get_args(field.annotation)
+        if type(None) in parts and at:
+            yield (*at, name)
+        for part in () if get_origin(field.annotation) is dict else (field.annotation, *parts):
+            if isinstance(part, type) and issubclass(part, Section):
+                yield from nullable(part, (*at, name))
+
+
+NEEDED = {("adapter", "lora"), ("kl_fence", "fence")}  # by the methods of these names
+
+
+@pytest.mark.parametrize("path", sorted({*nullable(Study)} - NEEDED), ids=".".join)
+def test_null_on_the_command_line(path):
+    """Snakemake gives every nested value as text."""
+    given: Any = "null"
+    for key in reversed(path):
+        given = {key: given}
+    study = Plan({**CONFIG, "defaults": merge(CONFIG["defaults"], given), "seeds": "null", "backbones": "~"}).study
+    assert study.seeds == [0] and study.backbones == ["tiny"]
+    sections = [*accumulate(path, lambda at, key: at and getattr(at, key), initial=study)]
+    assert sections[-1] is None or path[-1] in CONFIG["studies"]["demo"].get(path[0], {})
+
+
+@pytest.mark.parametrize("value", [None, 5, "x", [], [{"a": 1}]])
+@pytest.mark.parametrize(
+    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "studies/demo", "defaults/figures",
+             "defaults/runs", "defaults/evaluation", "studies/demo/ablations", "presets/as_printed",
+             "defaults/ablations/pooling/points/mean-penultimate/pooling"],
+)  # fmt: skip
+def test_what_should_hold_keys(path, value):
+    """Null where nothing has to be given is nothing."""
+    try:
+        Plan(changed(path, value))
+    except UserError as error:
+        assert str(error).startswith("config: ") and "\n" not in str(error)

@@ -96,7 +96,7 @@ ZSTD = compressed(os.urandom(3000).hex().encode(), ".zst")
     [
         ("t.jsonl", b'{"text": "a"}\n\n{"text": "b"\n', "t.jsonl, row 3: not JSON"),
         ("t.jsonl", b'{"text": "a"}\n' + b"[" * 100_000, "t.jsonl, row 2: not JSON (nested too deep)"),
-        ("t.jsonl", b'{"text": "a"}\n{"n": ' + b"1" * 5000 + b"}", "t.jsonl, row 2: not JSON"),
+        ("t.jsonl", b'{"text": "a"}\n{"n": ' + b"1" * 5000 + b"}", "t.jsonl, row 2: not JSON (Exceeds the limit"),
         ("t.jsonl", b'{"text": "a", "text": "b"}', "t.jsonl, row 1: not JSON (the field 'text' stands twice)"),
         ("t.jsonl", b'{"text": "a"}\n"b"\n', "t.jsonl, row 2: not a JSON object"),
         ("t.jsonl", b'[{"text": "a"}]\n', "t.jsonl, row 1: a JSON array and not an object; put each row on a line"),

@@ -254,6 +254,6 @@ def _folder(folder: Path, fields: Fields, shown: Path) -> Iterator[dict[str, Any
 def _file(path: Path, fields: Fields) -> Iterator[dict[str, Any]]:
     if reader.kind(path) == ".txt" and fields.form != "texts":
         raise UserError(f"{path}: a .txt file gives texts, not {fields.form}; set sources.<name>.form to texts.")
-    for number, row in reader.read(path):
+    for number, row in reader.read(path, ending=None if path.suffix else ".jsonl"):  # of a download without a name
         fields.count(path, number, row)
         yield row
