@@ -212,7 +212,8 @@ def parsed(line: str, where: str) -> Any:
     try:
         value = json.loads(line, object_pairs_hook=_fields)
     except (ValueError, RecursionError) as error:
-        reason = "nested too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error).split(":")[0])
+        said = getattr(error, "msg", str(error).split(":")[0])
+        reason = "nested too deep" if isinstance(error, RecursionError) else said
         raise UserError(f"{where}: not JSON ({reason}); correct or remove the row.") from None
     return clean(value) if "\\u" in line else value
 

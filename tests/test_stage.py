@@ -62,3 +62,9 @@ def test_imports_that_fail_leave_garbage_collection_on():
     with pytest.raises(ImportError), stage.imports():
         raise ImportError
     assert gc.isenabled()
+
+
+@pytest.mark.parametrize("spec", ["{", "zlib:x", "zlib:eA==", "[" * 100_000, "1" * 5000, "[1]", "null", '"x"'])
+def test_a_spec_that_is_none_is_one_sentence(spec):
+    with pytest.raises(SystemExit, match=r"^error: .*spec.*\.$"):
+        main(["--spec", spec])
