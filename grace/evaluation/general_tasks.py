@@ -1,14 +1,16 @@
 """The tasks of table 5: which lm-eval task each is, with which settings, and on whose data.
 
-The prompts, stop sequences and answer patterns are lm-eval's own (FEVER's are in lm_tasks/); everything that decides
-a score beside them is written down in HUB. docs/general.md says why.
+The prompts are lm-eval's own (FEVER's are in lm_tasks/); everything that decides a score beside them is written down
+in HUB and, of generated answers, in `grace.evaluation.answers`. docs/general.md says why.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from grace.evaluation import answers
 from grace.files import read_jsonl
 from grace.section import UserError, hint
 
@@ -21,7 +23,7 @@ class Hub(NamedTuple):
     Attributes:
         folder: below lm-eval's tasks; "" for one of ours.
         task: lm-eval's name of the task or group.
-        metric, filter: which of its figures is the score.
+        metric, filter: which of its figures lm-eval reports.
         shots: worked examples before the question.
         generation: what is changed in lm-eval's generation settings.
     """
@@ -137,11 +139,20 @@ def _settled(name: str, config: dict[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in ("tag", "group")}
     config["num_fewshot"] = hub.shots
     if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = {**config["generation_kwargs"], **GREEDY, **hub.generation}
+        stops = config["generation_kwargs"]["until"]
+        # Stop strings would end a thought, or a reply before its answer; lm-eval's own filters still get what they cut.
+        config["generation_kwargs"] = {**config["generation_kwargs"], "until": [], **GREEDY, **hub.generation}
+        cut = {"function": "custom", "filter_fn": partial(_stopped, stops)}
+        config["filter_list"] = [
+            {**entry, "filter": [cut, *entry["filter"]]} for entry in config["filter_list"] if name != "humaneval"
+        ] or None
     if name == "humaneval":  # lm-eval only writes the programs; nothing runs outside the sandbox
-        config = {key: value for key, value in config.items() if key != "filter_list"}
         config |= {"unsafe_code": False, "metric_list": [{"metric": "bypass"}], "process_results": _unjudged}
     return config
+
+
+def _stopped(stops: list[str], replies: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
+    return [[answers.stopped(said, stops) for said in several] for several in replies]
 
 
 def _unjudged(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
