@@ -10,11 +10,18 @@ from __future__ import annotations
 import ast
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
+LONGEST = 200  # characters of a line that may be TriviaQA's answer
+
 # What announces an answer; "#### 18" is the end of GSM8K's own answers.
-_ANNOUNCED = re.compile(r"####|\banswer\b[^.\n]{0,40}?(?:\bis\b|:|=)(?!\W*not\b)", re.I)
+_ANNOUNCED = re.compile(
+    r"####|\b(?:answer|(?:correct|right|best|final) (?:option|choice|letter|result))\b[^.\n]{0,40}?"
+    r"(?:\bis\b|\bbe\b|:|=)(?!\W*not\b)",
+    re.I,
+)
 _NEXT_QUESTION = re.compile(r"(?<=\S)\s+(?:Question|Q):")
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?]+(?:\s|$)")
 
@@ -37,9 +44,10 @@ def stopped(said: str, stops: Iterable[str]) -> str:
 
 
 def _plain(said: str) -> str:
-    """A reply without marks of type, with "####" for LaTeX's box, up to a further question that it asks itself."""
+    """A reply without marks of type, with "####" for a box or tag, up to a further question that it asks itself."""
     text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", spoken(said) or "")
     text = re.sub(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\n#### \1\n", text)
+    text = re.sub(r"<answer>(.*?)</answer>", r"\n#### \1\n", text, flags=re.DOTALL)
     text = re.sub(r"\*\*|__|`|\\[()\[\]]", "", text)
     return _NEXT_QUESTION.split(text.strip())[0]
 
@@ -49,8 +57,8 @@ def _lines(text: str) -> list[str]:
 
 
 def _stated(text: str) -> list[str]:
-    """What follows each announcement of an answer, to the end of its line."""
-    return [lines[0] for found in _ANNOUNCED.finditer(text) if (lines := _lines(text[found.end() :].lstrip(" \n:*")))]
+    """What follows each announcement of an answer, to the end of its line or the next one."""
+    return [lines[0] for part in _ANNOUNCED.split(text)[1:] if (lines := _lines(part.lstrip(" \n:*")))]
 
 
 def _sentence(text: str) -> str:
@@ -99,7 +107,7 @@ def gsm8k(said: str, doc: dict[str, Any]) -> bool | None:
 # ---- letters: MMLU, BBH ---------------------------------------------------------------------
 
 _BEFORE_LETTER = (
-    r"\W*(?:(?:option|choice|letter|the|most|likely|probably|definitely|so|thus|therefore|hence|it|is|it[’']s|i|would"
+    r"\W*(?:(?:answer|option|choice|letter|the|most|likely|probably|definitely|so|thus|therefore|hence|it|is|it[’']s|i|would"
     r"|think|choose|pick|select|go|with)\b\W+)*"
 )
 _NO_CHOICE = re.compile(r"\W{0,3}(?:or|and|/|,|&)\W{0,3}[A-R]\b|\W*(?:is|are)\s+(?:not|wrong|incorrect)\b|\W*isn[’']t")
@@ -137,6 +145,9 @@ def mmlu(said: str, doc: dict[str, Any]) -> bool | None:
 # ---- words: TriviaQA, BBH -------------------------------------------------------------------
 
 
+_IS = re.compile(r"(.*?)\b(?:is|was|are|were|be|(?:it|that)[’']s)\s+((?:.*?\bby\s+)?(.*))", re.I)
+
+
 def _bare(text: str) -> str:
     """Letters and digits in lower case, without accents or a leading article; the text itself where it has none."""
     plain = unicodedata.normalize("NFKD", text).casefold().strip()
@@ -149,15 +160,13 @@ def triviaqa(said: str, doc: dict[str, Any]) -> bool | None:
     lines = _stated(text) or _lines(text)
     if not lines:
         return None
-    sides = [lines[0]]
-    if not re.search(r"\bnot\b|n[’']t\b", lines[0]) and (sentence := _IS.match(lines[0])):
+    line = lines[0][:LONGEST]
+    sides = [line]
+    if not re.search(r"\bnot\b|n[’']t\b", line) and (sentence := _IS.match(line)):
         sides += [part for part in sentence.groups() if part]
     ends = r"[.,;:!?](?=\s|$)|\s[(\[–—-]|$"
     found = {_bare(side[: end.start()]) for side in sides for end in re.finditer(ends, side)} - {""}
     return bool(found & {_bare(alias) for alias in doc["answer"]["aliases"]})
-
-
-_IS = re.compile(r"(.*?)\b(?:is|was|are|were|be|(?:it|that)[’']s)\s+((?:.*?\bby\s+)?(.*))", re.I)
 
 
 def bbh(said: str, doc: dict[str, Any]) -> bool | None:
@@ -209,7 +218,8 @@ def program(said: str, doc: dict[str, Any]) -> str | None:
         tries = [anew[-1], anew[-1][start.start() :]]
     else:
         tries = [part for part in parts if re.match(r"(?:[ \t]*\n)*[ \t]+\S", part)][:1]
-    return next((made for code in tries if (made := _python(doc["prompt"], code))), None)
+    made = [_python(doc["prompt"], code) for code in tries]
+    return next(filter(None, made), f"{doc['prompt']}\n{tries[-1]}" if tries else None)
 
 
 def _python(head: str, code: str) -> str | None:
@@ -219,7 +229,8 @@ def _python(head: str, code: str) -> str | None:
             return None
         text = f"{head}\n{code[:end]}"
         try:
-            tree = ast.parse(text)
+            with warnings.catch_warnings(action="ignore"):  # of a sample's own escapes
+                tree = ast.parse(text)
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         lines = text.split("\n")
