@@ -144,7 +144,6 @@ def mmlu(said: str, doc: dict[str, Any]) -> bool | None:
 
 # ---- words: TriviaQA, BBH -------------------------------------------------------------------
 
-
 _IS = re.compile(r"(.*?)\b(?:is|was|are|were|be|(?:it|that)[’']s)\s+((?:.*?\bby\s+)?(.*))", re.I)
 
 
@@ -211,7 +210,7 @@ def program(said: str, doc: dict[str, Any]) -> str | None:
     it unindented and is no Python is cut off; statements that run something, such as examples of use, are left out.
     """
     parts = re.split(r"```[^\n]*", spoken(said) or "")
-    anew = [part for part in parts if re.search(rf"^(?:async )?def {doc['entry_point']}\b", part, re.M)]
+    anew = [part for part in parts if re.search(rf"^(?:async )?def {re.escape(doc['entry_point'])}\b", part, re.M)]
     if anew:
         start = re.search(r"^(?:import |from \S+ import |@|(?:async )?def |class )", anew[-1], re.M)
         assert start is not None

@@ -94,6 +94,7 @@ def load(name: str, folder: str | None = None) -> list[Any]:
                     f"config: general.local.{name}: {folder} has no rows whose {LOCAL[name].subtask} is {subtask!r}; "
                     f"the task consists of {len(configs)} of these."
                 )
+            _check_kinds(name, rows[subtask], f"config: general.local.{name}: {folder}")
             config["custom_dataset"] = _data_set(rows[subtask])
     try:
         # An index of these configurations alone: that of all of lm-eval's tasks takes 8 seconds.
@@ -165,6 +166,23 @@ def _data_set(splits: dict[str, list[dict[str, Any]]]) -> Any:
 
     found = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
     return lambda **_: found
+
+
+def _check_kinds(name: str, splits: dict[str, list[dict[str, Any]]], where: str) -> None:
+    """Refuses what would fail in the middle of lm-eval, or count as wrong whatever a model says."""
+    for split, rows in splits.items():
+        for field, value in [item for row in rows for item in row.items()]:
+            parts = value if field == "choices" else [value]
+            if (name, field) == ("triviaqa", "answer"):
+                parts = value["aliases"]
+            kind = int if (name, field) == ("mmlu", "answer") else str
+            if wrong := [part for part in parts if not isinstance(part, kind)]:
+                said = f"{wrong[0]!r:.60} is no {'whole number' if kind is int else 'text'}"
+                raise UserError(f"{where}: the field {field!r} of a row of {split}.jsonl is wrong: {said}.")
+            if (name, field) == ("gsm8k", "answer") and answers.last_number(value.split("####")[-1]) is None:
+                raise UserError(f"{where}: an 'answer' in {split}.jsonl ends in no number: {value!r:.60}.")
+    if name == "triviaqa" and len(splits["train"]) == HUB[name].shots:  # lm-eval draws one more than it shows
+        raise UserError(f"{where}: train.jsonl holds {HUB[name].shots} rows, but {name} needs {HUB[name].shots + 1}.")
 
 
 def read_local(name: str, folder: Path) -> Rows:

@@ -15,7 +15,7 @@ import torch
 from lm_eval.api.model import LM
 
 from grace.encoder import hub
-from grace.evaluation import answers, general_tasks, harness
+from grace.evaluation import answers, general_tasks, harness, likelihood
 from grace.evaluation.general_tasks import GREEDY, HUB
 from grace.section import UserError
 from tests.evaluation.bubblewrap import needs_bubblewrap
@@ -323,6 +323,62 @@ def test_humaneval_with_a_model_and_with_code_that_misbehaves(tiny, folders, tmp
     assert found["items"]["parts"][0]["values"] == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     assert found["failures"] == {"BlockingIOError": 1, "FileNotFoundError": 2, "ended without a verdict": 1}
     assert not (tmp_path / "escaped").exists()
+
+
+# ---- thoughts -------------------------------------------------------------------------------
+
+THINKS = (
+    "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}{% if add_generation_prompt %}<assistant>"
+    "{% if SWITCH %}<think>\n{% endif %}{% endif %}"
+)
+
+
+def trivia(folder: Path) -> dict[str, str]:
+    questions = [{"question": f"What is {i} + {i}", "answer": {"aliases": [str(2 * i)]}} for i in range(12)]
+    write(folder / "train.jsonl", questions[:6])
+    write(folder / "validation.jsonl", questions[6:])
+    return {"triviaqa": str(folder)}
+
+
+@pytest.mark.parametrize(("switch", "unfinished"), [("true", 4), ("enable_thinking is not defined", 0)])
+def test_a_model_that_thinks_is_switched_off_or_its_unfinished_thoughts_are_counted(
+    switch, unfinished, tiny, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(likelihood, "THOUGHT", 8)
+    model, tokenizer = roomy(tiny)
+    tokenizer.chat_template = THINKS.replace("SWITCH", switch)
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    found = harness.run(model, tokenizer, loaded, limit=4, batch_size=4, threads=1)["triviaqa"]
+    assert found["unfinished_thoughts"] == found["no_answer"] == unfinished and found["score"] == 0.0
+    assert ("4 replies hold no answer, 4 of them an unfinished thought" in caplog.text) == bool(unfinished)
+
+
+def test_answers_behind_a_thought_count_and_those_within_one_do_not(tmp_path):
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    said = {
+        6: "<think>13.\n\n</think>\n\n12",
+        7: "13</think>14",
+        8: "<think>16",
+        9: "",
+        10: "St. 20",
+        11: "The answer is 22.",
+    }
+
+    def say(doc: dict[str, Any]) -> str:
+        return said[int(doc["question"].split()[-1])]
+
+    found = harness.score("triviaqa", harness.evaluate(Scripted(say), "triviaqa", loaded.tasks["triviaqa"], None))
+    assert found["items"]["parts"][0]["values"] == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    assert (found["no_answer"], found["unfinished_thoughts"]) == (2, 1)
+    assert found["lm_eval_score"] == pytest.approx(2 / 6)  # it wants "22" alone
+
+
+def test_a_context_too_short_for_a_task_is_one_sentence(tiny, tmp_path):
+    model, tokenizer = roomy(tiny)
+    model.config.max_position_embeddings = 32
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    with pytest.raises(UserError, match="task 'triviaqa' generates up to 32 tokens, and the model's context holds 32"):
+        harness.run(model, tokenizer, loaded, limit=1, batch_size=4, threads=1)
 
 
 # ---- settings, and what is wrong with data --------------------------------------------------
