@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 
 PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
 NO_CODE = "no code"  # why a sample failed
-# Llama's template prints today's date otherwise, and scores would change overnight. Answers come without a thought
-# where a template has a switch for it.
+# Llama's template prints today's date otherwise, and scores would change overnight. Of the templates with a switch for
+# thoughts, those of Qwen, GLM, Nemotron and Gemma call it so.
 TEMPLATE_ARGUMENTS = {"date_string": DATE, "enable_thinking": False}
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from grace.evaluation.answers import spoken
+from grace.section import UserError
 
 CPU_TOKENS = 1024  # read together; a CPU is fastest while they fit its cache
 KNOWN = 1024  # texts whose tokens are remembered: one context is asked for with each of its continuations
@@ -37,10 +38,7 @@ class Row(NamedTuple):
 
 
 class SharedContexts(HFLM):
-    """HFLM whose log-likelihoods are the same up to floating-point error, and whose replies may begin with a thought.
-
-    Templates get `enable_thinking: false`, the name that those with a switch have for it.
-    """
+    """HFLM whose log-likelihoods are the same up to floating-point error, and whose replies may hold a thought."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tokens = lru_cache(KNOWN)(super().tok_encode)
@@ -48,6 +46,16 @@ class SharedContexts(HFLM):
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         return list(self._tokens(string, *args, **kwargs))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        try:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        except Exception as error:  # whatever the template's author chose
+            roles = ", ".join(turn["role"] for turn in chat_history)
+            raise UserError(
+                f"the model's chat template refuses these turns of a general task: {roles} ({error}); "
+                "use another backbone, or take the task out of general.tasks."
+            ) from None
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """Replies, each from its <think> on where the prompt has opened it.
@@ -71,17 +79,11 @@ class SharedContexts(HFLM):
             for prompt, settings in [one.args]
         ]
         replies = super().generate_until(longer, disable_tqdm)
-        return ["<think>" * opened(one.args[0]) + said for one, said in zip(requests, replies, strict=True)]
+        return ["<think>" * _opened(one.args[0]) + said for one, said in zip(requests, replies, strict=True)]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Of continuations of a prompt that opens a thought: behind an empty one, since they are answers."""
-        closed = [
-            replace(
-                one, arguments=(f"{context.rstrip()}\n\n</think>\n\n" if opened(context) else context, continuation)
-            )
-            for one in requests
-            for context, continuation in [one.args]
-        ]
+        closed = [replace(one, arguments=(_closed(one.args[0]), one.args[1])) for one in requests]
         return super().loglikelihood(closed, disable_tqdm)
 
     @torch.no_grad()
@@ -120,13 +122,13 @@ class SharedContexts(HFLM):
             yield request, (float(part.sum()), bool(same.all()))
 
 
-def opened(prompt: str) -> bool:
+def _opened(prompt: str) -> bool:
     """Whether a prompt ends by opening a thought, as the templates of some models do."""
     return prompt.rstrip().endswith("<think>")
 
 
 def _closed(prompt: str) -> str:
-    return f"{prompt.rstrip()}\n\n</think>\n\n" if opened(prompt) else prompt
+    return f"{prompt.rstrip()}\n\n</think>\n\n" if _opened(prompt) else prompt
 
 
 def _simple(config: Any) -> bool:

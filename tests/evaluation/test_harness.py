@@ -381,6 +381,15 @@ def test_a_context_too_short_for_a_task_is_one_sentence(tiny, tmp_path):
         harness.run(model, tokenizer, loaded, limit=1, batch_size=4, threads=1)
 
 
+def test_a_template_that_refuses_worked_examples_is_one_sentence(tiny, tmp_path):
+    model, tokenizer = roomy(tiny)
+    refused = "{% if turn.role == 'assistant' %}{{ raise_exception('no examples') }}{% endif %}"
+    tokenizer.chat_template = f"{{% for turn in messages %}}{refused}{{{{ turn.content }}}}{{% endfor %}}"
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    with pytest.raises(UserError, match=r"refuses these turns of a general task: user, assistant, .*\(no examples\)"):
+        harness.run(model, tokenizer, loaded, limit=1, batch_size=4, threads=1)
+
+
 # ---- settings, and what is wrong with data --------------------------------------------------
 
 
