@@ -22,7 +22,8 @@ _ANNOUNCED = re.compile(
     r"(?:\bis\b|\bbe\b|:|=)(?!\W*not\b)",
     re.I,
 )
-_NEXT_QUESTION = re.compile(r"(?<=\S)\s+(?:Question|Q):")
+# Of a chat model that runs past the end of its turn, the next turn's role is left when marks are not decoded.
+_NEXT_QUESTION = re.compile(r"(?<=\S)\s+(?:(?:Question|Q):|(?:user|assistant)\n)")
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?]+(?:\s|$)")
 
 
