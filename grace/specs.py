@@ -124,7 +124,7 @@ class EvaluateSpec(Section):
 
 
 class GeneralSpec(Section):
-    version: int = 3
+    version: int = 4
     run: str
     general: General
     encode: EncodeSpec

@@ -1,16 +1,17 @@
 """The tasks of table 5: which lm-eval task each is, with which settings, and on whose data.
 
-The prompts, stop sequences and answer patterns are lm-eval's own (FEVER's are in lm_tasks/); everything that decides
-a score beside them is written down in HUB. docs/general.md says why.
+The prompts are lm-eval's own (FEVER's are in lm_tasks/); everything that decides a score beside them is written down
+in HUB and, of generated answers, in `grace.evaluation.answers`. docs/general.md says why.
 """
 
 from __future__ import annotations
 
-import re
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from grace import reader
+from grace.evaluation import answers
 from grace.section import UserError, hint
 
 OWN_FOLDER = Path(__file__).parent / "lm_tasks"
@@ -22,7 +23,7 @@ class Hub(NamedTuple):
     Attributes:
         folder: below lm-eval's tasks; "" for one of ours.
         task: lm-eval's name of the task or group.
-        metric, filter: which of its figures is the score.
+        metric, filter: which of its figures lm-eval reports.
         shots: worked examples before the question.
         generation: what is changed in lm-eval's generation settings.
     """
@@ -66,7 +67,6 @@ LOCAL = {
     "bbh": Local(("input", "target"), "test", subtask="task"),
     "humaneval": Local(("task_id", "prompt", "test", "entry_point"), "test"),
 }
-GOLD = re.compile(r"####\s*[-−+$]*\.?\d")  # how the answer of a GSM8K row ends
 FEVER_LABELS = ("SUPPORTS", "REFUTES", "NOT ENOUGH INFO")
 
 Rows = dict[str, dict[str, list[dict[str, Any]]]]  # subtask -> split -> rows
@@ -139,11 +139,20 @@ def _settled(name: str, config: dict[str, Any]) -> dict[str, Any]:
     config = {key: value for key, value in config.items() if key not in ("tag", "group")}
     config["num_fewshot"] = hub.shots
     if config["output_type"] == "generate_until":
-        config["generation_kwargs"] = {**config["generation_kwargs"], **GREEDY, **hub.generation}
+        stops = config["generation_kwargs"]["until"]
+        # Stop strings would end a thought, or a reply before its answer; lm-eval's own filters still get what they cut.
+        config["generation_kwargs"] = {**config["generation_kwargs"], "until": [], **GREEDY, **hub.generation}
+        cut = {"function": "custom", "filter_fn": partial(_stopped, stops)}
+        config["filter_list"] = [
+            {**entry, "filter": [cut, *entry["filter"]]} for entry in config["filter_list"] if name != "humaneval"
+        ] or None
     if name == "humaneval":  # lm-eval only writes the programs; nothing runs outside the sandbox
-        config = {key: value for key, value in config.items() if key != "filter_list"}
         config |= {"unsafe_code": False, "metric_list": [{"metric": "bypass"}], "process_results": _unjudged}
     return config
+
+
+def _stopped(stops: list[str], replies: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
+    return [[answers.stopped(said, stops) for said in several] for several in replies]
 
 
 def _unjudged(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
@@ -184,8 +193,9 @@ def read_local(name: str, folder: Path) -> Rows:
             out.setdefault(subtask, {}).setdefault(split, []).append(_checked(name, row, where))
     if not out:
         raise UserError(f"config: general.local.{name}: {folder} holds no rows.")
+    shown = HUB[name].shots + (name == "triviaqa")  # of whose rows lm-eval draws one more than it shows
     for subtask, splits in out.items():
-        for split, least in ((local.test, 1), (local.examples, HUB[name].shots)):
+        for split, least in ((local.test, 1), (local.examples, shown)):
             if split and len(splits.get(split, [])) < least:
                 of, got = f" of {subtask!r}" if subtask else "", len(splits.get(split, []))
                 raise UserError(
@@ -204,7 +214,7 @@ def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
             found[field] = reader.text(row, field, where)
             if not found[field].strip():
                 raise UserError(f"{where}: the field {field!r} is empty; correct or remove the row.")
-    if name == "gsm8k" and not GOLD.search(found["answer"]):
+    if name == "gsm8k" and answers.last_number(found["answer"].split("####")[-1]) is None:
         raise UserError(f"{where}: the field 'answer' does not end in #### and a number; correct or remove the row.")
     if name == "mmlu":
         letter, choices = row.get("answer"), row.get("choices")

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from grace.encoder import hub
-from grace.evaluation import general_tasks
+from grace.evaluation import answers, general_tasks
 from grace.evaluation.general_tasks import FEVER_LABELS, FEWSHOT_SEED, HUB
-from grace.evaluation.sandbox import Sandbox
+from grace.evaluation.sandbox import Sandbox, Verdict
 from grace.method.prompt import DATE
 from grace.section import UserError
 
@@ -23,6 +23,10 @@ log = logging.getLogger(__name__)
 
 
 PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
+NO_CODE = "no code"  # why a sample failed
+# Llama's template prints today's date otherwise, and scores would change overnight. Of the templates with a switch for
+# thoughts, those of Qwen, GLM, Nemotron and Gemma call it so.
+TEMPLATE_ARGUMENTS = {"date_string": DATE, "enable_thinking": False}
 
 
 class Loaded(NamedTuple):
@@ -74,20 +78,26 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
         {task: {"score", "metric", "items", ...}}; scores are 0 to 1, but perplexity is per token of the model's
         own tokenizer. Items as in `grace.evaluation.items`; of perplexity log-likelihoods (nats) and tokens. Beside
         them FEVER has how often each label was chosen and the accuracy between two labels, HumanEval why its samples
-        failed, and any task with prompts that did not fit the model's context `cut_prompts`, their number.
+        failed, and any task with prompts that did not fit the model's context `cut_prompts`, their number. Of
+        generated answers see `score`.
 
     Raises:
-        UserError: when HumanEval's sandbox stops working.
+        UserError: when the model's context is too short for a task, or HumanEval's sandbox stops working.
     """
     from grace.evaluation.likelihood import SharedContexts
 
-    # Llama's chat template prints today's date otherwise, and scores would change overnight.
     lm = SharedContexts(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=settings["batch_size"],
-        chat_template_args={"date_string": DATE},
+        chat_template_args=TEMPLATE_ARGUMENTS,
     )
+    for name in loaded.tasks.keys() & HUB.keys():
+        if lm.max_length <= (longest := HUB[name].generation.get("max_gen_toks", 0)):
+            raise UserError(
+                f"task {name!r} generates up to {longest} tokens, and the model's context holds {lm.max_length} with "
+                "the question; take it out of general.tasks."
+            )
     found = {}
     for name, tasks in loaded.tasks.items():
         log.info("general task %s", name)
@@ -99,6 +109,9 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
         if name in HUB and (cut := _cut(lm, result)):
             log.warning("%s: %d prompts do not fit the model's %d tokens and lose examples", name, cut, lm.max_length)
             found[name]["cut_prompts"] = cut
+        if said := found[name].get("no_answer"):
+            unfinished = found[name]["unfinished_thoughts"]
+            log.warning("%s: %d replies hold no answer, %d of them an unfinished thought", name, said, unfinished)
         log.info("%s: %s %.4f", name, found[name]["metric"], found[name]["score"])
     return found
 
@@ -134,7 +147,13 @@ def _cut(lm: Any, result: Any) -> int:
 
 
 def score(name: str, result: Any, sandbox: Sandbox | None = None, threads: int = 1) -> dict[str, Any]:
-    """A task's score: the mean over all its items, which weighs the subjects of MMLU and BBH by their size."""
+    """A task's score: the mean over all its items, which weighs the subjects of MMLU and BBH by their size.
+
+    Returns:
+        Beside `score`, `metric` and `items`, of generated answers: `no_answer`, the number of replies that hold none,
+        `unfinished_thoughts`, how many of these are still in their thought, and, but of HumanEval, `lm_eval_score`,
+        the score by lm-eval's own filter.
+    """
     metric, filter_name = (HUB[name].metric, HUB[name].filter) if name in HUB else ("acc", "none")
     samples = [
         sample
@@ -142,29 +161,46 @@ def score(name: str, result: Any, sandbox: Sandbox | None = None, threads: int =
         for sample in sorted(result["samples"][member], key=lambda sample: sample["doc_id"])
         if sample["filter"] == filter_name or name == "humaneval"
     ]
-    more = {}
+    more: dict[str, Any] = {}
     if name == "humaneval":
         assert sandbox is not None
-        verdicts = sandbox.run_all([_program(sample) for sample in samples], threads)
+        verdicts = _run(sandbox, samples, threads)
         values = [float(verdict.passed) for verdict in verdicts]
         reasons = [verdict.reason for verdict in verdicts if not verdict.passed]
+        more = _replies(samples, reasons.count(NO_CODE))
         more["failures"] = {reason: reasons.count(reason) for reason in sorted(set(reasons))}
+    elif name in answers.JUDGES:
+        right = [answers.JUDGES[name](_said(sample), sample["doc"]) for sample in samples]
+        values = [float(bool(one)) for one in right]
+        more = _replies(samples, right.count(None))
+        more["lm_eval_score"] = float(np.mean([sample[metric] for sample in samples]))
     else:
         values = [float(sample[metric]) for sample in samples]
     if name == "fever":
         more = _labels(samples)
     return {
         "score": float(np.mean(values)),
-        "metric": f"{metric},{filter_name}",
+        "metric": f"{metric},{'answer' if name in answers.JUDGES else filter_name}",
         **more,
         "items": {"statistic": "mean", "parts": [{"values": values}]},
     }
 
 
-def _program(sample: dict[str, Any]) -> str:
-    """HumanEval's program: the function's head, what the model wrote up to the end of the code block, the tests."""
-    doc, said = sample["doc"], sample["resps"][0][0]
-    return f"{doc['prompt']}{said.split('```')[0]}\n{doc['test']}\ncheck({doc['entry_point']})"
+def _said(sample: dict[str, Any]) -> str:
+    return sample["resps"][0][0]
+
+
+def _replies(samples: list[dict[str, Any]], no_answer: int) -> dict[str, Any]:
+    unfinished = sum(answers.spoken(_said(sample)) is None for sample in samples)
+    return {"no_answer": no_answer, "unfinished_thoughts": unfinished}
+
+
+def _run(sandbox: Sandbox, samples: list[dict[str, Any]], threads: int) -> list[Verdict]:
+    """HumanEval's verdicts; a reply without code is not run."""
+    programs = [answers.program(_said(sample), sample["doc"]) for sample in samples]
+    tests = [f"\n{sample['doc']['test']}\ncheck({sample['doc']['entry_point']})" for sample in samples]
+    ran = iter(sandbox.run_all([f"{code}{test}" for code, test in zip(programs, tests, strict=True) if code], threads))
+    return [next(ran) if code else Verdict(False, NO_CODE) for code in programs]
 
 
 def _labels(samples: list[dict[str, Any]]) -> dict[str, Any]:

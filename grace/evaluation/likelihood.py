@@ -1,12 +1,14 @@
 """lm-eval's model of transformers, with log-likelihoods that read a context once for all its continuations.
 
 A choice between labels asks for as many continuations of one context, and the demo's choice puts each description
-before some four queries. lm-eval reads the context again for each of them.
+before some four queries. lm-eval reads the context again for each of them. And a model that thinks before it answers
+gets room for its thought.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -15,8 +17,12 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
+from grace.evaluation.answers import spoken
+from grace.section import UserError
+
 CPU_TOKENS = 1024  # read together; a CPU is fastest while they fit its cache
 KNOWN = 1024  # texts whose tokens are remembered: one context is asked for with each of its continuations
+THOUGHT = 2048  # tokens that a thought may take beside the answer
 
 
 class Row(NamedTuple):
@@ -32,7 +38,7 @@ class Row(NamedTuple):
 
 
 class SharedContexts(HFLM):
-    """HFLM whose log-likelihoods are the same up to floating-point error."""
+    """HFLM whose log-likelihoods are the same up to floating-point error, and whose replies may hold a thought."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._tokens = lru_cache(KNOWN)(super().tok_encode)
@@ -40,6 +46,45 @@ class SharedContexts(HFLM):
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
         return list(self._tokens(string, *args, **kwargs))
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        try:
+            return super().apply_chat_template(chat_history, add_generation_prompt)
+        except Exception as error:  # whatever the template's author chose
+            roles = ", ".join(turn["role"] for turn in chat_history)
+            raise UserError(
+                f"the model's chat template refuses these turns of a general task: {roles} ({error}); "
+                "use another backbone, or take the task out of general.tasks."
+            ) from None
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """Replies, each from its <think> on where the prompt has opened it.
+
+        One whose thought has not ended is asked for again with up to THOUGHT more tokens, as far as prompts leave room.
+        """
+        said = self._replies(requests, 0, disable_tqdm)
+        thinking = [i for i, reply in enumerate(said) if spoken(reply) is None]
+        if thinking:
+            again = [requests[i] for i in thinking]
+            longest = max(len(self.tok_encode(one.args[0])) + one.args[1]["max_gen_toks"] for one in again)
+            if (more := min(THOUGHT, self.max_length - longest)) > 0:
+                for i, reply in zip(thinking, self._replies(again, more, disable_tqdm), strict=True):
+                    said[i] = reply
+        return said
+
+    def _replies(self, requests: list[Any], more: int, disable_tqdm: bool) -> list[str]:
+        longer = [
+            replace(one, arguments=(prompt, {**settings, "max_gen_toks": settings["max_gen_toks"] + more}))
+            for one in requests
+            for prompt, settings in [one.args]
+        ]
+        replies = super().generate_until(longer, disable_tqdm)
+        return ["<think>" * _opened(one.args[0]) + said for one, said in zip(requests, replies, strict=True)]
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Of continuations of a prompt that opens a thought: behind an empty one, since they are answers."""
+        closed = [replace(one, arguments=(_closed(one.args[0]), one.args[1])) for one in requests]
+        return super().loglikelihood(closed, disable_tqdm)
 
     @torch.no_grad()
     def _loglikelihood_tokens(
@@ -75,6 +120,15 @@ class SharedContexts(HFLM):
         lengths = [len(tokens) for one in rows for tokens in one.continuations]
         for request, part, same in zip(requests, found.split(lengths), likeliest.split(lengths), strict=True):
             yield request, (float(part.sum()), bool(same.all()))
+
+
+def _opened(prompt: str) -> bool:
+    """Whether a prompt ends by opening a thought, as the templates of some models do."""
+    return prompt.rstrip().endswith("<think>")
+
+
+def _closed(prompt: str) -> str:
+    return f"{prompt.rstrip()}\n\n</think>\n\n" if _opened(prompt) else prompt
 
 
 def _simple(config: Any) -> bool:

@@ -103,13 +103,15 @@ def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
         "seeds": min(one.seeds for one in pair),
         "problems": list(dict.fromkeys(problem.text for one in pair for problem in one.problems)),
     }
+    # Two models that answer nothing have the same score; neither has kept anything.
+    silent = claim.kind == "within" and any(problem.kind == "answers" for one in pair for problem in one.problems)
     if interval:
         low, high = interval
         sides = (-high, -low) if measure.lower else interval
         found |= {
             "low": round(low, 4),
             "high": round(high, 4),
-            "verdict": statements.verdict(claim.kind, *sides, limit),
+            "verdict": "not separable" if silent else statements.verdict(claim.kind, *sides, limit),
         }
     return found
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from grace.evaluation import general_tasks
+from grace.evaluation import answers, general_tasks
 from grace.evaluation.general_tasks import HUB
 from grace.files import write_jsonl
 from grace.section import UserError
@@ -30,7 +30,22 @@ def test_settings_are_written_down_in_full(name):
             assert HUB[name].filter in {entry["name"] for entry in config["filter_list"]}
 
 
+def test_lm_evals_stop_strings_end_no_reply_and_come_before_its_filters():
+    stops = {
+        name: general_tasks._configs(HUB[name])[0]["generation_kwargs"]["until"] for name in HUB if name != "fever"
+    }
+    assert stops["triviaqa"] == ["\n", ".", ","] and "Q" in stops["bbh"]  # they cut "St. Louis" and "(Q)"
+    for name in answers.JUDGES:
+        config = general_tasks._settled(name, general_tasks._configs(HUB[name])[0])
+        assert config["generation_kwargs"]["until"] == []
+        for entry in config["filter_list"]:
+            cut = entry["filter"][0]["filter_fn"]
+            said = [["<think>\nNo.</think>\n\nA" + stop + "B"] for stop in stops[name]]
+            assert cut(said, [{}] * len(said)) == [["A"]] * len(said)
+
+
 GSM8K = {"question": "How many?", "answer": "#### 3"}
+TRIVIA = {"question": "Who?", "answer": {"aliases": ["Ann"]}}
 MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "B"}
 
 
@@ -69,13 +84,29 @@ MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "
             {"test": [{"task_id": "HumanEval/0", "prompt": "def f():"}]},
             "row 1: the field 'test' is missing",
         ),
+        (
+            "gsm8k",
+            {"train": [GSM8K] * 5, "test": [{**GSM8K, "question": 5}]},
+            "row 1: the field 'question' is 5 and no text",
+        ),
+        (
+            "gsm8k",
+            {"train": [GSM8K] * 5, "test": [GSM8K, {**GSM8K, "answer": "three"}]},
+            "row 2: the field 'answer' does not end in",
+        ),
+        ("triviaqa", {"train": [TRIVIA] * 5, "validation": [TRIVIA]}, "holds 5 rows, but triviaqa needs 6"),
+        (
+            "triviaqa",
+            {"train": [TRIVIA] * 6, "validation": [{**TRIVIA, "answer": {"aliases": [1]}}]},
+            "row 1: .*'aliases'",
+        ),
     ],
 )
 def test_what_is_wrong_with_local_data_is_named(name, files, message, tmp_path):
     folder = tmp_path / name
     for split, values in (files or {}).items():
         write_jsonl(folder / f"{split}.jsonl", values)
-    if name == "triviaqa":
+    if name == "triviaqa" and "validation" not in (files or {}):
         write_jsonl(folder / "validation.jsonl", [{"question": "?", "answer": "Paris"}])
     with pytest.raises(UserError, match=message) as caught:
         general_tasks.load(name, str(folder))

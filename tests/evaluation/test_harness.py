@@ -15,7 +15,7 @@ import torch
 from lm_eval.api.model import LM
 
 from grace.encoder import hub
-from grace.evaluation import general_tasks, harness
+from grace.evaluation import answers, general_tasks, harness, likelihood
 from grace.evaluation.general_tasks import GREEDY, HUB
 from grace.section import UserError
 from tests.evaluation.bubblewrap import needs_bubblewrap
@@ -124,7 +124,11 @@ def test_right_answers_score_1_and_wrong_ones_0(name, folders, tmp_path):
     values = right["items"]["parts"][0]["values"]
     assert right["score"] == 1.0 and set(values) == {1.0} and len(values) == ITEMS.get(name, LIMITS[name])
     assert wrong["score"] == 0.0 and set(wrong["items"]["parts"][0]["values"]) == {0.0}
-    assert right["metric"] == f"{HUB[name].metric},{HUB[name].filter}"
+    assert right["metric"] == f"{HUB[name].metric},{'answer' if name in answers.JUDGES else HUB[name].filter}"
+    if name in answers.JUDGES:
+        # lm-eval's stop strings cut "St. Louis" after "St" and BBH's option "(Q)" before its letter.
+        assert 0.9 < right["lm_eval_score"] <= 1.0 and wrong["lm_eval_score"] == 0.0
+        assert right["no_answer"] == right["unfinished_thoughts"] == 0
     # As a chat, with as many worked examples as are written down.
     for request in lm.asked[:20]:
         assert request.args[0].count("<user>") == HUB[name].shots + 1
@@ -178,10 +182,11 @@ def test_gsm8k_against_an_own_reading_of_the_answers(folders, tmp_path):
 def test_triviaqa_against_an_own_comparison(folders, tmp_path):
     def say(doc: dict[str, Any]) -> str:
         alias = doc["answer"]["aliases"][0]
-        return (f" {alias.upper()}!", f"the {alias}", alias, "Paris")[len(doc["question"]) % 4]
+        return (f" {alias.upper()}!", f"not {alias}", f"The answer is {alias}.", "Paris")[len(doc["question"]) % 4]
 
     def bare(text: str) -> str:
-        return text.strip().lower().translate(str.maketrans("", "", string.punctuation))
+        text = text.strip().removeprefix("The answer is ")
+        return text.lower().translate(str.maketrans("", "", string.punctuation))
 
     loaded = harness.load(["triviaqa"], None, folders, tmp_path)
     result = harness.evaluate(Scripted(say), "triviaqa", loaded.tasks["triviaqa"], None)
@@ -269,14 +274,14 @@ def test_mmlu_answers_are_those_of_a_plain_greedy_loop(tiny, folders, tmp_path):
         assert sample["arguments"][0][0] == prompt
         ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
         written: list[int] = []
-        while len(written) < 16 and "\n" not in tokenizer.decode(written):
+        while len(written) < 16:
             written.append(int(model(torch.tensor([ids + written])).logits[0, -1].argmax()))
             if written[-1] == tokenizer.eos_token_id:
                 break
-        said = tokenizer.decode(written, skip_special_tokens=True).split("\n")[0]
+        said = tokenizer.decode(written, skip_special_tokens=True)
         assert sample["resps"][0][0] == said
         answers.append(said)
-        assert sample["exact_match"] == float(said.strip().upper().rstrip(".") == row["answer"])
+        assert sample["exact_match"] == float(said.split("\n")[0].strip().upper().rstrip(".") == row["answer"])
     assert len(set(answers)) > 1, answers
 
 
@@ -318,6 +323,71 @@ def test_humaneval_with_a_model_and_with_code_that_misbehaves(tiny, folders, tmp
     assert found["items"]["parts"][0]["values"] == [1.0, 0.0, 0.0, 0.0, 1.0, 0.0]
     assert found["failures"] == {"BlockingIOError": 1, "FileNotFoundError": 2, "ended without a verdict": 1}
     assert not (tmp_path / "escaped").exists()
+
+
+# ---- thoughts -------------------------------------------------------------------------------
+
+THINKS = (
+    "{% for turn in messages %}<{{ turn.role }}>{{ turn.content }}{% endfor %}{% if add_generation_prompt %}<assistant>"
+    "{% if SWITCH %}<think>\n{% endif %}{% endif %}"
+)
+
+
+def trivia(folder: Path) -> dict[str, str]:
+    questions = [{"question": f"What is {i} + {i}", "answer": {"aliases": [str(2 * i)]}} for i in range(12)]
+    write(folder / "train.jsonl", questions[:6])
+    write(folder / "validation.jsonl", questions[6:])
+    return {"triviaqa": str(folder)}
+
+
+@pytest.mark.parametrize(("switch", "unfinished"), [("true", 4), ("enable_thinking is not defined", 0)])
+def test_a_model_that_thinks_is_switched_off_or_its_unfinished_thoughts_are_counted(
+    switch, unfinished, tiny, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(likelihood, "THOUGHT", 8)
+    model, tokenizer = roomy(tiny)
+    tokenizer.chat_template = THINKS.replace("SWITCH", switch)
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    found = harness.run(model, tokenizer, loaded, limit=4, batch_size=4, threads=1)["triviaqa"]
+    assert found["unfinished_thoughts"] == found["no_answer"] == unfinished and found["score"] == 0.0
+    assert ("4 replies hold no answer, 4 of them an unfinished thought" in caplog.text) == bool(unfinished)
+
+
+def test_answers_behind_a_thought_count_and_those_within_one_do_not(tmp_path):
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    said = {
+        6: "<think>13.\n\n</think>\n\n12",
+        7: "13</think>14",
+        8: "<think>16",
+        9: "",
+        10: "St. 20",
+        11: "The answer is 22.",
+    }
+
+    def say(doc: dict[str, Any]) -> str:
+        return said[int(doc["question"].split()[-1])]
+
+    found = harness.score("triviaqa", harness.evaluate(Scripted(say), "triviaqa", loaded.tasks["triviaqa"], None))
+    assert found["items"]["parts"][0]["values"] == [1.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+    assert (found["no_answer"], found["unfinished_thoughts"]) == (2, 1)
+    assert found["lm_eval_score"] == pytest.approx(2 / 6)  # it wants "22" alone
+
+
+def test_a_context_too_short_for_a_task_is_one_sentence(tiny, tmp_path):
+    model, tokenizer = roomy(tiny)
+    model.config.max_position_embeddings = 32
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    with pytest.raises(UserError, match="task 'triviaqa' generates up to 32 tokens, and the model's context holds 32"):
+        harness.run(model, tokenizer, loaded, limit=1, batch_size=4, threads=1)
+
+
+def test_a_template_that_refuses_worked_examples_is_one_sentence(tiny, tmp_path):
+    model, tokenizer = roomy(tiny)
+    refused = "{% if turn.role == 'assistant' %}{{ raise_exception('no examples') }}{% endif %}"
+    tokenizer.chat_template = f"{{% for turn in messages %}}{refused}{{{{ turn.content }}}}{{% endfor %}}"
+    loaded = harness.load(["triviaqa"], None, trivia(tmp_path / "data"), tmp_path)
+    with pytest.raises(UserError, match=r"refuses these turns of a general task: user, assistant, .*\(no examples\)"):
+        harness.run(model, tokenizer, loaded, limit=1, batch_size=4, threads=1)
 
 
 # ---- settings, and what is wrong with data --------------------------------------------------

@@ -1,4 +1,4 @@
-"""Log-likelihoods against lm-eval's own, and against a loop in float64 over one token at a time."""
+"""Log-likelihoods against lm-eval's own and against a loop in float64 over one token at a time; room for thoughts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from grace.evaluation import likelihood
@@ -104,3 +105,61 @@ def test_models_that_attend_in_another_way_are_left_to_lm_eval(both, setting, mo
         setattr(ours.model.config, name, value)
     monkeypatch.setattr(HFLM, "_loglikelihood_tokens", lambda *_: "lm-eval's")
     assert ours._loglikelihood_tokens(requests()) == "lm-eval's"
+
+
+# ---- thoughts -------------------------------------------------------------------------------
+
+LONG = "First,\n\nQ. " * 8
+
+
+@pytest.fixture
+def writes(both, monkeypatch):
+    """Makes the model write what is given for each prompt, as far as its limit lets it; and the limits it had."""
+    lm, limits = both[0], []
+
+    def say(replies):
+        def generate(context, max_length, stop, **settings):
+            limits.append(max_length - context.shape[1])
+            prompts = lm.tokenizer.batch_decode(context, skip_special_tokens=True)
+            written = [lm.tok_encode(replies[prompt])[: limits[-1]] for prompt in prompts]
+            width, pad = max(map(len, written)), lm.tokenizer.pad_token_id
+            padded = torch.tensor([ids + [pad] * (width - len(ids)) for ids in written])
+            return torch.cat([context, padded], dim=1)
+
+        monkeypatch.setattr(lm, "_model_generate", generate)
+        settings = {"until": [], "max_gen_toks": 8, "do_sample": False}
+        return lm.generate_until([Instance("generate_until", {}, (prompt, settings), 0) for prompt in replies])
+
+    lm._max_length = 4096
+    return say, limits
+
+
+def test_a_thought_gets_room_and_its_lines_do_not_end_it(writes):
+    say, limits = writes
+    said = say({"a": "B", "b": f"<think>{LONG}</think>\n\nC", "c <think>\n": f"{LONG}</think>A"})
+    assert said == ["B", f"<think>{LONG}</think>\n\nC", f"<think>{LONG}</think>A"]
+    assert limits == [8, 8 + likelihood.THOUGHT]  # asked again for the two that were thinking
+
+
+def test_a_thought_that_never_ends_is_whole(writes, monkeypatch):
+    say, limits = writes
+    monkeypatch.setattr(likelihood, "THOUGHT", 5)
+    [said] = say({"a": "<think>" + "so it is " * 99})
+    assert said.startswith("<think>so it") and "</think>" not in said and limits == [8, 13]
+
+
+def test_a_thought_gets_no_more_room_than_the_model_has(writes, both):
+    say, limits = writes
+    both[0]._max_length = 40
+    say({"a question of some words": "<think>" + LONG})
+    words = len(both[0].tok_encode("a question of some words"))
+    assert limits == [8, 40 - words]
+
+
+def test_labels_are_ranked_behind_an_empty_thought_where_the_prompt_opens_one(both):
+    asked = [
+        Instance("loglikelihood", {}, (prompt, "True"), 0)
+        for prompt in ("Well?<think>\n", "Well?<think>\n\n</think>\n\n", "Well?")
+    ]
+    opened, closed, plain = both[0].loglikelihood(asked, disable_tqdm=True)
+    assert opened == closed != plain

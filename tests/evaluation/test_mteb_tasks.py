@@ -49,7 +49,7 @@ def test_unknown_task_and_missing_data_are_named():
 
 
 def test_what_is_set_on_a_task_stays_with_it(tmp_path):
-    write_jsonl(tmp_path / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": 1.0}])
+    write_jsonl(tmp_path / "test.jsonl", [{"sentence1": "a", "sentence2": "b", "score": score} for score in (1, 2)])
     (one,) = mteb_tasks.get_tasks(["STSBenchmark"], local={"STSBenchmark": str(tmp_path)})
     one.load_data()
     (other,) = mteb_tasks.get_tasks(["STSBenchmark"])

@@ -121,6 +121,23 @@ def test_differences_on_a_backbone_of_our_own(tmp_path):
     assert up["printed"] == 2.16 and not any(one["comparable"] for one in found.values())
 
 
+@pytest.mark.parametrize(("no_answer", "verdict"), [(2, "reproduced"), (3, "not separable")])
+def test_two_models_that_answer_nothing_are_not_within_the_bound(tmp_path, no_answer, verdict):
+    study = Study(tmp_path, ["DocstringSTS"])
+    for run in ("base", "grace", "cl"):
+        study.add("general", "tiny", run, dict.fromkeys(numbers.GENERAL.values(), [0.0] * 4), rationale=None)
+        path = Path(study.cells["general"][-1].results[0])
+        made = json.loads(path.read_text())
+        made["tasks"]["gsm8k"]["no_answer"] = no_answer
+        manifest.write_result(path, made.pop("manifest"), **made)
+    found = study.test()
+    within = found["grace-general-within", "tiny", "mean of the six tasks"]
+    assert within["verdict"] == verdict and within["ours"] == 0.0
+    said = [text for text in within["problems"] if "3 of 4 replies to gsm8k hold no answer" in text]
+    assert len(said) == 2 * (no_answer == 3)
+    assert found["grace-general-above-cl", "tiny", "mean of the six tasks"]["verdict"] == "not separable"
+
+
 def test_summarization_counts_ten_times_in_the_papers_average_and_once_in_the_plain_one(tmp_path):
     study = Study(tmp_path, MTEB)
     study.embedding("qwen2.5-3b", base=0.2)

@@ -23,7 +23,7 @@ class Problem(NamedTuple):
     """What is wrong with a result file, or with one task of it (`task`).
 
     kind: broken (nothing of it can be used), score (not a number), duplicated, absent, version, edited, unhashed,
-    weights or items. text: a sentence that says what to do.
+    weights, items or answers (most replies hold none). text: a sentence that says what to do.
     """
 
     path: str
@@ -115,8 +115,22 @@ def entries(path: str, result: dict[str, Any]) -> tuple[list[Entry], list[Proble
             text = f"{path}: the items of {name} {reason}, so that there is no interval: {AGAIN}."
             problems.append(Problem(path, name, "items", text))
             items = None
+        if items is not None and (silent := _unanswered(name, tasks.get(name), items)):
+            problems.append(Problem(path, name, "answers", f"{path}: {silent}"))
         found.append(Entry(name, float(score), items, category))
     return found, problems
+
+
+def _unanswered(name: str, entry: Any, items: Items) -> str | None:
+    """What a reader must know where most replies of a model hold no answer."""
+    said: Any = entry.get("no_answer") if isinstance(entry, dict) else None
+    count = sum(len(part["values"]) for part in items["parts"])
+    if not _is_number(said) or 2 * said <= count:
+        return None
+    return (
+        f"{said} of {count} replies to {name} hold no answer, so that its score says nothing of what the model knows: "
+        'docs/general.md, "Replies without an answer".'
+    )
 
 
 def _tasks(tasks: dict[str, Any]) -> Iterator[tuple[str, Any, Any, str | None]]:
