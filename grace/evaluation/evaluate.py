@@ -204,7 +204,7 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     """
     if spec.rationales_of is None:
         return None
-    theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store)
+    theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store, ours["template"])
     differing = [
         name
         for name in {**ours, **theirs}
@@ -234,7 +234,7 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     todo = find(spec.tasks, data, spec.local)
     encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store)
+    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, encoder.template.digest)
     revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)

@@ -16,7 +16,7 @@ from grace.encoder import hub
 from grace.evaluation import general_tasks
 from grace.evaluation.general_tasks import FEVER_LABELS, FEWSHOT_SEED, HUB
 from grace.evaluation.sandbox import Sandbox
-from grace.method.prompt import DATE
+from grace.method.prompt import clock
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
@@ -81,12 +81,12 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
     """
     from grace.evaluation.likelihood import SharedContexts
 
-    # Llama's chat template prints today's date otherwise, and scores would change overnight.
+    # Chat templates print today's date otherwise, and scores would change overnight.
     lm = SharedContexts(
         pretrained=model,
         tokenizer=tokenizer,
         batch_size=settings["batch_size"],
-        chat_template_args={"date_string": DATE},
+        chat_template_args={"strftime_now": clock},
     )
     found = {}
     for name, tasks in loaded.tasks.items():

@@ -43,17 +43,17 @@ def load(options: Options) -> tuple[RationaleEncoder, dict[str, Any]]:
     from grace import manifest
     from grace.encoder import store
     from grace.encoder.encoder import RationaleEncoder
-    from grace.encoder.inputs import check_model
+    from grace.encoder.inputs import check_model, context_of
     from grace.encoder.saved import read_settings
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    check_model(folder)
+    context = context_of(check_model(folder))
     weights = manifest.weights_hash(folder)
     given = options.model_dump(exclude={"model", "engine"})
-    spec = read_settings(folder, given).model_copy(update={"engine": options.engine})
+    spec = read_settings(folder, given, context).model_copy(update={"engine": options.engine})
     encoder = RationaleEncoder.from_spec(folder, spec)
-    return encoder, store.settings(spec, weights, encoder.dtype, "float32")
+    return encoder, store.settings(spec, weights, encoder.dtype, "float32", encoder.template.digest)
 
 
 def find(model: str) -> Path:
