@@ -22,6 +22,7 @@ from grace.encoder import hub, store
 from grace.evaluation import geometry
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
+from grace.mistakes import refused
 from grace.section import UserError
 
 # Of mteb's loader only: the encoder makes its own batches and shows its own progress.
@@ -165,6 +166,8 @@ def _load(task: Any) -> None:
     try:
         task.load_data()
     except (OSError, HTTPError, DatasetsError, ValueError) as error:  # the hub's own errors are OSErrors
+        if refused(error):
+            raise
         if type(error) is ValueError and "Couldn't find cache" not in str(error):  # which only says that it is offline
             raise
         reason = str(error).strip().split("\n")[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from grace.files import read_jsonl
+from grace.mistakes import refused
 from grace.section import UserError, hint
 
 OWN_FOLDER = Path(__file__).parent / "lm_tasks"
@@ -99,7 +100,7 @@ def load(name: str, folder: str | None = None) -> list[Any]:
     except UserError:
         raise
     except Exception as error:
-        if folder is not None:
+        if folder is not None or refused(error):
             raise
         reason = str(error).strip().split("\n")[0]
         raise UserError(

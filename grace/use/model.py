@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from grace.mistakes import refused
 from grace.section import Section, UserError
 
 if TYPE_CHECKING:
@@ -74,6 +75,8 @@ def find(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=WANTED))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors
+        if refused(error):
+            raise
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"{model}: no such folder, and no repository that can be had from the hub ({reason})."
