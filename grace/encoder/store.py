@@ -54,7 +54,8 @@ def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str, templ
         names += ["seed"] if encode.sampling_temperature > 0 else []
     else:
         names += ["direct_prompt"]
-    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision, "template": template}
+    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision}
+    fixed |= {"template": template} if template else {}
     return fixed | {name: spec[name] for name in names}
 
 
