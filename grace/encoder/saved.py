@@ -91,13 +91,13 @@ def read_settings(path: str | Path, given: dict[str, Any], context: int | None =
     most, new = prompt.max_prompt_tokens, encode.max_new_tokens
     if context is not None and most + new > context:
         if "max_new_tokens" not in {**saved.get("encode", {}), **over}:
-            new = max(1, context - most if "prompt" in saved else new * context // (most + new))
+            new = context - most if "prompt" in saved else new * context // (most + new)
         if "prompt" not in saved:
-            most = max(1, context - new)
-        if (most, new) != (prompt.max_prompt_tokens, encode.max_new_tokens):
+            most = context - new
+        if 0 < most <= context - new < context:  # else it is refused where the model is loaded
             log.warning("%s reads %d tokens: at most %d of a prompt and %d of a rationale", path, context, most, new)
-        prompt = prompt.model_copy(update={"max_prompt_tokens": most})
-        encode = encode.model_copy(update={"max_new_tokens": new})
+            prompt = prompt.model_copy(update={"max_prompt_tokens": most})
+            encode = encode.model_copy(update={"max_new_tokens": new})
     return EncodeSpec(
         prompt=prompt,
         pooling=build(Pooling, saved["pooling"], f"{where}: pooling") if "pooling" in saved else DEFAULT_POOLING,
