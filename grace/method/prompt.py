@@ -15,6 +15,7 @@ from grace.section import UserError
 # template, so it cannot change the prompt's structure.
 PLACEHOLDER = "\u2039text\u203a"
 REPLY, NEXT = "\u2039reply\u203a", "\u2039next\u203a"  # of the model, and what the user says then
+SYSTEM = "Reply."  # an instruction without marks
 ROLES = ("system", "user", "assistant", "user")
 # What templates call their switch for thinking. Where they know <think> it is on, since a rationale has a thought; else
 # off, since the thought would stand between marks of the model's own.
@@ -76,7 +77,7 @@ class PromptTemplate:
         if instruction.strip() not in text:
             raise UserError(f"{where}: its chat template does not show the system turn, which has the instruction.")
         before, after = text.split(PLACEHOLDER)
-        opening = _opening(tokenizer, after)
+        opening = _opening(tokenizer)
         prefix, suffix = _ids(tokenizer, before), _ids(tokenizer, after)
         if len(prefix) + len(suffix) >= max_prompt_tokens:
             raise UserError(
@@ -147,7 +148,9 @@ def turn_end(tokenizer: Any) -> list[int]:
     """
     if (last := _reply(tokenizer)) is None:
         return []
-    known = {*tokenizer.get_added_vocab().values(), *tokenizer.all_special_ids}
+    # White space may be an added token too (Gemma), and would end rationales anywhere.
+    known = {id for token, id in tokenizer.get_added_vocab().items() if token.strip(" \n\t\u2581")}
+    known |= {*tokenizer.all_special_ids}
     between = _reply(tokenizer, NEXT) or last
     for after in (last[1], between[1]):
         if found := [id for id in _ids(tokenizer, after) if id in known]:
@@ -179,7 +182,7 @@ def _render(tokenizer: Any, *contents: str) -> str:
 def _reply(tokenizer: Any, *then: str) -> tuple[str, str] | None:
     """What stands between a user's text and the reply to it, and after that; None of a template without replies."""
     try:
-        text = _render(tokenizer, "Reply.", PLACEHOLDER, REPLY, *then)
+        text = _render(tokenizer, SYSTEM, PLACEHOLDER, REPLY, *then)
     except Exception:  # as above; what a prompt needs is there without
         return None
     if text.count(PLACEHOLDER) != 1 or text.count(REPLY) != 1:
@@ -188,13 +191,14 @@ def _reply(tokenizer: Any, *then: str) -> tuple[str, str] | None:
     return before.split(PLACEHOLDER)[-1], after.split(NEXT)[0]
 
 
-def _opening(tokenizer: Any, after: str) -> str:
-    """What a prompt that ends with `after` has begun of the rationale.
+def _opening(tokenizer: Any) -> str:
+    """What a prompt has begun of the rationale.
 
     Raises:
         UserError: when the prompt holds the whole thought, or replies have marks other than those of a rationale.
     """
     where, reply = _name(tokenizer), _reply(tokenizer)
+    after = _render(tokenizer, SYSTEM, PLACEHOLDER).split(PLACEHOLDER)[-1]
     _, mark, thought = after.rpartition("<think>")
     if "</think>" in (thought if mark else after):
         raise UserError(

@@ -215,6 +215,15 @@ def test_a_thought_that_the_template_opens_is_part_of_the_rationale(tiny, begun,
     assert not is_well_formed(one.opening + " </think> Sort a list.")
 
 
+def test_an_instruction_that_stands_after_the_text_and_names_the_marks_closes_nothing(tiny):
+    user = "{{ m['content'] }} {{ messages[0]['content'] if m['role'] == 'user' }}"
+    tiny[1].chat_template = (
+        CHAT.replace("in messages", "in messages[1:]").replace("{{ m['content'] }}", user) + ASK + END
+    )
+    one = PromptTemplate.from_tokenizer(tiny[1], "Think between <think> and </think>.", 200)
+    assert one.opening == "" and "and</think>" in tiny[1].decode(one.suffix).replace(" ", "")
+
+
 @pytest.mark.parametrize(
     ("begun", "said"),
     [
@@ -257,6 +266,12 @@ def test_a_template_that_leaves_the_instruction_out_is_refused(tiny):
 def test_what_ends_a_turn_is_what_the_template_writes_there(tiny, after, ends):
     tiny[1].chat_template = CHAT.replace("<|im_end|>\n", after) + ASK + END
     assert tiny[1].convert_ids_to_tokens(turn_end(tiny[1])) == ends
+
+
+def test_white_space_ends_no_turn_though_it_is_a_token(tiny):
+    tiny[1].add_tokens(["\n\n", "  "])
+    tiny[1].chat_template = CHAT.replace("<|im_end|>", "  \n\n<|im_end|>") + ASK + END
+    assert tiny[1].convert_ids_to_tokens(turn_end(tiny[1])) == ["<|im_end|>"]
 
 
 def test_an_end_that_is_no_token_is_refused(tiny):
