@@ -212,7 +212,7 @@ def encoder_of(given: Path | None, new: int) -> tuple[RationaleEncoder, dict[str
         model, tokenizer, name = common.backbone_or_random(given)
         prompt, weights = prompt_of(folder), manifest.weights_hash(folder)
     encoder = RationaleEncoder(model, tokenizer, encode_spec(prompt, new, 64))
-    return encoder, store.settings(encoder.spec, weights, encoder.dtype, "float16"), name
+    return encoder, store.settings(encoder.spec, weights, encoder.dtype, "float16", encoder.template.digest), name
 
 
 def measure(bench: Bench, repeats: int, mteb: bool) -> dict[str, list[Run]]:

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from grace.encoder import merge
-from grace.mistakes import in_one_sentence
+from grace.mistakes import CACHES, in_one_sentence
 from grace.report import readme
 from grace.section import UserError
 
@@ -34,6 +34,28 @@ def test_what_a_user_can_mend(raised, said):
     with pytest.raises(SystemExit) as stopped, in_one_sentence():
         raise raised
     assert str(stopped.value).startswith(said) and "\n" not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ("variables", "path", "advice"),
+    [
+        ({}, "/home/me/.cache", "; set HF_HOME to a folder that can be."),
+        ({}, "/home/me/.cache/huggingface/hub/models", "; set HF_HOME to a folder that can be."),
+        ({"XDG_CACHE_HOME": "/var/me"}, "/var/me/huggingface", "; set HF_HOME to a folder that can be."),
+        ({"HF_HOME": "/models"}, "/models/datasets/json", "; set HF_HOME to a folder that can be."),
+        ({"HF_DATASETS_CACHE": "/data/sets"}, "/data/sets/json", "; set HF_DATASETS_CACHE to a folder that can be."),
+        ({"HF_HOME": "/models"}, "/home/me/.cache/huggingface", "."),
+        ({}, "/home/me/results/out.json", "."),
+    ],
+)
+def test_a_cache_that_cannot_be_written_can_be_put_elsewhere(monkeypatch, variables, path, advice):
+    for name in (*CACHES, "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": "/home/me", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as stopped, in_one_sentence():
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+    assert str(stopped.value) == f"error: {path}: cannot be written (Read-only file system){advice}"
 
 
 @pytest.mark.parametrize("raised", [ValueError("a bug"), SafetensorError("broken header"), os_error(errno.EBADF)])

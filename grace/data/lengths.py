@@ -154,7 +154,7 @@ def load_tokenizer(folder: Path) -> Any:
             from transformers import AutoTokenizer  # it imports all that can generate, which takes seconds
 
             kind = AutoTokenizer
-        return kind.from_pretrained(folder)
+        return kind.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         reason = (str(error).strip().splitlines() or [""])[0][:200]
         raise UserError(f"{folder}: holds no tokenizer that can be read ({reason}).") from None

@@ -16,7 +16,7 @@ from grace.encoder.direct import direct_ids
 from grace.encoder.engines import adapted, packed
 from grace.encoder.engines import transformers as engine
 from grace.encoder.explain import Explanation, cosines, explain
-from grace.encoder.inputs import check_model, checked_texts
+from grace.encoder.inputs import check_context, check_model, checked_texts, context_of
 from grace.encoder.loading import load_model, load_tokenizer
 from grace.encoder.sampling import text_key
 from grace.encoder.saved import DEFAULT_POOLING as DEFAULT_POOLING
@@ -34,7 +34,7 @@ BLOCK = 8192
 class Rationale(NamedTuple):
     """What the model wrote about a text."""
 
-    text: str
+    text: str  # with what its chat template begins of it, such as <think>
     token_ids: list[int]
     truncated: bool  # reached the token limit without an end token
     well_formed: bool  # a finished thought and a statement after it
@@ -58,7 +58,8 @@ class RationaleEncoder:
         writes: False of a model that has lost it: an adapter for pooling was merged into its weights.
 
     Raises:
-        UserError: when a model that does not write is asked for rationales, here or later.
+        UserError: when a model that does not write is asked for rationales, here or later; when prompt and rationale
+            are longer than the model's context.
     """
 
     def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec, vllm: Any = None, writes: bool = True) -> None:
@@ -85,7 +86,8 @@ class RationaleEncoder:
     ) -> RationaleEncoder:
         """Load a model folder of this workflow, also of an adapter, or any chat model of transformers.
 
-        A setting that is not given is what the folder's grace.json says, else the default that is named here.
+        A setting that is not given is what the folder's grace.json says, else the default that is named here, or what
+        the model's context leaves of it.
 
         Args:
             path: folder, or a repository of the hub.
@@ -101,8 +103,8 @@ class RationaleEncoder:
             UserError: when there is no usable model at `path`, or a setting is wrong.
         """
         given = {name: value for name, value in locals().items() if name in Encode.model_fields}
-        check_model(path)
-        return cls.from_spec(path, read_settings(path, given), device)
+        context = context_of(check_model(path))
+        return cls.from_spec(path, read_settings(path, given, context), device)
 
     @classmethod
     def from_spec(cls, path: str | Path, spec: EncodeSpec, device: str | None = None) -> RationaleEncoder:
@@ -248,9 +250,10 @@ class RationaleEncoder:
         cuts = [ids[-1] not in self.ends for ids in token_ids]
         bare = [ids if cut else ids[:-1] for ids, cut in zip(token_ids, cuts, strict=True)]
         decoded = self.tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        whole = [self.template.opening + text for text in decoded]
         return [
             Rationale(text.strip(), ids, cut, not cut and is_well_formed(text))
-            for text, ids, cut in zip(decoded, token_ids, cuts, strict=True)
+            for text, ids, cut in zip(whole, token_ids, cuts, strict=True)
         ]
 
     def _finished(self, made: Iterator[Any]) -> Iterator[tuple[list[int], Encoding]]:
@@ -263,6 +266,8 @@ class RationaleEncoder:
         reasons = self.spec.rationales if rationales is None else rationales
         if reasons and not self.writes:
             raise UserError(MERGED)
+        new = self.spec.max_new_tokens if reasons else 0
+        check_context(self.model.config, self.spec.prompt.max_prompt_tokens, new)
         return reasons
 
     def _reason(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:

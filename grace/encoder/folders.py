@@ -28,6 +28,10 @@ def loading_from(path: str | Path, what: str = MODEL) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:  # files of others: anything from a KeyError to an error of huggingface_hub's own
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path}: needs code of its own, which is never run here; give a model that transformers knows itself."
+            ) from None
         # The first line; one that ends in a colon says nothing without the next.
         reason = re.split(r"(?<!:)\n", str(error).strip())[0].replace("\n", " ") or type(error).__name__
         raise UserError(f"{path}: no {what} can be loaded from here ({reason}).") from None

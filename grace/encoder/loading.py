@@ -39,7 +39,9 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
 def _causal(path: str | Path, device: str) -> Any:
     with loading_from(path):
         dtype = torch.float32 if device == "cpu" else torch.bfloat16
-        loaded: Any = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+        )
     model, told = loaded
     if missing := sorted(told["missing_keys"]):  # transformers makes them up
         raise UserError(f"{path}: its weights lack {missing[0]} and {len(missing) - 1} more; fetch or train it again.")
@@ -54,4 +56,4 @@ def load_tokenizer(path: str | Path) -> Any:
         if not any(found for pattern in VOCABULARIES for found in folder.glob(pattern)):
             raise UserError(f"{path}: has no tokenizer; put its tokenizer.json and tokenizer_config.json there.")
     with loading_from(path, "tokenizer" if folder.exists() else MODEL):
-        return AutoTokenizer.from_pretrained(path)
+        return AutoTokenizer.from_pretrained(path, trust_remote_code=False)

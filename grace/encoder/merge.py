@@ -34,7 +34,7 @@ def merge(folder: Path, out: Path) -> None:
     from grace.encoder.loading import load_model
 
     settings = read_settings(folder, {"rationales": False})
-    kept = AutoConfig.from_pretrained(backbone_of(folder)).dtype
+    kept = AutoConfig.from_pretrained(backbone_of(folder), trust_remote_code=False).dtype
     model, tokenizer = load_model(folder, "cpu")
     plain = merged(model)
     with filling(out) as temporary:

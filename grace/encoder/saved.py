@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import shutil
 from collections.abc import Iterator
@@ -44,6 +45,7 @@ DEFAULT_PROMPT = Prompt(
     max_prompt_tokens=1024,
 )
 DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
+log = logging.getLogger(__name__)
 
 
 class Encode(Section):
@@ -68,12 +70,13 @@ class Adapter(Section):
     weights: str
 
 
-def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
+def read_settings(path: str | Path, given: dict[str, Any], context: int | None = None) -> EncodeSpec:
     """How the model at `path` embeds: what is given, else what the folder says, else the defaults.
 
     Args:
         path: folder, or a repository of the hub.
         given: settings of `Encode`; None stands for none.
+        context: tokens that the model reads at most; defaults that exceed it are cut, which is logged.
 
     Raises:
         UserError: for a setting that is unknown or wrong.
@@ -84,8 +87,19 @@ def read_settings(path: str | Path, given: dict[str, Any]) -> EncodeSpec:
     kept = build(Encode, saved.get("encode", {}), f"{where}: encode").model_dump()
     over = {name: value for name, value in given.items() if value is not None}
     encode = build(Encode, {**kept, **over}, "")
+    prompt = build(Prompt, saved["prompt"], f"{where}: prompt") if "prompt" in saved else DEFAULT_PROMPT
+    most, new = prompt.max_prompt_tokens, encode.max_new_tokens
+    if context is not None and most + new > context:
+        if "max_new_tokens" not in {**saved.get("encode", {}), **over}:
+            new = context - most if "prompt" in saved else new * context // (most + new)
+        if "prompt" not in saved:
+            most = context - new
+        if 0 < most <= context - new < context:  # else it is refused where the model is loaded
+            log.warning("%s reads %d tokens: at most %d of a prompt and %d of a rationale", path, context, most, new)
+            prompt = prompt.model_copy(update={"max_prompt_tokens": most})
+            encode = encode.model_copy(update={"max_new_tokens": new})
     return EncodeSpec(
-        prompt=build(Prompt, saved["prompt"], f"{where}: prompt") if "prompt" in saved else DEFAULT_PROMPT,
+        prompt=prompt,
         pooling=build(Pooling, saved["pooling"], f"{where}: pooling") if "pooling" in saved else DEFAULT_POOLING,
         **encode.model_dump(),
     )

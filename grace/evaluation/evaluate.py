@@ -22,6 +22,7 @@ from grace.encoder import hub, store
 from grace.evaluation import geometry
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
+from grace.mistakes import refused
 from grace.section import UserError
 
 # Of mteb's loader only: the encoder makes its own batches and shows its own progress.
@@ -165,6 +166,8 @@ def _load(task: Any) -> None:
     try:
         task.load_data()
     except (OSError, HTTPError, DatasetsError, ValueError) as error:  # the hub's own errors are OSErrors
+        if refused(error):
+            raise
         if type(error) is ValueError and "Couldn't find cache" not in str(error):  # which only says that it is offline
             raise
         reason = str(error).strip().split("\n")[0]
@@ -204,7 +207,7 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     """
     if spec.rationales_of is None:
         return None
-    theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store)
+    theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store, ours["template"])
     differing = [
         name
         for name in {**ours, **theirs}
@@ -234,7 +237,7 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     todo = find(spec.tasks, data, spec.local)
     encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store)
+    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, encoder.template.digest)
     revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from grace import reader
 from grace.evaluation import answers
+from grace.mistakes import refused
 from grace.section import UserError, hint
 
 OWN_FOLDER = Path(__file__).parent / "lm_tasks"
@@ -101,7 +102,7 @@ def load(name: str, folder: str | None = None) -> list[Any]:
     except UserError:
         raise
     except Exception as error:
-        if folder is not None:
+        if folder is not None or refused(error):
             raise
         reason = str(error).strip().split("\n")[0]
         raise UserError(

@@ -16,7 +16,7 @@ from grace.encoder import hub
 from grace.evaluation import answers, general_tasks
 from grace.evaluation.general_tasks import FEVER_LABELS, FEWSHOT_SEED, HUB
 from grace.evaluation.sandbox import Sandbox, Verdict
-from grace.method.prompt import DATE
+from grace.method.prompt import SWITCHES, clock
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
@@ -24,9 +24,8 @@ log = logging.getLogger(__name__)
 
 PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
 NO_CODE = "no code"  # why a sample failed
-# Llama's template prints today's date otherwise, and scores would change overnight. Of the templates with a switch for
-# thoughts, those of Qwen, GLM, Nemotron and Gemma call it so.
-TEMPLATE_ARGUMENTS = {"date_string": DATE, "enable_thinking": False}
+# Chat templates print today's date otherwise, and scores would change overnight. A thought would take the answer's room.
+TEMPLATE_ARGUMENTS = {"strftime_now": clock, **dict.fromkeys(SWITCHES, False)}
 
 
 class Loaded(NamedTuple):

@@ -33,6 +33,7 @@ with stage.imports():
     from tqdm import tqdm
 
     from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.inputs import context_of
     from grace.evaluation.systems import System, systems
 
 WARM_UP = 3  # texts that every system embeds before its time counts
@@ -154,7 +155,7 @@ def chosen(path: Path, count: int) -> list[str]:
 
 def _check(latency: Latency, encoder: RationaleEncoder, folder: Path) -> None:
     longest, prompt = max(latency.budgets), encoder.spec.prompt.max_prompt_tokens
-    context = getattr(encoder.model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(encoder.model.config)
     if context and prompt + longest > context:
         raise UserError(
             f"config: latency.budgets: a prompt of {prompt} tokens and a rationale of {longest} are more than the "

@@ -22,8 +22,11 @@ def load(backbone: Path, spec: TrainSpec) -> tuple[Any, Any]:
     """The backbone in float32 (master weights; `precision` decides the arithmetic), with adapters if the run
     trains those, and its tokenizer."""
     dropout = spec.contrastive.dropout if spec.contrastive else 0.0
-    model = AutoModelForCausalLM.from_pretrained(backbone, dtype="float32", attention_dropout=dropout)
-    return lora.add_all(model, spec), AutoTokenizer.from_pretrained(backbone, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(
+        backbone, dtype="float32", attention_dropout=dropout, trust_remote_code=False
+    )
+    tokenizer = AutoTokenizer.from_pretrained(backbone, padding_side="left", trust_remote_code=False)
+    return lora.add_all(model, spec), tokenizer
 
 
 def build_trainer(

@@ -11,7 +11,7 @@ from typing import Any
 from grace import manifest, stage
 from grace.encoder import hub
 from grace.encoder.folders import loading_from
-from grace.encoder.inputs import check_decoder
+from grace.encoder.inputs import check_context, check_decoder
 from grace.files import read_json, write_json
 from grace.section import UserError
 from grace.settings import Prompt
@@ -110,17 +110,20 @@ def check(folder: Path, prompt: Prompt) -> None:
 
     Raises:
         UserError: one sentence, when a file is missing, cut off or at odds with another, or when the model is no
-            causal LM or has no chat template.
+            causal LM, reads less than a prompt, or has no chat template that serves.
     """
+    from grace.encoder.engines.transformers import end_tokens
     from grace.encoder.loading import load_tokenizer
     from grace.method.prompt import PromptTemplate
 
-    check_decoder(folder)
-    _check_weights(folder)
-    PromptTemplate.from_tokenizer(load_tokenizer(folder), prompt.instruction, prompt.max_prompt_tokens)
+    check_context(check_decoder(folder), prompt.max_prompt_tokens, 0)
+    model, tokenizer = _check_weights(folder), load_tokenizer(folder)
+    PromptTemplate.from_tokenizer(tokenizer, prompt.instruction, prompt.max_prompt_tokens)
+    end_tokens(model, tokenizer)
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path) -> Any:
+    """The model, without its weights' values."""
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
@@ -135,9 +138,9 @@ def _check_weights(folder: Path) -> None:
             raise UserError(f"{path}: cut off or broken ({error}); delete it and fetch it again.") from None
     with loading_from(folder):
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
+            folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
-        told = loaded[1]
+        model, told = loaded
     if missing := sorted(told["missing_keys"]):
         raise UserError(
             f"{folder}: {len(missing)} weights that its config.json asks for are in no *.safetensors file, "
@@ -149,6 +152,7 @@ def _check_weights(folder: Path) -> None:
             f"{folder}: {name} is {' x '.join(map(str, saved))} in the weights and {' x '.join(map(str, wanted))} by "
             "config.json; fetch the whole model again."
         )
+    return model
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from grace import manifest, stage
 from grace.encoder.digests import Index, digests_of
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
+from grace.method.prompt import PromptTemplate
 from grace.reader import read_jsonl
 from grace.section import UserError
 from grace.specs import RationalesSpec
@@ -79,9 +80,13 @@ def opened(spec: RationalesSpec, backbone: Path, root: Path) -> Iterator[Store]:
     """The store of what the model in the folder `backbone` writes by `spec`."""
     from transformers import AutoConfig
 
-    width = AutoConfig.from_pretrained(backbone).get_text_config().hidden_size
+    from grace.encoder.loading import load_tokenizer
+
+    width = AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().hidden_size
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"  # as `load_model` has it
-    known = settings(spec.encode, manifest.weights_hash(backbone), dtype, spec.store)
+    prompt = spec.encode.prompt
+    template = PromptTemplate.from_tokenizer(load_tokenizer(backbone), prompt.instruction, prompt.max_prompt_tokens)
+    known = settings(spec.encode, manifest.weights_hash(backbone), dtype, spec.store, template.digest)
     with Store(root, known, width) as store:
         yield store
 

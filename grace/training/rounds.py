@@ -171,7 +171,7 @@ def _written(
     place = rationales.device()
     kind = torch.bfloat16 if place != "cpu" and spec.grace and spec.grace.precision == "bf16" else torch.float32
     encoder = RationaleEncoder(model.to(place, kind), tokenizer, encode)
-    known = settings(encode, phase.name, encoder.dtype, "float32")
+    known = settings(encode, phase.name, encoder.dtype, "float32", encoder.template.digest)
     with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model) as generator:
         # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.
         encoder.write = partial(engine.generate_batches, generator, compile=encode.compile)

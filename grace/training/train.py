@@ -15,6 +15,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from grace import manifest, stage
+from grace.encoder.inputs import check_context, check_decoder
 from grace.files import read_json, sha256
 from grace.reader import read_jsonl
 from grace.section import UserError
@@ -24,7 +25,7 @@ from grace.training.building import build_trainer, fit, history, load, tokens
 from grace.training.checkpoints import checkpoint_folder, last_checkpoint
 from grace.training.kept import KeepSteps, finished
 from grace.training.model_folder import save_model
-from grace.training.preflight import out_of_memory, too_large
+from grace.training.preflight import longest, out_of_memory, too_large
 from grace.training.rationales import looked_up, sample
 from grace.training.rounds import train_in_rounds
 
@@ -43,6 +44,8 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         )
     if processes > 1:
         torch.set_num_threads(max(1, paths.threads // processes))
+    key = "generation.max_new_tokens" if spec.generation else "evaluation.max_new_tokens"
+    check_context(check_decoder(paths.backbone), spec.prompt.max_prompt_tokens, longest(spec)[1], key)
     fields = ("query", "positive") if spec.data == "supervised" else ("text",)
     rows = list(read_jsonl(paths.rows, need=fields))
     if not rows:

@@ -80,6 +80,7 @@ class GraceTrainer(GRPOTrainer):
             processing_class=tokenizer,
             **kwargs,
         )
+        self.eos_token_ids = self.ends  # by which TRL counts what was cut off
         self.shell = sharding.hollow(model) if self.is_fsdp_enabled else None
 
     # ---- data ---------------------------------------------------------------------------
@@ -255,7 +256,9 @@ class GraceTrainer(GRPOTrainer):
             bare = [ids if over else ids[:-1] for ids, over in zip(token_ids, cut, strict=True)]
             tokenizer: Any = self.processing_class
             said = tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            failed["ill_formed"] = [over or not is_well_formed(text) for text, over in zip(said, cut, strict=True)]
+            failed["ill_formed"] = [
+                over or not is_well_formed(self.template.opening + text) for text, over in zip(said, cut, strict=True)
+            ]
         found = torch.zeros(0)
         for name, flags in failed.items():  # the last holds all
             found = gather(torch.tensor(flags, device=self.accelerator.device)).view(-1, self.k)

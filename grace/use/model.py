@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from grace.mistakes import refused
 from grace.section import Section, UserError
 
 if TYPE_CHECKING:
@@ -43,17 +44,17 @@ def load(options: Options) -> tuple[RationaleEncoder, dict[str, Any]]:
     from grace import manifest
     from grace.encoder import store
     from grace.encoder.encoder import RationaleEncoder
-    from grace.encoder.inputs import check_model
+    from grace.encoder.inputs import check_model, context_of
     from grace.encoder.saved import read_settings
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    check_model(folder)
+    context = context_of(check_model(folder))
     weights = manifest.weights_hash(folder)
     given = options.model_dump(exclude={"model", "engine"})
-    spec = read_settings(folder, given).model_copy(update={"engine": options.engine})
+    spec = read_settings(folder, given, context).model_copy(update={"engine": options.engine})
     encoder = RationaleEncoder.from_spec(folder, spec)
-    return encoder, store.settings(spec, weights, encoder.dtype, "float32")
+    return encoder, store.settings(spec, weights, encoder.dtype, "float32", encoder.template.digest)
 
 
 def find(model: str) -> Path:
@@ -74,6 +75,8 @@ def find(model: str) -> Path:
     try:
         return Path(snapshot_download(model, allow_patterns=WANTED))
     except (OSError, ValueError) as error:  # the hub's errors are OSErrors
+        if refused(error):
+            raise
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"{model}: no such folder, and no repository that can be had from the hub ({reason})."

@@ -11,9 +11,10 @@ import pytest
 
 from grace import RationaleEncoder
 from grace.encoder.engines import transformers as engine
+from grace.encoder.loading import load_tokenizer
 from grace.manifest import weights_hash
 from grace.section import UserError
-from grace.settings import Pooling
+from grace.settings import Pooling, Prompt
 
 
 def encoder(folder, **more):
@@ -314,3 +315,49 @@ def test_weights_that_lack_a_tensor_are_refused(tiny_folder, tmp_path):
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"its weights lack model.layers.1.mlp.up_proj.weight"):
         encoder(folder)
+
+
+def edited(folder, out, name, **values):
+    """A copy of a model folder with other values in one of its files."""
+    shutil.copytree(folder, out)
+    (out / name).write_text(json.dumps({**json.loads((out / name).read_text()), **values}))
+    return out
+
+
+def test_a_thought_that_the_template_opens_is_shown_and_counted(tiny, tiny_folder):
+    tiny[1].chat_template = tiny[1].chat_template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
+    one, end = with_settings(tiny, encoder(tiny_folder).spec), tiny[1].eos_token_id
+    said = [tiny[1](text, add_special_tokens=False)["input_ids"] for text in (" a </think> b", "<think> a </think> b")]
+    closed, twice = one.rationales([[*ids, end] for ids in said])
+    assert (closed.text, closed.well_formed) == ("<think>\n a </think> b", True) and not twice.well_formed
+    assert one.explain("Sort a list.", "Invert a matrix.").a.rationale.text.startswith("<think>")
+
+
+def test_what_does_not_fit_in_the_context_is_refused_and_a_default_is_cut(tiny_folder, tmp_path, caplog):
+    folder = edited(tiny_folder, tmp_path / "model", "config.json", max_position_embeddings=400)
+    one = RationaleEncoder.from_pretrained(folder)
+    assert one.spec.prompt.max_prompt_tokens + one.spec.max_new_tokens == 400 and "reads 400 tokens" in caplog.text
+    long = "alpha beta " * 400
+    assert np.isfinite(one.encode([long]).embeddings).all()
+    said = r"prompt.max_prompt_tokens 320 and max_new_tokens 81 are more than the 400 tokens that the model reads"
+    for refused in ({"max_new_tokens": 81}, {"max_new_tokens": 81, "rationales": False}):
+        spec = one.spec.model_copy(update=refused)
+        with pytest.raises(UserError, match=said):
+            RationaleEncoder(one.model, one.tokenizer, spec).encode([long], rationales=True)
+    with pytest.raises(UserError, match="max_new_tokens 500 are more than the 400"):
+        RationaleEncoder.from_pretrained(folder, max_new_tokens=500)
+    whole = one.spec.model_copy(update={"rationales": False, "prompt": Prompt(instruction="a", max_prompt_tokens=400)})
+    assert np.isfinite(RationaleEncoder(one.model, one.tokenizer, whole).encode([long]).embeddings).all()
+
+
+def test_a_models_own_code_is_not_run_and_nobody_is_asked(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: 1 / 0)
+    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
+    folder = edited(tiny_folder, tmp_path / "model", "config.json", model_type="mine", auto_map=own)
+    (folder / "own.py").write_text("raise SystemExit('it was run')")
+    with pytest.raises(UserError, match=f"^{folder}: needs code of its own, which is never run here"):
+        RationaleEncoder.from_pretrained(folder)
+    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Slow", "own.Fast"]}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(UserError, match="needs code of its own"):
+        load_tokenizer(folder)

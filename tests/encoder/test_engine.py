@@ -10,6 +10,7 @@ from grace.encoder.engines import reading
 from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.method.prompt import PromptTemplate
+from grace.section import UserError
 from grace.settings import Pooling
 
 
@@ -77,6 +78,24 @@ def test_truncated(tiny, texts):
     for ids, cut in zip(made.token_ids, made.truncated.tolist(), strict=True):
         assert cut == (ids[-1] not in ends) and len(ids) <= 12
         assert not set(ids[:-1]) & set(ends)
+
+
+def test_a_rationale_ends_with_the_turn_where_eos_is_the_base_models(tiny):
+    model, tokenizer = tiny
+    tokenizer.eos_token, model.generation_config.eos_token_id = "<|endoftext|>", 0
+    assert engine.end_tokens(model, tokenizer) == [0, tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    model.generation_config.eos_token_id = None
+    tokenizer.eos_token = None
+    assert engine.end_tokens(model, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
+
+
+def test_a_model_that_no_token_ends_is_refused(tiny):
+    model, tokenizer = tiny
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+    assert engine.end_tokens(model, tokenizer)
+    tokenizer.eos_token = model.generation_config.eos_token_id = None
+    with pytest.raises(UserError, match="no token ends a reply, so no rationale would ever end; set eos_token"):
+        engine.end_tokens(model, tokenizer)
 
 
 SHAPE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}

@@ -29,6 +29,28 @@ def test_given_before_saved_before_usual(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("context", "content", "given", "most", "new"),
+    [
+        (None, {}, {}, 1024, 256),
+        (1280, {}, {}, 1024, 256),
+        (512, {}, {}, 410, 102),  # both defaults, in proportion
+        (512, {}, {"max_new_tokens": 200}, 312, 200),
+        (512, {"prompt": {"instruction": "a", "max_prompt_tokens": 400}}, {}, 400, 112),
+        (512, {"encode": {"max_new_tokens": 40}}, {}, 472, 40),
+        # What was asked for stays, and is refused where the model is loaded.
+        (512, {}, {"max_new_tokens": 600}, 1024, 600),
+        (512, {"prompt": {"instruction": "a", "max_prompt_tokens": 400}}, {"max_new_tokens": 300}, 400, 300),
+    ],
+)
+def test_defaults_are_cut_to_the_models_context(tmp_path, caplog, context, content, given, most, new):
+    write(tmp_path, **content)
+    spec = saved.read_settings(tmp_path, given, context)
+    assert (spec.prompt.max_prompt_tokens, spec.max_new_tokens) == (most, new)
+    said = f"{tmp_path} reads 512 tokens: at most {most} of a prompt and {new} of a rationale"
+    assert caplog.messages == ([said] if context == 512 and new < 300 else [])
+
+
+@pytest.mark.parametrize(
     ("content", "given", "message"),
     [({"encode": {"max_tokens": 3}}, {}, "encode.max_tokens: unknown key"), ({}, {"max_new_tokens": 0}, "max_new_tok"),
      ({"pooling": {"method": "sum"}}, {}, "pooling.method"), ({}, {"direct_prompt": "none"}, "direct_prompt"),

@@ -242,6 +242,8 @@ def test_a_folder_is_shared_by_what_gives_the_same_embeddings(base, change, same
     assert store.settings(one, "w", "float32", "float16") != store.settings(one, "v", "float32", "float16")
     assert store.settings(one, "w", "float32", "float16") != store.settings(one, "w", "bfloat16", "float16")
     json.dumps(store.settings(one, "w", "float32", "float16"))
+    templates = [store.settings(one, "w", "float32", "float16", template) for template in ("", "a", "b")]
+    assert len({store.folder_under("", settings) for settings in templates}) == 3
 
 
 def test_embeddings_that_are_not_finite_are_refused(make):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,6 +74,7 @@ class FakeEncoder:
     """Hashed bag of words under a fixed random projection; counts what it encodes."""
 
     dtype = "float32"
+    template = SimpleNamespace(digest="none")
 
     def __init__(self, size: int = 32, rationales: bool = False, noise: float = 0.3) -> None:
         self.size, self.rationales, self.noise = size, rationales, noise

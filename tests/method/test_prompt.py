@@ -1,11 +1,19 @@
 """The prompt against the tokenizer's own chat template, and text that tries to leave its place."""
 
+import copy
+import importlib.util
+import re
 from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.method import prompt
+from grace.method.prompt import PromptTemplate, clock, is_well_formed, turn_end
 from grace.section import UserError
+from grace.training.corpus import train_tokenizer
 
 INSTRUCTION = "Name the key words."
 
@@ -113,3 +121,210 @@ def test_no_room(tiny):
 )
 def test_well_formed(rationale, good):
     assert is_well_formed(rationale) is good
+
+
+CHAT = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+ASK = "{% if add_generation_prompt %}<|im_start|>assistant\n"  # CHAT + ASK + what begins a reply + END
+END = "{% endif %}"
+
+
+def templated(tiny, chat):
+    tiny[1].chat_template = chat
+    return PromptTemplate.from_tokenizer(tiny[1], INSTRUCTION, 200)
+
+
+# ---- the same prompt at any time ------------------------------------------------------------
+
+DATES = [
+    "{{ strftime_now('%A, %d %B %Y, %H:%M:%S') }}",
+    "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}{{ date_string }}",
+    "{% set today = strftime_now(format='%c') %}{{ today }}",
+    "{% macro day() %}{{ strftime_now('%x, day %j') }}{% endmacro %}{{ day() }}",
+    "{{ current_date or strftime_now('%s') }}",
+]
+
+
+@pytest.mark.parametrize("date", DATES)
+def test_a_prompt_does_not_know_what_day_it_is(tiny, monkeypatch, date):
+    found = []
+    for moment in (datetime(2025, 3, 1, 8, 30), datetime(2031, 12, 24, 23, 59)):
+
+        class Then(datetime):
+            @classmethod
+            def now(cls, tz=None, moment=moment):
+                return moment
+
+        monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Then)
+        one = templated(tiny, date + CHAT + ASK + END)
+        found.append(
+            (one.ids(["Sort a list."]), one.digest, tiny[1].apply_chat_template([{"role": "user", "content": "a"}]))
+        )
+    (ours, digest, theirs), other = found
+    assert (ours, digest) == other[:2] and theirs["input_ids"] != other[2]["input_ids"]
+
+
+def test_the_fixed_time_is_written_in_english():
+    assert clock("%a %A, %d %b %B %Y %I:%M %p") == "Fri Friday, 26 Jul July 2024 12:00 AM"
+    assert clock("100 %%b of %-d") == "100 %b of 26"
+    for code in "aAbBcdDeFGghHIjklmMnprRStTuUVwWxXyYzZ":  # Python starts in the locale C
+        assert clock(f"{code} = %{code}") == prompt.NOW.strftime(f"{code} = %{code}"), code
+
+
+def test_nothing_is_left_to_the_locale(monkeypatch):
+    monkeypatch.setattr(prompt, "NOW", SimpleNamespace(strftime=lambda format: format))
+    assert "%" not in "".join(clock(f"%{flags}{code}") for flags in ("", "-", "^", "E") for code in "aAbBhcxXrpPs")
+    assert clock("%Ey %Od %H") == "%y %d %H"
+
+
+def test_a_template_that_draws_lots_is_refused(tiny):
+    with pytest.raises(UserError, match="gives another prompt each time"):
+        templated(tiny, "{{ range(1000) | random }}" + CHAT + ASK + END)
+
+
+def test_the_digest_names_what_is_read_and_what_ends_a_turn(tiny):
+    chat = tiny[1].chat_template
+    found = {
+        templated(tiny, made).digest
+        for made in (chat, chat, "Hello. " + chat, chat.replace("\n{% endfor", "{% endfor"))
+    }
+    tiny[1].eos_token = "<|endoftext|>"
+    assert len(found | {templated(tiny, chat).digest}) == 4
+
+
+# ---- the thought ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("begun", "opening"),
+    [
+        ("", ""),
+        ("<think>", "<think>"),
+        ("<think>\n", "<think>\n"),
+        ("{% if thinking %}<think>{% else %}</think>{% endif %}", "<think>"),
+        (
+            "{% if enable_thinking is defined and enable_thinking %}<think>\n{% else %}<think></think>{% endif %}",
+            "<think>\n",
+        ),
+    ],
+)
+def test_a_thought_that_the_template_opens_is_part_of_the_rationale(tiny, begun, opening):
+    one = templated(tiny, CHAT + ASK + begun + END)
+    assert one.opening == opening and tiny[1].decode(one.suffix).endswith(f"assistant\n{opening}")
+    assert is_well_formed(one.opening + " list </think> Sort a list.") is bool(opening)
+    assert is_well_formed(one.opening + "<think> list </think> Sort a list.") is not bool(opening)
+    assert not is_well_formed(one.opening + " </think> Sort a list.")
+
+
+def test_an_instruction_that_stands_after_the_text_and_names_the_marks_closes_nothing(tiny):
+    user = "{{ m['content'] }} {{ messages[0]['content'] if m['role'] == 'user' }}"
+    tiny[1].chat_template = (
+        CHAT.replace("in messages", "in messages[1:]").replace("{{ m['content'] }}", user) + ASK + END
+    )
+    one = PromptTemplate.from_tokenizer(tiny[1], "Think between <think> and </think>.", 200)
+    assert one.opening == "" and "and</think>" in tiny[1].decode(one.suffix).replace(" ", "")
+
+
+@pytest.mark.parametrize(
+    ("begun", "said"),
+    [
+        ("<think>\n\n</think>\n\n", "closes the thought before the model can write one"),
+        ("</think>", "closes the thought"),
+        ("<thinking>\n", "asks for a reply after '<|im_end|> <|im_start|>assistant <thinking>' but shows one after"),
+        ("[THINK]", "its marks stand where a rationale has its own"),
+    ],
+)
+def test_a_template_without_a_place_for_the_thought_is_refused(tiny, begun, said):
+    with pytest.raises(UserError, match=re.escape(said)) as refused:
+        templated(tiny, CHAT + ASK + begun + END)
+    assert "\n" not in str(refused.value)
+
+
+def test_replies_between_marks_of_their_own_are_refused(tiny):
+    chat = CHAT.replace("{{ m['content']", "{% if m['role'] == 'assistant' %}<answer>{% endif %}{{ m['content']")
+    with pytest.raises(UserError, match=r"shows one after .*<answer>"):
+        templated(tiny, chat + ASK + END)
+
+
+def test_a_template_that_leaves_the_instruction_out_is_refused(tiny):
+    with pytest.raises(UserError, match="does not show the system turn"):
+        templated(tiny, CHAT.replace("in messages", "in messages if m['role'] != 'system'") + ASK + END)
+
+
+# ---- the end of a turn ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("after", "ends"),
+    [
+        ("<|im_end|>\n", ["<|im_end|>"]),
+        (" \n<|im_end|><|endoftext|>", ["<|im_end|>"]),
+        ("{{ eos_token }}", ["<|im_end|>"]),
+        ("\n\n", ["<|im_start|>"]),  # the next turn's first token
+        ("{{ raise_exception('no replies') if m['role'] == 'assistant' }}", []),
+    ],
+)
+def test_what_ends_a_turn_is_what_the_template_writes_there(tiny, after, ends):
+    tiny[1].chat_template = CHAT.replace("<|im_end|>\n", after) + ASK + END
+    assert tiny[1].convert_ids_to_tokens(turn_end(tiny[1])) == ends
+
+
+def test_white_space_ends_no_turn_though_it_is_a_token(tiny):
+    tiny[1].add_tokens(["\n\n", "  "])
+    tiny[1].chat_template = CHAT.replace("<|im_end|>", "  \n\n<|im_end|>") + ASK + END
+    assert tiny[1].convert_ids_to_tokens(turn_end(tiny[1])) == ["<|im_end|>"]
+
+
+def test_an_end_that_is_no_token_is_refused(tiny):
+    tiny[1].chat_template = CHAT.replace("<|im_end|>", "[/END]") + ASK + END
+    with pytest.raises(UserError, match=r"ends a reply with '\[/END\]', for which the tokenizer has no token"):
+        turn_end(tiny[1])
+
+
+# ---- the templates of real models, as trl brings them ---------------------------------------
+
+TEMPLATES = Path(importlib.util.find_spec("trl").submodule_search_locations[0]) / "chat_templates"
+MARKS = re.compile(r"<\|[^|<>\s]+\|>|<\|\w+>|<\w+\|>|<\uff5c[^\uff5c]+\uff5c>|</?\w+>")
+REFUSED = {  # how the name begins -> what is said
+    "gemma.": "refuses a system and a user turn", "gemma_": "refuses a system and a user turn",
+    "gptoss": "marks stand where", "muse_glimmer": "marks stand where",
+    "idefics3": "does not show the user's text", "smolvlm": "does not show the user's text",
+    "llava_next": "refuses a system and a user turn",
+}  # fmt: skip
+ENDS = {
+    "cohere.": "<|END_OF_TURN_TOKEN|>", "cohere_": "<|END_OF_TURN_TOKEN|>", "cohere2": "<|END_RESPONSE|>",
+    "deepseek": "<\uff5cend\u2581of\u2581sentence\uff5c>", "diffusion_gemma": "<turn|>", "gemma4": "<turn|>",
+    "gemma3": "<end_of_turn>", "glm4moe": "<|user|>", "lfm2": "<|im_end|>", "llama3": "<|eot_id|>",
+    "nemotron": "<|im_end|>", "phi3": "<|end|>", "qwen": "<|im_end|>",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def bare():
+    tokenizer = train_tokenizer(["Sort a list of strings by their second word."] * 20, 400)
+    tokenizer.eos_token = "<|endoftext|>"  # the base model's, so that a turn's end is the template's alone
+    return tokenizer
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in TEMPLATES.glob("*.jinja")))
+def test_a_real_template_is_handled_or_refused(bare, name):
+    tokenizer = copy.deepcopy(bare)
+    tokenizer.chat_template = (TEMPLATES / name).read_text(encoding="utf-8")
+    marks = {*MARKS.findall(tokenizer.chat_template)} - {"<think>", "</think>"}
+    tokenizer.add_special_tokens({"additional_special_tokens": sorted(marks)})
+    if said := next((said for start, said in REFUSED.items() if name.startswith(start)), None):
+        with pytest.raises(UserError, match=said) as refused:
+            PromptTemplate.from_tokenizer(tokenizer, INSTRUCTION, 2000)
+        assert "\n" not in str(refused.value)
+        return
+    one = PromptTemplate.from_tokenizer(tokenizer, INSTRUCTION, 2000)
+    read = tokenizer.decode(one.ids(["Sort a list of strings."])[0])
+    assert read.count("Sort a list of strings.") == 1 and read.count(INSTRUCTION) == 1
+    # What the model reads and writes, whatever of it is the prompt's.
+    asked = read.split("Sort a list of strings.")[1]
+    begun = "<think>" in asked
+    said = (" list" if begun else "<think> list") + " </think> Sort a list."
+    assert is_well_formed(one.opening + said) and not is_well_formed(one.opening + said.replace("</think>", ""))
+    assert not is_well_formed(one.opening + ("<think>" + said if begun else said.removeprefix("<think>")))
+    assert "</think>" not in asked and bool(one.opening) is begun
+    end = next(end for start, end in ENDS.items() if name.startswith(start))
+    assert tokenizer.convert_ids_to_tokens(turn_end(tokenizer)) == [end]

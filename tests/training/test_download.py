@@ -77,6 +77,24 @@ def sharded(folder):
     (folder / "model.safetensors").unlink()
 
 
+def templated(old, new):
+    def edit(folder):
+        chat = folder / "chat_template.jinja"
+        assert old in chat.read_text()
+        chat.write_text(chat.read_text().replace(old, new))
+
+    return edit
+
+
+def endless(folder):
+    templated("<|im_end|>", "")(folder)
+    templated("<|im_start|>", "")(folder)
+    for name, key in (("tokenizer_config.json", "eos_token"), ("generation_config.json", "eos_token_id")):
+        values = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps({**values, key: None}))
+    configure(eos_token_id=None)(folder)
+
+
 SECOND = "model-00002-of-00002.safetensors"
 NOT_ONE = {  # what was done to a folder -> what is said
     "an encoder": (configure(model_type="bert"), "holds bert .*, but a decoder that writes text"),
@@ -89,6 +107,12 @@ NOT_ONE = {  # what was done to a folder -> what is said
     "no tokenizer": (lambda f: (f / "tokenizer.json").unlink(), "has no tokenizer; put its tokenizer.json"),
     "a cut tokenizer": (lambda f: cut(f, "tokenizer.json", 100), "no tokenizer can be loaded from here"),
     "an empty tokenizer": (lambda f: (f / "tokenizer.json").write_text("{}"), "no tokenizer can be loaded from here"),
+    "a closed thought": (templated("assistant\n", "assistant\n<think></think>"), "closes the thought before the model"),
+    "no end": (endless, "no token ends a reply"),
+    "code of its own": (
+        configure(model_type="own", auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}),
+        "needs code of its own, which is never run here; give a model that transformers knows itself",
+    ),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), "holds no .*safetensors weights; convert"),
     "cut weights": (
         lambda f: cut(f, "model.safetensors", -1),
@@ -116,6 +140,13 @@ def test_what_is_no_whole_causal_model_is_one_sentence(tiny_folder, tmp_path, ca
     with pytest.raises(UserError, match=f"^{re.escape(str(folder))}.*{said}") as refused:
         download.check(folder, PROMPT)
     assert "\n" not in str(refused.value)
+
+
+def test_a_context_shorter_than_a_prompt_is_refused(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    configure(max_position_embeddings=PROMPT.max_prompt_tokens - 1)(folder)
+    with pytest.raises(UserError, match="max_prompt_tokens 100 are more than the 99 tokens that the model"):
+        download.check(folder, PROMPT)
 
 
 def test_shards_are_a_whole_model(tiny_folder, tmp_path):

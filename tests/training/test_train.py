@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -83,6 +84,21 @@ def test_model_folder_is_ordinary(tiny_folder, data, tmp_path):
     assert record["settings"]["contrastive"]["batch_size"] == 8 and len(record["inputs"]) == 2
     assert json.loads((out / "grace.json").read_text())["prompt"]["instruction"] == "Name the key words."
     assert not list(tmp_path.glob(".model*"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "key", "new"),
+    [(grace_spec(), "generation", 12), (contrastive_spec("adapter", loss="half"), "evaluation", 24)],
+)
+def test_a_context_too_short_for_a_rationale_is_refused(tiny_folder, data, tmp_path, monkeypatch, spec, key, new):
+    monkeypatch.setattr(train, "load", lambda *_: 1 / 0)
+    folder, out = shutil.copytree(tiny_folder, tmp_path / "backbone"), tmp_path / "model"
+    config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 99 + new}
+    (folder / "config.json").write_text(json.dumps(config))
+    said = f"^error: config: prompt.max_prompt_tokens 100 and {key}.max_new_tokens {new} are more than the {99 + new} "
+    with pytest.raises(SystemExit, match=said):
+        train.main(command(folder, data, out, spec)[3:])
+    assert not list(out.glob("*"))
 
 
 @pytest.mark.parametrize("method", ["adapter", "kl_fence"])

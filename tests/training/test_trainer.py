@@ -1,7 +1,9 @@
 """GraceTrainer: what it scores, what it trains, and that nothing depends on how the batch is spread."""
 
+import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -77,6 +79,25 @@ def test_what_the_rule_for_failed_rollouts_applies_to(tiny_folder, tmp_path, for
     assert failed.tolist() == [[False, form, True, True]]
     metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     assert metrics == {"truncated": 0.5} | ({"ill_formed": 0.75} if form else {})
+
+
+def test_a_thought_that_the_template_opens_is_well_formed_when_it_is_closed(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    chat = folder / "chat_template.jinja"
+    chat.write_text(chat.read_text().replace("assistant\n{% endif", "assistant\n<think>{% endif"))
+    trainer = trainer_of(folder, tmp_path / "out", grace_spec(reward=RewardConfig(form=True)))
+    said = ("sum</think> a matrix", "<think>sum</think> a matrix", "sum</think>", "sum")
+    failed = trainer._failed([[*trainer.processing_class(text)["input_ids"], trainer.ends[0]] for text in said])
+    assert failed.tolist() == [[False, True, True, True]]
+
+
+def test_trl_counts_what_ends_with_the_turn_as_ended(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    base = {"generation_config.json": {"eos_token_id": 0}, "tokenizer_config.json": {"eos_token": "<|endoftext|>"}}
+    for name, edit in base.items():
+        (folder / name).write_text(json.dumps({**json.loads((folder / name).read_text()), **edit}))
+    trainer = trainer_of(folder, tmp_path / "out", grace_spec())
+    assert trainer.eos_token_ids == trainer.ends == [0, 2]
 
 
 def test_advantages_equal_trls_own(tiny_folder, tmp_path, monkeypatch):

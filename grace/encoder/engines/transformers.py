@@ -25,6 +25,7 @@ from torch import Tensor
 from grace.encoder.engines.reading import Reader, batches, compiled, compiled_capacity
 from grace.encoder.engines.slots import Slots, attending
 from grace.encoder.sampling import sample
+from grace.method.prompt import turn_end
 from grace.section import UserError
 from grace.settings import Pooling
 
@@ -51,10 +52,20 @@ class Rationales(NamedTuple):
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
-    """Ids that end a rationale: the generation config's and the tokenizer's."""
+    """Ids that end a rationale: the generation config's, the tokenizer's and the one that ends a turn of the chat.
+
+    Raises:
+        UserError: when there is none.
+    """
     ends = model.generation_config.eos_token_id
     ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
-    return sorted({*ends, tokenizer.eos_token_id} - {None})
+    found = sorted({*ends, tokenizer.eos_token_id, *turn_end(tokenizer)} - {None})
+    if not found:
+        raise UserError(
+            f"{tokenizer.name_or_path}: no token ends a reply, so no rationale would ever end; set eos_token in "
+            "tokenizer_config.json, or eos_token_id in generation_config.json."
+        )
+    return found
 
 
 def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Rationales:

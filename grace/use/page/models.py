@@ -90,7 +90,7 @@ def kept(results: Path, model: Evaluated) -> store.Store | None:
     found = []
     for path in sorted(results.glob("store/*/settings.json")):
         settings = read_json(path)
-        fixed = [str(settings.get(name, "")) for name in ("dtype", "precision")]
+        fixed = [str(settings.get(name, "")) for name in ("dtype", "precision", "template")]
         if settings == store.settings(model.encode, model.weights, *fixed) and fixed[1] == model.precision:
             found += [one for one in [_opened(results / "store", path.parent, settings)] if one is not None]
     return max(found, key=len, default=None)

@@ -1,6 +1,10 @@
+import shutil
+
 import numpy as np
 import pytest
 
+from grace.encoder import store
+from grace.encoder.digests import digests_of
 from grace.encoder.loading import load_tokenizer
 from grace.files import write_json
 from grace.section import UserError
@@ -26,6 +30,19 @@ def test_what_the_store_holds_of_a_run_is_found_by_its_settings(study):
     assert np.allclose(found, wanted / np.linalg.norm(wanted, axis=1, keepdims=True), atol=1e-6)
     assert model.trained and model.folder == study.root / "models/tiny/grace/seed0"
     assert not models.read(study.root, "tiny", "reasoning").trained
+
+
+def test_the_store_is_found_whatever_the_prompt_was_rendered_to(tmp_path):
+    made = Study(tmp_path / "study", 4)
+    made.add("grace", np.ones((4, 8)))
+    model = models.read(made.root, "tiny", "grace")
+    (found,) = (made.root / "store").iterdir()
+    assert models.kept(made.root, model).settings.get("template") is None
+    shutil.rmtree(found)
+    settings = store.settings(model.encode, model.weights, "float32", "float32", "0123456789abcdef")
+    with store.Store(made.root / "store", settings, 8) as held:
+        held.add(digests_of(["a"]), np.ones((1, 8), np.float32))
+    assert len(models.kept(made.root, model)) == 1
 
 
 def test_a_model_with_other_weights_has_no_store(study):
