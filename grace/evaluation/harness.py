@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
 NO_CODE = "no code"  # why a sample failed
-# Chat templates print today's date otherwise, and scores would change overnight. A thought would take the answer's room.
+# Templates print today's date otherwise, and scores would change overnight. A thought would take the answer's room.
 TEMPLATE_ARGUMENTS = {"strftime_now": clock, **dict.fromkeys(SWITCHES, False)}
 
 
