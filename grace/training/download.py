@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,25 +106,32 @@ def _whole(folder: Path) -> bool:
 
 
 def check(folder: Path, prompt: Prompt) -> None:
-    """Refuse a backbone that cannot be loaded or prompted, before any GPU is asked for; of the weights only names and
-    shapes are read.
+    """Refuse a backbone that cannot be loaded, prompted or saved, before any GPU is asked for; of the weights only
+    names and shapes are read.
 
     Raises:
         UserError: one sentence, when a file is missing, cut off or at odds with another, or when the model is no
-            causal LM or has no chat template.
+            causal LM, has no chat template or could not be saved after its training.
     """
     from grace.encoder.loading import load_tokenizer
     from grace.method.prompt import PromptTemplate
 
     check_decoder(folder)
-    _check_weights(folder)
+    model = _check_weights(folder)
+    _check_saving(folder, model)
     PromptTemplate.from_tokenizer(load_tokenizer(folder), prompt.instruction, prompt.max_prompt_tokens)
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path) -> Any:
+    """The model, its weights on the meta device."""
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
+    if read_json(folder / "config.json").get("quantization_config"):
+        raise UserError(
+            f"{folder}: its weights are quantized, and such are neither trained nor saved here; give the model as it "
+            "was before, in bfloat16 or float32."
+        )
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         raise UserError(f"{folder}: holds no *.safetensors weights; convert them, or give another folder.")
@@ -137,7 +145,7 @@ def _check_weights(folder: Path) -> None:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True
         )
-        told = loaded[1]
+    model, told = loaded
     if missing := sorted(told["missing_keys"]):
         raise UserError(
             f"{folder}: {len(missing)} weights that its config.json asks for are in no *.safetensors file, "
@@ -149,6 +157,41 @@ def _check_weights(folder: Path) -> None:
             f"{folder}: {name} is {' x '.join(map(str, saved))} in the weights and {' x '.join(map(str, wanted))} by "
             "config.json; fetch the whole model again."
         )
+    return model
+
+
+def _check_saving(folder: Path, model: Any) -> None:
+    """Save what a training would, of each weight a single number, and load it again.
+
+    Raises:
+        UserError: when transformers refuses, or what comes back is another model or tokenizer.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from grace.encoder.adapters import write_model
+    from grace.encoder.loading import load_tokenizer, mend_generation
+
+    mend_generation(model)
+    tokenizer, numbers = load_tokenizer(folder), dict[int, torch.Tensor]()
+    weights = model.state_dict(keep_vars=True)  # tied ones are one object, and stay one tensor
+    few = {name: numbers.setdefault(id(value), torch.zeros(1)) for name, value in weights.items()}
+    with TemporaryDirectory() as temporary:
+        try:
+            write_model(Path(temporary), model, tokenizer, state_dict=few, save_original_format=False)
+            with torch.device("meta"):
+                again = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(temporary)).state_dict()
+            back = load_tokenizer(temporary)
+            if {name: value.shape for name, value in again.items()} != {n: value.shape for n, value in weights.items()}:
+                raise ValueError("its config.json then asks for other weights")
+            if back.get_vocab() != tokenizer.get_vocab() or back.chat_template != tokenizer.chat_template:
+                raise ValueError("its tokenizer is then another")
+        except Exception as error:  # of files of others, as in `loading_from`
+            reason = " ".join(str(error).replace(temporary, "the copy").split())[:300]
+            raise UserError(
+                f"{folder}: what is trained of this backbone could not be saved and loaded again ({reason}); correct its "
+                "files, or give another one."
+            ) from None
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from grace.specs import TrainSpec
 from grace.training import hardware
 from grace.training.building import build_trainer, fit, history, load, tokens
 from grace.training.checkpoints import checkpoint_folder, last_checkpoint
+from grace.training.download import check as check_backbone
 from grace.training.kept import KeepSteps, finished
 from grace.training.model_folder import save_model
 from grace.training.preflight import out_of_memory, too_large
@@ -46,6 +47,7 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
     rows = list(read_jsonl(paths.rows, need=fields))
     if not rows:
         raise UserError(f"{paths.rows}: no rows to train on.")
+    check_backbone(paths.backbone, spec.prompt)  # again: a folder may have changed since it was made
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
     if spec.rounds:
         made = train_in_rounds(spec, rows, paths.backbone, checkpoints)
