@@ -189,8 +189,8 @@ def _check_saving(folder: Path, model: Any) -> None:
         except Exception as error:  # of files of others, as in `loading_from`
             reason = " ".join(str(error).replace(temporary, "the copy").split())[:300]
             raise UserError(
-                f"{folder}: what is trained of this backbone could not be saved and loaded again ({reason}); correct its "
-                "files, or give another one."
+                f"{folder}: what is trained of this backbone could not be saved and loaded again ({reason}); correct "
+                "its files, or give another one."
             ) from None
 
 

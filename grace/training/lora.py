@@ -120,16 +120,16 @@ def _check_targets(model: Any, targets: str | list[str], where: str) -> None:
         if isinstance(targets, str):
             lacking = [] if any(re.fullmatch(targets, name) for name in modules) else [targets]
         else:
-            lacking = [name for name in targets or [""] if not any(f".{at}".endswith(f".{name}") for at in modules)]
+            lacking = [name for name in targets if not any(f".{at}".endswith(f".{name}") for at in modules)]
     except re.error as error:
         raise UserError(
             f"config: {where}.lora.targets: {targets!r} is no regular expression ({error}); correct it, or give a list "
             "of names."
         ) from None
-    if lacking:
+    if lacking or not targets:
         raise UserError(
-            f"config: {where}.lora.targets: the backbone has no modules named {lacking[0]!r}; name some that it has, or "
-            f"write {ALL}."
+            f"config: {where}.lora.targets: the backbone has no modules named {', '.join(lacking) or targets!r}; name "
+            f"some that it has, or write {ALL}."
         )
 
 
