@@ -30,9 +30,8 @@ def check(what: str, tensors: Iterable[Tensor], section: str, step: int) -> None
     """
     if not finite(tensors):
         raise UserError(
-            f"{section}: step {step}: {what} is not a finite number, so the training has stopped; lower "
-            f"{section}.learning_rate, or look for what is extreme in its settings, rows or backbone. The last whole "
-            "checkpoint is kept, and nothing else is saved."
+            f"{section}: step {step}: {what} is not a finite number, so the training stops and saves nothing more (its "
+            f"last checkpoint is kept); lower {section}.learning_rate, or look for extreme settings, rows or weights."
         )
 
 
