@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -54,6 +55,8 @@ def entry(
                     default=[] if name.endswith("*") else None,
                 )
             arguments = parser.parse_args(argv, SimpleNamespace(started=time.time()))
+            if arguments.threads < 1:
+                sys.exit(f"error: --threads: {arguments.threads} is less than 1.")
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
             for noisy in ("httpx", "httpx2", "datasets", "mteb", "absl"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -65,7 +68,7 @@ def entry(
             with in_one_sentence():
                 try:
                     values = json.loads(unpacked(arguments.spec))
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError, zlib.error) as error:
                     raise UserError(f"--spec is not JSON: {error}.") from None
                 for name in inputs:
                     given = getattr(arguments, name.rstrip("*"))

@@ -56,6 +56,9 @@ def load_causal(path: str | Path, dtype: torch.dtype, **options: Any) -> Any:
     if missing := sorted(told["missing_keys"]):  # transformers makes them up
         raise UserError(f"{path}: its weights lack {missing[0]} and {len(missing) - 1} more; fetch or train it again.")
     mend_generation(model)
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # As transformers found it: of two matrices in the files it ties none to the other, whatever the config says.
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
     return model
 
 

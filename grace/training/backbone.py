@@ -36,7 +36,6 @@ from transformers import (
 
 from grace import manifest, stage
 from grace.config import Backbone
-from grace.files import read_jsonl
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import BackboneSpec
@@ -44,6 +43,7 @@ from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pair
 from grace.training.finite import check
 from grace.training.model_folder import save_model
 from grace.training.muon import Muon
+from grace.training.rows import read_rows
 
 log = logging.getLogger(__name__)
 
@@ -250,8 +250,7 @@ def train(
 @stage.entry(BackboneSpec, inputs=("train", "validation"), outputs=("out",))
 def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = str(paths.threads > 1).lower()  # no process is forked here
-    rows = list(read_jsonl(paths.train, need=("query", "positive")))
-    held_out = list(read_jsonl(paths.validation, need=("query", "positive")))
+    rows, held_out = (read_rows(path, ("query", "positive")) for path in (paths.train, paths.validation))
     model, tokenizer, figures = train(spec, rows, held_out)
     record = manifest.make("backbone", spec, [paths.train, paths.validation], paths.started, figures=figures)
     save_model(Path(paths.out).parent, model, tokenizer, record, prompt=spec.prompt)

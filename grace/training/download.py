@@ -19,6 +19,7 @@ from grace.settings import Prompt
 from grace.specs import BackboneSpec
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+CONFIGS = ("config.json", "generation_config.json")
 log = logging.getLogger(__name__)
 
 
@@ -127,7 +128,10 @@ def _check_weights(folder: Path) -> Any:
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
-    if read_json(folder / "config.json").get("quantization_config"):
+    config, *_ = (
+        read_json(path) for name in CONFIGS if (path := folder / name).exists()
+    )  # transformers passes over one
+    if config.get("quantization_config"):
         raise UserError(
             f"{folder}: its weights are quantized, and such are neither trained nor saved here; give the model as it "
             "was before, in bfloat16 or float32."

@@ -21,11 +21,12 @@ from tqdm import tqdm
 
 from grace import manifest, stage
 from grace.encoder.digests import Index, digests_of
+from grace.encoder.folders import loading_from
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
-from grace.files import read_jsonl
 from grace.section import UserError
 from grace.specs import RationalesSpec
+from grace.training.rows import FIELDS, read_rows
 
 BLOCK = 1 << 16  # rationales that are Python lists at once
 WAIT = 1.0  # seconds between looks for what other processes write
@@ -79,7 +80,8 @@ def opened(spec: RationalesSpec, backbone: Path, root: Path) -> Iterator[Store]:
     """The store of what the model in the folder `backbone` writes by `spec`."""
     from transformers import AutoConfig
 
-    width = AutoConfig.from_pretrained(backbone).get_text_config().hidden_size
+    with loading_from(backbone):
+        width = AutoConfig.from_pretrained(backbone).get_text_config().hidden_size
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"  # as `load_model` has it
     known = settings(spec.encode, manifest.weights_hash(backbone), dtype, spec.store)
     with Store(root, known, width) as store:
@@ -147,8 +149,7 @@ def main(spec: RationalesSpec, paths: SimpleNamespace) -> None:
     with stage.imports():
         from grace.encoder.encoder import RationaleEncoder
 
-    fields = ("query", "positive") if spec.data == "supervised" else ("text",)
-    rows = sample(list(read_jsonl(paths.rows, need=fields)), spec.rows)
+    rows = sample(read_rows(paths.rows, FIELDS[spec.data]), spec.rows)
     texts = texts_of(rows)
     with opened(spec, paths.backbone, paths.store) as store:
         lacking = missing(texts, store)

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from transformers import set_seed
 
 from grace import manifest, stage
-from grace.files import read_json, read_jsonl, sha256
+from grace.files import read_json, sha256
 from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import hardware
@@ -27,6 +27,7 @@ from grace.training.model_folder import save_model
 from grace.training.preflight import out_of_memory, too_large
 from grace.training.rationales import looked_up, sample
 from grace.training.rounds import train_in_rounds
+from grace.training.rows import FIELDS, read_rows
 
 log = logging.getLogger(__name__)
 
@@ -43,10 +44,7 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         )
     if processes > 1:
         torch.set_num_threads(max(1, paths.threads // processes))
-    fields = ("query", "positive") if spec.data == "supervised" else ("text",)
-    rows = list(read_jsonl(paths.rows, need=fields))
-    if not rows:
-        raise UserError(f"{paths.rows}: no rows to train on.")
+    rows = read_rows(paths.rows, FIELDS[spec.data])
     check_backbone(paths.backbone, spec.prompt)  # again: a folder may have changed since it was made
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
     if spec.rounds:
