@@ -128,9 +128,8 @@ def _check_weights(folder: Path) -> Any:
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
-    config, *_ = (
-        read_json(path) for name in CONFIGS if (path := folder / name).exists()
-    )  # transformers passes over one
+    # A broken generation config transformers passes over, and with it what ends a rationale.
+    config, *_ = (read_json(path) for name in CONFIGS if (path := folder / name).exists())
     if config.get("quantization_config"):
         raise UserError(
             f"{folder}: its weights are quantized, and such are neither trained nor saved here; give the model as it "
