@@ -31,6 +31,7 @@ def read_rows(path: Path, fields: tuple[str, ...]) -> list[dict[str, Any]]:
 
 def _is_text(value: Any) -> bool:
     try:
-        return isinstance(value, str) and bool(value.encode() or True)
-    except UnicodeEncodeError:  # half of a character that takes two
+        value.encode()
+    except (AttributeError, UnicodeEncodeError):  # the second of half a character that takes two
         return False
+    return True
