@@ -126,6 +126,9 @@ class General(Section):
         return self
 
 
+SMALLEST = 261  # tokens of a vocabulary
+
+
 class Backbone(Section):
     """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder.
 
@@ -157,6 +160,13 @@ class Backbone(Section):
         need = {"trained": None, "hub": "id", "local": "path"}[self.kind]
         if need and not getattr(self, need):
             raise ValueError(f"{need}: a backbone of kind {self.kind!r} needs this key")
+        if self.kind == "trained":
+            if self.width % (2 * self.heads):
+                raise ValueError(f"width: {self.width} must be a multiple of twice heads ({self.heads})")
+            if self.heads % self.kv_heads:
+                raise ValueError(f"kv_heads: {self.kv_heads} must divide heads ({self.heads})")
+            if self.vocab_size < SMALLEST:
+                raise ValueError(f"vocab_size: {self.vocab_size} is less than {SMALLEST}, all bytes and five markers")
         return self
 
 

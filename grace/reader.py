@@ -116,6 +116,27 @@ def read_jsonl(path: Path | str, need: tuple[str, ...] = ()) -> Iterator[Row]:
         yield row
 
 
+TRAINING = {"supervised": ("id", "query", "positive"), "unsupervised": ("id", "text")}
+
+
+def read_training(path: Path | str, need: tuple[str, ...]) -> list[Row]:
+    """All rows of `read_jsonl`, at least one; their negatives, where they have any, are a list of texts.
+
+    Args:
+        need: of TRAINING, by the data.
+    """
+    rows = []
+    for number, row in enumerate(read_jsonl(path, need), 1):
+        if row.get("negatives"):
+            where = f"{path}, row {number}"
+            found = [text({"negatives": one}, "negatives", where) for one in listed(row, "negatives", where)]
+            row = {**row, "negatives": found}
+        rows.append({**row, "id": same_id(row["id"])} if "id" in need else row)
+    if not rows:
+        raise UserError(f"{path}: no rows to train on.")
+    return rows
+
+
 # ---- fields of a row -----------------------------------------------------------------------
 
 

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-Positive = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Rate = Annotated[float, Field(gt=0)]
+# Of numbers: counts and seeds fit 32 bits, and what is larger than MOST, or a rate smaller than LEAST, can only be a
+# mistake: products of such numbers leave float32. Every other float is finite, which `Section` sees to.
+LARGEST, MOST, LEAST = 2**31 - 1, 1e6, 1e-12
+Positive = Annotated[int, Field(ge=1, le=LARGEST)]
+Natural = Annotated[int, Field(ge=0, le=LARGEST)]
+Rate = Annotated[float, Field(ge=LEAST, le=MOST)]
+Weight = Annotated[float, Field(ge=0, le=MOST)]
+Signed = Annotated[float, Field(ge=-MOST, le=MOST)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Temperature = Annotated[float, Field(ge=0)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+Temperature = Weight  # 0: greedy
 # A name becomes a folder and a wildcard, so it holds no slash and no leading dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
 
@@ -24,12 +30,12 @@ class UserError(Exception):
 
 
 class Section(BaseModel):
-    """Base of all sections: unknown keys are refused.
+    """Base of all sections: unknown keys are refused, and numbers that are not finite.
 
     A number may come as text: `snakemake --config` passes nested values on as strings.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 PACKED = "zlib:"

@@ -9,7 +9,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from grace.section import Fraction, Natural, Positive, Rate, Section, Temperature
+from grace.section import LEAST, BelowOne, Natural, Positive, Rate, Section, Signed, Temperature, Weight
+
+LearningRate = Annotated[float, Field(ge=LEAST, le=1)]  # Adam moves each weight by about so much in a step
 
 
 class Prompt(Section):
@@ -31,7 +33,7 @@ class Generation(Section):
     """Sampling of rationales during training (eqs. 9, 12)."""
 
     max_new_tokens: Positive
-    sampling_temperature: Temperature  # rollouts of d+
+    sampling_temperature: Rate  # rollouts of d+; not 0, or those of a group are the same and teach nothing
     anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
     batch_size: Positive  # rationales side by side in the transformers engine; memory only
     compile: bool  # that engine's decoding by torch.compile and, on a GPU, CUDA graphs; speed only
@@ -42,13 +44,13 @@ class Lora(Section):
 
     rank: Positive
     alpha: Rate
-    dropout: Annotated[float, Field(ge=0, lt=1)]
+    dropout: BelowOne
     targets: str | list[str]  # module names, or "all-linear"
     embeddings: bool = False  # the table of token embeddings too
 
     @model_validator(mode="after")
     def _head(self) -> Lora:
-        if "lm_head" in self.targets:
+        if "lm_head" in ([self.targets] if isinstance(self.targets, str) else self.targets):
             raise ValueError("targets: lm_head cannot have an adapter; the log-probabilities are read from its weights")
         return self
 
@@ -64,10 +66,10 @@ class RewardConfig(Section):
 
     reward: Literal["contrastive", "random"] = "contrastive"
     negatives: Literal["anchor", "rollout"] = "anchor"
-    lambda1: float = 0.2  # weight of the consistency term (eq. 14)
-    lambda2: float = 0.2  # weight of the hard in-batch term (eq. 15)
+    lambda1: Signed = 0.2  # weight of the consistency term (eq. 14)
+    lambda2: Signed = 0.2  # weight of the hard in-batch term (eq. 15)
     scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
-    gamma: float | None = 1.0  # a failed rollout gets -gamma instead of its reward (eq. 28); null: its reward
+    gamma: Signed | None = 1.0  # a failed rollout gets -gamma instead of its reward (eq. 28); null: its reward
     gamma_unit: Literal["reward", "deviation"] = "reward"  # deviation: gamma of the group's below the group's mean
     form: bool = False  # an ill-formed rollout fails, not only a truncated one
 
@@ -87,18 +89,19 @@ class Grace(Section):
     lora: Lora | None  # null: all weights
     epochs: Rate
     max_steps: Positive | None  # optimizer steps; overrides epochs
-    learning_rate: Rate
-    adam_betas: Annotated[list[float], Field(min_length=2, max_length=2)]
-    weight_decay: Annotated[float, Field(ge=0)]
+    learning_rate: LearningRate
+    adam_betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+    weight_decay: Weight
     max_grad_norm: Rate
     clip_range: Rate
-    frozen: list[str]  # parameters whose name contains one of these are not trained
+    frozen: list[str]  # parameters whose name contains one of these are not trained; a tied head is one with the table
     precision: Literal["bf16", "fp32"]
     gradient_checkpointing: bool
     engine: Literal["transformers", "vllm"]
     vllm_tensor_parallel: Positive
     vllm_memory: Annotated[float, Field(gt=0, lt=1)]  # share of a GPU's memory for vLLM's weights and cache
     save_steps: Positive
+    stop_without_signal: bool = True  # when the rollouts of the first generations were all rewarded alike
 
     @model_validator(mode="after")
     def _divisible(self) -> Grace:
@@ -130,8 +133,8 @@ class Grace(Section):
 class Fence(Section):
     """What keeps a model's writing: the forward KL of the frozen backbone to it, added to the contrastive loss."""
 
-    rationale: Annotated[float, Field(ge=0)]  # weight on the tokens of rationales
-    text: Annotated[float, Field(ge=0)]  # weight on the tokens of plain text
+    rationale: Weight  # weight on the tokens of rationales
+    text: Weight  # weight on the tokens of plain text
     rows: Positive  # of a batch, per process, that each KL is taken on
 
     @model_validator(mode="after")
@@ -163,10 +166,10 @@ class Contrastive(Section):
     similarity_scale: Rate  # 1 / the InfoNCE temperature
     epochs: Rate
     max_steps: Positive | None
-    learning_rate: Rate
-    warmup_ratio: Fraction
-    weight_decay: Annotated[float, Field(ge=0)]
-    dropout: Fraction  # attention dropout; SimCSE's two views differ by nothing else
+    learning_rate: LearningRate
+    warmup_ratio: BelowOne
+    weight_decay: Weight
+    dropout: BelowOne  # attention dropout; SimCSE's two views differ by nothing else
     precision: Literal["bf16", "fp32"]
     save_steps: Positive
     loss: Literal["direct", "rationale", "half"] = "direct"

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from grace.config import Backbone, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
-from grace.section import Section
+from grace.section import Natural, Section
 from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
@@ -96,7 +96,7 @@ class TrainSpec(Section):
     run: str
     method: Literal["cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
     data: Literal["supervised", "unsupervised"]
-    seed: int
+    seed: Natural
     prompt: Prompt
     pooling: Pooling
     direct_prompt: Literal["chat", "plain"] | None = None
@@ -109,6 +109,21 @@ class TrainSpec(Section):
     keep_steps: list[int] = Field(
         default_factory=list
     )  # checkpoints that are kept as models, in step<n> beside the final weights
+
+    @model_validator(mode="after")
+    def _whole(self) -> TrainSpec:
+        need = [] if self.method == "grace" else ["contrastive", "direct_prompt"]
+        need += ["grace", "generation", "reward"] if "grace" in self.method else []
+        need += ["rounds"] if self.method == "adapter+grace" else []
+        if self.contrastive and self.contrastive.rationales and not self.rounds:
+            need.append("rationales")
+        if missing := [name for name in need if getattr(self, name) is None]:
+            raise ValueError(f"{missing[0]}: method {self.method!r} needs this section")
+        if (self.method == "kl_fence") != bool(self.contrastive and self.contrastive.fence):
+            raise ValueError("contrastive.fence: kl_fence needs it, and no other method takes it")
+        if self.method != "grace" and (self.method == "simcse") != (self.data == "unsupervised"):
+            raise ValueError(f"data: method {self.method!r} does not train on {self.data!r} rows")
+        return self
 
 
 class EvaluateSpec(Section):

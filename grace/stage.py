@@ -55,6 +55,8 @@ def entry(
                     default=[] if name.endswith("*") else None,
                 )
             arguments = parser.parse_args(argv, SimpleNamespace(started=time.time()))
+            if arguments.threads < 1:
+                sys.exit(f"error: --threads: {arguments.threads} is less than 1.")
             logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
             for noisy in ("httpx", "httpx2", "datasets", "mteb", "absl"):
                 logging.getLogger(noisy).setLevel(logging.WARNING)

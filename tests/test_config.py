@@ -44,6 +44,28 @@ def test_every_study_is_valid(study):
         ("defaults/grace/rolouts", 8, "grace.rolouts: unknown key (did you mean 'rollouts'?)"),
         ("studies/demo/grace/learning_rate", "fast", "grace.learning_rate:"),
         ("studies/demo/grace/learning_rate", 0, "grace.learning_rate:"),
+        ("studies/demo/grace/learning_rate", float("nan"), "grace.learning_rate: Input should be a finite number"),
+        ("studies/demo/grace/learning_rate", "inf", "grace.learning_rate: Input should be a finite number"),
+        ("studies/demo/grace/learning_rate", 1e30, "grace.learning_rate: Input should be less than or equal to 1"),
+        ("defaults/reward/scale", 1e39, "reward.scale:"),
+        ("defaults/reward/gamma", "NaN", "reward.gamma: Input should be a finite number"),
+        ("defaults/reward/lambda2", float("-inf"), "reward.lambda2: Input should be a finite number"),
+        ("studies/demo/reward/lambda1", "1e9", "reward.lambda1:"),
+        ("defaults/generation/sampling_temperature", 0, "generation.sampling_temperature:"),
+        ("defaults/generation/anchor_sampling_temperature", float("inf"), "generation.anchor_sampling_temperature:"),
+        ("defaults/runs/grace/settings", {"generation": {"sampling_temperature": "0"}}, "generation.sampling_temper"),
+        ("studies/demo/grace/adam_betas", [0.9, 1], "grace.adam_betas.1:"),
+        ("studies/demo/grace/adam_betas", [float("nan"), 0.99], "grace.adam_betas.0:"),
+        ("defaults/kl_fence/weight_decay", 1e30, "kl_fence.weight_decay:"),
+        ("defaults/simcse/dropout", 1.0, "simcse.dropout:"),
+        ("defaults/cl/warmup_ratio", 1.0, "cl.warmup_ratio:"),
+        ("defaults/data/mining/max_score", float("nan"), "data.mining.max_score: Input should be a finite number"),
+        ("defaults/hardware/tflops", float("inf"), "hardware.tflops:"),
+        ("seeds", [10**30], "seeds.0:"),
+        ("available_backbones/tiny/learning_rate", float("nan"), "available_backbones.tiny.learning_rate:"),
+        ("available_backbones/tiny/heads", 3, "available_backbones.tiny.width: 128 must be a multiple of twice heads"),
+        ("available_backbones/tiny/kv_heads", 3, "available_backbones.tiny.kv_heads: 3 must divide heads (4)"),
+        ("available_backbones/tiny/vocab_size", 200, "available_backbones.tiny.vocab_size: 200 is less than"),
         ("defaults/grace/estimator", "ppo", "grace.estimator:"),
         ("defaults/grace/updates_per_generation", 7, "grace.instances: 16 instances x 8 rollouts"),
         (
@@ -195,3 +217,12 @@ def test_what_should_hold_keys(path, value):
         Plan(changed(path, value))
     except UserError as error:
         assert str(error).startswith("config: ") and "\n" not in str(error)
+
+
+def test_greedy_anchors_and_evaluations_and_null_numbers_are_valid():
+    config = changed("defaults/generation/anchor_sampling_temperature", 0)
+    config["defaults"]["reward"]["gamma"] = None
+    config["defaults"]["data"]["mining"]["margin"] = None
+    study = Plan({**config, "study": "demo"}).study
+    assert study.generation.anchor_sampling_temperature == study.evaluation.sampling_temperature == 0
+    assert study.reward.gamma is None and study.data.mining.margin is None

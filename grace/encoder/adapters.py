@@ -53,8 +53,11 @@ def embedding(model: Any) -> Iterator[Any]:
         yield base
 
 
-def write_model(folder: Path, model: Any, tokenizer: Any) -> dict[str, Adapter]:
+def write_model(folder: Path, model: Any, tokenizer: Any, **options: Any) -> dict[str, Adapter]:
     """Write any model to an existing folder, `save` where pooling has an adapter.
+
+    Args:
+        options: of transformers' `save_pretrained`, for an ordinary model.
 
     Returns:
         What grace.json has to say besides settings: `adapter`, or nothing.
@@ -65,7 +68,7 @@ def write_model(folder: Path, model: Any, tokenizer: Any) -> dict[str, Adapter]:
     tokenizer.save_pretrained(folder)
     if separate(model):
         return {"adapter": save(folder, model)}
-    model.save_pretrained(folder)
+    model.save_pretrained(folder, **options)
     return {}
 
 

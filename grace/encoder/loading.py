@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,8 @@ from grace.encoder import adapters, references
 from grace.encoder.folders import MODEL, loading_from
 from grace.encoder.saved import check_model_folder, described
 from grace.section import UserError
+
+log = logging.getLogger(__name__)
 
 # One of them holds a vocabulary. Without any, transformers makes an empty tokenizer of the model's kind.
 VOCABULARIES = ("tokenizer.json", "*.model", "vocab.*", "tekken.json")
@@ -37,15 +41,37 @@ def load_model(path: str | Path, device: str | None = None) -> tuple[Any, Any]:
 
 
 def _causal(path: str | Path, device: str) -> Any:
+    return load_causal(path, torch.float32 if device == "cpu" else torch.bfloat16).to(device)
+
+
+def load_causal(path: str | Path, dtype: torch.dtype, **options: Any) -> Any:
+    """A causal LM that can be saved again. Raises: UserError as `load_model`.
+
+    Args:
+        options: of transformers' `from_pretrained`, or of the model's configuration.
+    """
     with loading_from(path):
-        dtype = torch.float32 if device == "cpu" else torch.bfloat16
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            path, dtype=dtype, output_loading_info=True, trust_remote_code=False
+            path, dtype=dtype, output_loading_info=True, trust_remote_code=False, **options
         )
     model, told = loaded
     if missing := sorted(told["missing_keys"]):  # transformers makes them up
         raise UserError(f"{path}: its weights lack {missing[0]} and {len(missing) - 1} more; fetch or train it again.")
-    return model.to(device)
+    mend_generation(model)
+    if model.get_output_embeddings().weight is not model.get_input_embeddings().weight:
+        # As transformers found it: of two matrices in the files it ties none to the other, whatever the config says.
+        model.config.tie_word_embeddings = model.config.get_text_config().tie_word_embeddings = False
+    return model
+
+
+def mend_generation(model: Any) -> None:
+    """Unset what transformers reads in a generation config and refuses to save, as a temperature without sampling."""
+    try:
+        model.generation_config.validate(strict=True)
+    except ValueError as error:
+        for name in re.findall(r"^- `(\w+)`", str(error), re.MULTILINE):
+            log.warning("%s: generation_config.json: %s is left out, it contradicts the rest", model.name_or_path, name)
+            setattr(model.generation_config, name, None)
 
 
 def load_tokenizer(path: str | Path) -> Any:

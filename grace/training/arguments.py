@@ -65,6 +65,7 @@ def grpo_config(spec: TrainSpec, output_dir: str, rows: int) -> GRPOConfig:
         save_steps=g.save_steps,
         save_total_limit=2,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a loss that is not finite stops the training (`grace.training.finite`)
         report_to=[],
         seed=spec.seed,
         dataloader_num_workers=0,

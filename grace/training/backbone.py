@@ -37,10 +37,11 @@ from transformers import (
 from grace import manifest, stage
 from grace.config import Backbone
 from grace.method.prompt import PromptTemplate
-from grace.reader import read_jsonl
+from grace.reader import read_training
 from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pairs, train_tokenizer
+from grace.training.finite import check
 from grace.training.model_folder import save_model
 from grace.training.muon import Muon
 
@@ -79,6 +80,7 @@ class Optimizer:
     """Muon on the layers' matrices, AdamW on embeddings and norms, one linear schedule with warm-up."""
 
     def __init__(self, model: Any, steps: int, scale: float) -> None:
+        self.weights = list(model.parameters())
         matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
         others = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
         self.parts: list[torch.optim.Optimizer] = [
@@ -97,6 +99,7 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
             schedule.step()
+        check("the loss or a weight", [loss, *self.weights], "available_backbones", self.schedules[0].last_epoch)
 
 
 def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int, block: int = BLOCK) -> Tensor:
@@ -172,14 +175,23 @@ def instruct_rows(examples: Iterator[Example], template: PromptTemplate, count: 
 
 @torch.no_grad()
 def perplexity(model: Any, stream: np.ndarray, blocks: int = 200) -> float:
-    """exp of the mean token loss over the first `blocks` rows of BLOCK tokens."""
+    """exp of the mean token loss over the first `blocks` rows of BLOCK tokens.
+
+    Raises:
+        UserError: when it is no number that can be kept: the training has failed.
+    """
     usable = min(blocks, (len(stream) - 1) // BLOCK)
     losses = []
     for start in range(0, usable, 50):
         rows = [stream[i * BLOCK : (i + 1) * BLOCK + 1] for i in range(start, min(start + 50, usable))]
         ids = torch.from_numpy(np.stack(rows)).long()
         losses.append(next_token_loss(model, ids, ids).item() * len(rows))
-    return math.exp(sum(losses) / usable)
+    mean = sum(losses) / usable
+    if not mean < 100:  # a guess among all tokens has the logarithm of their number, 12 of a large vocabulary
+        raise UserError(
+            f"available_backbones: the held-out loss is {mean:.0f} a token, worse than a guess; lower learning_rate."
+        )
+    return math.exp(mean)
 
 
 def train(
@@ -191,9 +203,13 @@ def train(
         model, tokenizer, and the held-out perplexity after each stage.
 
     Raises:
-        UserError: when there is too little text.
+        UserError: when there is too little text, the shape is impossible, or the training fails.
     """
     config = spec.backbone
+    if config.width > config.vocab_size:
+        raise UserError(
+            f"available_backbones: a width of {config.width} is more than vocab_size ({config.vocab_size})."
+        )
     set_seed(config.seed)
     order = np.random.default_rng(config.seed)
     rows = [rows[i] for i in order.permutation(len(rows))]
@@ -234,8 +250,7 @@ def train(
 @stage.entry(BackboneSpec, inputs=("train", "validation"), outputs=("out",))
 def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = str(paths.threads > 1).lower()  # no process is forked here
-    rows = list(read_jsonl(paths.train, need=("query", "positive")))
-    held_out = list(read_jsonl(paths.validation, need=("query", "positive")))
+    rows, held_out = (read_training(path, ("query", "positive")) for path in (paths.train, paths.validation))
     model, tokenizer, figures = train(spec, rows, held_out)
     record = manifest.make("backbone", spec, [paths.train, paths.validation], paths.started, figures=figures)
     save_model(Path(paths.out).parent, model, tokenizer, record, prompt=spec.prompt)

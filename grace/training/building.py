@@ -7,11 +7,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoModelForCausalLM, AutoTokenizer
+import torch
+from transformers import AutoTokenizer
 
+from grace.encoder.loading import load_causal
 from grace.specs import TrainSpec
-from grace.training import lora
+from grace.training import hardware, lora
 from grace.training.checkpoints import MarkComplete
+from grace.training.finite import Finite
 from grace.training.preflight import Preflight
 from grace.training.rationales import Rationales
 
@@ -22,9 +25,7 @@ def load(backbone: Path, spec: TrainSpec) -> tuple[Any, Any]:
     """The backbone in float32 (master weights; `precision` decides the arithmetic), with adapters if the run
     trains those, and its tokenizer."""
     dropout = spec.contrastive.dropout if spec.contrastive else 0.0
-    model = AutoModelForCausalLM.from_pretrained(
-        backbone, dtype="float32", attention_dropout=dropout, trust_remote_code=False
-    )
+    model = load_causal(backbone, torch.float32, attention_dropout=dropout)
     tokenizer = AutoTokenizer.from_pretrained(backbone, padding_side="left", trust_remote_code=False)
     return lora.add_all(model, spec), tokenizer
 
@@ -39,7 +40,7 @@ def build_trainer(
 ) -> Any:
     """The method's trainer, with its preflight; libraries are imported here because each costs seconds."""
     preflight = Preflight(spec)
-    callbacks = [MarkComplete(), preflight]
+    callbacks = [MarkComplete(), Finite(hardware.section(spec)[0]), preflight]
     if spec.method == "grace":
         from grace.training.arguments import grpo_config
         from grace.training.trainer import GraceTrainer
@@ -70,7 +71,7 @@ def fit(trainer: Any, resume: str | None) -> None:
 def history(trainer: Any) -> list[dict[str, Any]]:
     """What a trainer has logged, as far as it is numbers; what is none is null."""
     logged = [{k: v for k, v in entry.items() if isinstance(v, int | float)} for entry in trainer.state.log_history]
-    return json.loads(json.dumps(logged).replace("NaN", "null"))
+    return json.loads(json.dumps(logged), parse_constant=lambda _: None)
 
 
 def tokens(trainer: Any, rationales: Rationales | None) -> dict[str, int]:

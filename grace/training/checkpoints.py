@@ -45,6 +45,6 @@ def last_checkpoint(folder: Path) -> str | None:
 
 def checkpoint_folder(out: Path, spec: TrainSpec, rows_hash: str, backbone_hash: str) -> Path:
     """Beside the model folder, keyed by all that decides the weights: other settings never resume these."""
-    weights = spec.model_dump_json(exclude={"keep_steps"})
+    weights = spec.model_dump_json(exclude={"keep_steps": True, "grace": {"stop_without_signal": True}})
     key = hashlib.sha256(f"{weights}{rows_hash}{backbone_hash}".encode()).hexdigest()[:12]
     return out.parent.with_name(f"{out.parent.name}-checkpoints") / key

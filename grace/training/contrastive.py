@@ -18,6 +18,7 @@ from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import sharding
 from grace.training.fence import Fence
+from grace.training.finite import check
 from grace.training.losses import info_nce
 from grace.training.rationales import device
 from grace.training.student import Lookup, PooledText, features
@@ -41,6 +42,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
     """With a fence, with checkpoints that hold the trained weights, whatever the module they are in, and with a count
     of the tokens that were trained on in its state, padding left out."""
 
+    section: str  # of config.yaml
     fence: Fence | None = None
     divergences: dict[str, Tensor] | None = None  # of the last step
 
@@ -48,6 +50,7 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
         masks += [part["attention_mask"] for part in inputs.get(FENCE, {}).values()]
         loss = super().training_step(model, inputs, *args, **kwargs)
+        check("the loss", [loss], self.section, self.state.global_step + 1)
         if self.divergences:
             self.track_loss_components({f"kl_{name}": value for name, value in self.divergences.items()})
         read = torch.stack([mask.sum() for mask in masks]).sum()
@@ -162,6 +165,7 @@ def contrastive_trainer(
         save_steps=c.save_steps,
         save_total_limit=2,
         logging_steps=5,
+        logging_nan_inf_filter=False,  # as in `grace.training.arguments`
         report_to=[],
         seed=spec.seed,
         dataloader_drop_last=True,
@@ -177,7 +181,7 @@ def contrastive_trainer(
         data_collator=Collator(preprocess_fn=student.preprocess, fence=fence),
         **kwargs,
     )
-    trainer.fence = fence
+    trainer.section, trainer.fence = spec.method, fence
     return trainer
 
 

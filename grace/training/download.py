@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from grace.settings import Prompt
 from grace.specs import BackboneSpec
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
+CONFIGS = ("config.json", "generation_config.json")
 log = logging.getLogger(__name__)
 
 
@@ -105,12 +107,13 @@ def _whole(folder: Path) -> bool:
 
 
 def check(folder: Path, prompt: Prompt) -> None:
-    """Refuse a backbone that cannot be loaded or prompted, before any GPU is asked for; of the weights only names and
-    shapes are read.
+    """Refuse a backbone that cannot be loaded, prompted or saved, before any GPU is asked for; of the weights only
+    names and shapes are read.
 
     Raises:
         UserError: one sentence, when a file is missing, cut off or at odds with another, or when the model is no
-            causal LM, reads less than a prompt, or has no chat template that serves.
+            causal LM, reads less than a prompt, has no chat template that serves, or could not be saved after its
+            training.
     """
     from grace.encoder.engines.transformers import end_tokens
     from grace.encoder.loading import load_tokenizer
@@ -118,15 +121,23 @@ def check(folder: Path, prompt: Prompt) -> None:
 
     check_context(check_decoder(folder), prompt.max_prompt_tokens, 0)
     model, tokenizer = _check_weights(folder), load_tokenizer(folder)
+    _check_saving(folder, model, tokenizer)
     PromptTemplate.from_tokenizer(tokenizer, prompt.instruction, prompt.max_prompt_tokens)
     end_tokens(model, tokenizer)
 
 
 def _check_weights(folder: Path) -> Any:
-    """The model, without its weights' values."""
+    """The model, its weights on the meta device."""
     from safetensors import SafetensorError, safe_open
     from transformers import AutoModelForCausalLM
 
+    # A broken generation config transformers passes over, and with it what ends a rationale.
+    config, *_ = (read_json(path) for name in CONFIGS if (path := folder / name).exists())
+    if config.get("quantization_config"):
+        raise UserError(
+            f"{folder}: its weights are quantized, and such are neither trained nor saved here; give the model as it "
+            "was before, in bfloat16 or float32."
+        )
     shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         raise UserError(f"{folder}: holds no *.safetensors weights; convert them, or give another folder.")
@@ -140,7 +151,7 @@ def _check_weights(folder: Path) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
-        model, told = loaded
+    model, told = loaded
     if missing := sorted(told["missing_keys"]):
         raise UserError(
             f"{folder}: {len(missing)} weights that its config.json asks for are in no *.safetensors file, "
@@ -153,6 +164,40 @@ def _check_weights(folder: Path) -> Any:
             "config.json; fetch the whole model again."
         )
     return model
+
+
+def _check_saving(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Save what a training would, of each weight a single number, and load it again.
+
+    Raises:
+        UserError: when transformers refuses, or what comes back is another model or tokenizer.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from grace.encoder.adapters import write_model
+    from grace.encoder.loading import load_tokenizer, mend_generation
+
+    mend_generation(model)
+    numbers: dict[int, torch.Tensor] = {}
+    weights = model.state_dict(keep_vars=True)  # tied ones are one object, and stay one tensor
+    few = {name: numbers.setdefault(id(value), torch.zeros(1)) for name, value in weights.items()}
+    with TemporaryDirectory() as temporary:
+        try:
+            write_model(Path(temporary), model, tokenizer, state_dict=few, save_original_format=False)
+            with torch.device("meta"):
+                again = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(temporary)).state_dict()
+            back = load_tokenizer(temporary)
+            if {name: value.shape for name, value in again.items()} != {n: value.shape for n, value in weights.items()}:
+                raise ValueError("its config.json then asks for other weights")
+            if back.get_vocab() != tokenizer.get_vocab() or back.chat_template != tokenizer.chat_template:
+                raise ValueError("its tokenizer is then another")
+        except Exception as error:  # of files of others, as in `loading_from`
+            reason = " ".join(str(error).replace(temporary, "the copy").split())[:300]
+            raise UserError(
+                f"{folder}: what is trained of this backbone could not be saved and loaded again ({reason}); correct "
+                "its files, or give another one."
+            ) from None
 
 
 if __name__ == "__main__":

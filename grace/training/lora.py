@@ -13,11 +13,14 @@ import warnings
 from typing import Any
 
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from grace.encoder.adapters import EMBEDDING, GENERATOR, separate
 from grace.section import UserError
 from grace.settings import Lora
 from grace.specs import TrainSpec
+
+ALL = "all-linear"  # peft's name for every linear layer but the head
 
 
 def wanted(spec: TrainSpec) -> list[tuple[str, Lora | None, str]]:
@@ -62,17 +65,13 @@ def add(model: Any, settings: Lora, where: str, name: str = "default") -> Any:
         where: the method's section in config.yaml, for the message.
 
     Raises:
-        UserError: when the model has no module of a name in `targets`, or when its table of embeddings, which is also
-            its head, is to have an adapter that will be merged.
+        UserError: when `targets` names what the model does not have or what can have no adapter, as its head, or when
+            its table of embeddings is also its head and is to have an adapter for more than pooling.
     """
     from peft import LoraConfig, get_peft_model
 
+    _check_targets(model.get_base_model() if hasattr(model, "peft_config") else model, settings.targets, where)
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    if settings.embeddings and tied and name != EMBEDDING:
-        raise UserError(
-            f"config: {where}.lora.embeddings: the backbone's table of embeddings is also its head, so merging an "
-            "adapter of it would change what the model writes; set it to false."
-        )
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,  # type: ignore[arg-type]  # a float serves as well
@@ -89,25 +88,59 @@ def add(model: Any, settings: Lora, where: str, name: str = "default") -> Any:
             else:
                 model = get_peft_model(model, config, adapter_name=name)
     except ValueError as error:
-        if "arget modules" not in str(error):
-            raise
+        reason = " ".join(str(error).split(". ")[0].split())
         raise UserError(
-            f"config: {where}.lora.targets: the backbone has no modules named {settings.targets!r}; "
-            "name some that it has, or write all-linear."
+            f"config: {where}.lora.targets: {settings.targets!r} cannot be adapted ({reason}); name linear layers, or "
+            "write all-linear."
         ) from None
-    if settings.embeddings:
+    base = model.get_base_model()
+    if name in getattr(base.get_output_embeddings(), "lora_A", ()):
+        raise UserError(
+            f"config: {where}.lora.targets: {settings.targets!r} names the head too, which cannot have an adapter: the "
+            "log-probabilities are read from its weights; name other layers, or write all-linear."
+        )
+    drawn = getattr(base.get_input_embeddings(), "lora_embedding_B", {})
+    if name in drawn and tied and name != EMBEDDING:
+        raise UserError(
+            f"config: {where}.lora.{'embeddings' if settings.embeddings else 'targets'}: the backbone's table of "
+            "embeddings is also its head, so merging an adapter of it would change what the model writes; leave it out."
+        )
+    if name in drawn:
         # peft draws from N(0, 1) here: at one learning rate tokens would move some twenty times as fast as layers.
-        nn.init.kaiming_uniform_(model.get_input_embeddings().lora_embedding_B[name].T, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(drawn[name].T, a=math.sqrt(5))
     return model
+
+
+def _check_targets(model: Any, targets: str | list[str], where: str) -> None:
+    """Raises: UserError when a name, or a regular expression, fits no module of the model."""
+    if isinstance(targets, str) and targets.lower() == ALL:
+        return
+    modules = [name for name, _ in model.named_modules()]
+    try:
+        if isinstance(targets, str):
+            lacking = [] if any(re.fullmatch(targets, name) for name in modules) else [targets]
+        else:
+            lacking = [name for name in targets if not any(f".{at}".endswith(f".{name}") for at in modules)]
+    except re.error as error:
+        raise UserError(
+            f"config: {where}.lora.targets: {targets!r} is no regular expression ({error}); correct it, or give a list "
+            "of names."
+        ) from None
+    if lacking or not targets:
+        raise UserError(
+            f"config: {where}.lora.targets: the backbone has no modules named {', '.join(lacking) or targets!r}; name "
+            f"some that it has, or write {ALL}."
+        )
 
 
 def _targets(model: Any, settings: Lora) -> str | list[str]:
     if not settings.embeddings:
         return settings.targets
     table, head = model.get_input_embeddings(), model.get_output_embeddings()
-    names = {module: name.rsplit(".", 1)[-1] for name, module in model.named_modules()}
-    if settings.targets == "all-linear":
-        linear = {name for module, name in names.items() if isinstance(module, nn.Linear) and module is not head}
+    # By their last name, also where the layers have another adapter.
+    names = {m: n.removesuffix(".base_layer").rsplit(".", 1)[-1] for n, m in model.named_modules() if ".lora_" not in n}
+    if isinstance(settings.targets, str) and settings.targets.lower() == ALL:
+        linear = {name for m, name in names.items() if isinstance(m, nn.Linear | Conv1D) and m is not head}
         return [*sorted(linear), names[table]]
     if isinstance(settings.targets, str):
         return rf"({settings.targets})|.*\.{re.escape(names[table])}"

@@ -21,10 +21,11 @@ from tqdm import tqdm
 
 from grace import manifest, stage
 from grace.encoder.digests import Index, digests_of
+from grace.encoder.folders import loading_from
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
 from grace.method.prompt import PromptTemplate
-from grace.reader import read_jsonl
+from grace.reader import TRAINING, read_training
 from grace.section import UserError
 from grace.specs import RationalesSpec
 
@@ -82,7 +83,8 @@ def opened(spec: RationalesSpec, backbone: Path, root: Path) -> Iterator[Store]:
 
     from grace.encoder.loading import load_tokenizer
 
-    width = AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().hidden_size
+    with loading_from(backbone):
+        width = AutoConfig.from_pretrained(backbone, trust_remote_code=False).get_text_config().hidden_size
     dtype = "bfloat16" if torch.cuda.is_available() else "float32"  # as `load_model` has it
     prompt = spec.encode.prompt
     template = PromptTemplate.from_tokenizer(load_tokenizer(backbone), prompt.instruction, prompt.max_prompt_tokens)
@@ -152,8 +154,7 @@ def main(spec: RationalesSpec, paths: SimpleNamespace) -> None:
     with stage.imports():
         from grace.encoder.encoder import RationaleEncoder
 
-    fields = ("query", "positive") if spec.data == "supervised" else ("text",)
-    rows = sample(list(read_jsonl(paths.rows, need=fields)), spec.rows)
+    rows = sample(read_training(paths.rows, TRAINING[spec.data]), spec.rows)
     texts = texts_of(rows)
     with opened(spec, paths.backbone, paths.store) as store:
         lacking = missing(texts, store)

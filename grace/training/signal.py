@@ -33,7 +33,7 @@ from torch import Tensor
 from grace import manifest
 from grace.files import check_writable, write_json
 from grace.mistakes import in_one_sentence
-from grace.reader import read_jsonl
+from grace.reader import TRAINING, read_training
 from grace.section import UserError, build, hint
 from grace.specs import TrainSpec
 from grace.study import Plan
@@ -155,7 +155,13 @@ def measure(
 
 def spec_of(config: Path, study: str, run: str) -> TrainSpec:
     """Raises: UserError when there is no such run, or it is not trained by GRACE."""
-    plan = Plan({**yaml.safe_load(config.read_text(encoding="utf-8")), "study": study})
+    try:
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{config}: not a YAML file of settings; correct it, or --config.")
+    plan = Plan({**values, "study": study})
     known = [name for name, entry in plan.study.runs.items() if entry.method == "grace"]
     if run not in known:
         raise UserError(f"--runs: {run!r} is not trained by policy gradient in study {study}{hint(run, known)}.")
@@ -216,7 +222,7 @@ def run(arguments: argparse.Namespace, started: float) -> None:
     changes["rollouts_per_forward"] = math.gcd(b * k, spec.grace.rollouts_per_forward)
     spec = spec.model_copy(update={"grace": spec.grace.model_copy(update=changes)})
     hardware.check(spec)
-    rows = list(read_jsonl(arguments.rows, need=("query", "positive") if spec.data == "supervised" else ("text",)))
+    rows = read_training(arguments.rows, TRAINING[spec.data])
     torch.manual_seed(spec.seed)
     with tempfile.TemporaryDirectory() as folder:
         model, tokenizer = load(arguments.model, spec)

@@ -17,12 +17,13 @@ from transformers import set_seed
 from grace import manifest, stage
 from grace.encoder.inputs import check_context, check_decoder
 from grace.files import read_json, sha256
-from grace.reader import read_jsonl
+from grace.reader import TRAINING, read_training
 from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import hardware
 from grace.training.building import build_trainer, fit, history, load, tokens
 from grace.training.checkpoints import checkpoint_folder, last_checkpoint
+from grace.training.download import check as check_backbone
 from grace.training.kept import KeepSteps, finished
 from grace.training.model_folder import save_model
 from grace.training.preflight import longest, out_of_memory, too_large
@@ -46,10 +47,8 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
         torch.set_num_threads(max(1, paths.threads // processes))
     key = "generation.max_new_tokens" if spec.generation else "evaluation.max_new_tokens"
     check_context(check_decoder(paths.backbone), spec.prompt.max_prompt_tokens, longest(spec)[1], key)
-    fields = ("query", "positive") if spec.data == "supervised" else ("text",)
-    rows = list(read_jsonl(paths.rows, need=fields))
-    if not rows:
-        raise UserError(f"{paths.rows}: no rows to train on.")
+    rows = read_training(paths.rows, TRAINING[spec.data])
+    check_backbone(paths.backbone, spec.prompt)  # again: a folder may have changed since it was made
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
     if spec.rounds:
         made = train_in_rounds(spec, rows, paths.backbone, checkpoints)

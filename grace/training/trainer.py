@@ -32,13 +32,17 @@ from grace.encoder.sampling import text_key
 from grace.method.advantages import group_advantages, within_group_deviation
 from grace.method.prompt import PromptTemplate, is_well_formed
 from grace.method.rewards import RewardBreakdown, compute_rewards
+from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import sharding
 from grace.training.batches import Embeddings, GroupSampler, exchanged, in_groups, in_rows, training_set
+from grace.training.finite import check
 from grace.training.log_probabilities import log_probabilities
 
 log = logging.getLogger(__name__)
 
+FIRST = 5  # generations, after which one without any signal is not due to chance
+ALIKE = 1e-6  # deviation of rewards by rounding, in units of the largest
 TERMS = ("contrastive", "consistency", "hard", "rule")  # one reward column each
 
 
@@ -68,9 +72,7 @@ class GraceTrainer(GRPOTrainer):
         self.grpo = args
         self.silent: set[str] = set()  # terms already reported as teaching nothing
         self.pools_apart = separate(model)  # with an adapter that is not trained here
-        if self.algorithm.frozen:  # never with adapters, which freeze all else themselves
-            for name, parameter in model.named_parameters():
-                parameter.requires_grad_(not any(part in name for part in self.algorithm.frozen))
+        _freeze(model, self.algorithm.frozen)  # nothing with adapters, which freeze all else themselves
         sharding.configure(args, model)
         super().__init__(
             model=model,
@@ -204,7 +206,9 @@ class GraceTrainer(GRPOTrainer):
     # ---- the policy's log-probabilities -------------------------------------------------
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
-        return super()._compute_loss(model, in_rows(inputs))
+        loss = super()._compute_loss(model, in_rows(inputs))
+        check("the loss", [loss], "grace", self.state.global_step + 1)
+        return loss
 
     def _get_per_token_logps_and_entropies(
         self,
@@ -239,7 +243,10 @@ class GraceTrainer(GRPOTrainer):
         at = Embeddings(*(e if e is None else gather(e.contiguous()) for e in self.embeddings))  # type: ignore[arg-type]
         rewards = self.score(at, at.positives, failed)
         self.advantages = self.advantages_of(rewards.total, at, failed)
+        numbers = [rewards.total, self.advantages]  # of an infinite reward TRL would make advantages of 0
+        check("a reward or an advantage", numbers, "grace", self.state.global_step + 1)
         self._log_terms(rewards)
+        self._check_signal()
         terms = torch.stack((rewards.contrastive, rewards.consistency, rewards.hard), -1)
         columns = torch.cat((terms, torch.zeros_like(terms[..., :1])), -1)
         if self.reward.gamma is None:
@@ -280,6 +287,27 @@ class GraceTrainer(GRPOTrainer):
         dice = torch.Generator().manual_seed(text_key(self.spec.seed, self.state.global_step, "random") % (1 << 62))
         return compute_rewards(at.query, positives, at.negatives, failed, self.reward, dice)
 
+    def _check_signal(self) -> None:
+        """Raises: UserError in the last of the FIRST generations, or of the training, when none had a signal."""
+        updates, logged, metrics = self.algorithm.updates_per_generation, self.state.log_history, self._metrics["train"]
+        number = self.state.global_step // updates + 1
+        if not self.algorithm.stop_without_signal or number != min(FIRST, math.ceil(self.state.max_steps / updates)):
+            return
+        name, gamma = "total/within_group_std", self.reward.gamma
+        deviations = [entry[name] for entry in logged if name in entry] + metrics[name][-1:]
+        if max(deviations) > ALIKE * max(self.reward.scale, abs(gamma or 0)):
+            return
+        said = "the rollouts of every group were rewarded alike"
+        if gamma is not None and metrics["truncated"][-1] == 1:
+            said = f"no rollout ended within generation.max_new_tokens ({self.generation.max_new_tokens})"
+        elif gamma is not None and self.reward.form and metrics["ill_formed"][-1] == 1:
+            said = "no rollout was well formed, which reward.form asks for"
+        raise UserError(
+            f"config: grace: in the first {number} generations {said}, so there is nothing to learn from; raise the "
+            "limit or the temperature, see that the backbone's eos_token is what ends its turns, or set reward.gamma: "
+            "null (grace.stop_without_signal: false trains on)."
+        )
+
     def _log_terms(self, rewards: RewardBreakdown) -> None:
         metrics = self._metrics["train"]
         for name in ("contrastive", "negative", "consistency", "hard", "total"):
@@ -292,6 +320,19 @@ class GraceTrainer(GRPOTrainer):
             if deviation < 1e-7 and name not in self.silent and self.accelerator.is_main_process:
                 self.silent.add(name)
                 log.warning("the %s term is the same for all rollouts of a group: it teaches nothing", name)
+
+
+def _freeze(model: Any, parts: list[str]) -> None:
+    """Raises: UserError when no parameter's name contains one of `parts`, or nothing is left to train."""
+    named = list(model.named_parameters(remove_duplicate=False))  # a tied head by both of its names
+    for part in parts:
+        found = [parameter for name, parameter in named if part in name]
+        if not found:
+            raise UserError(f"config: grace.frozen: the backbone has no parameter whose name contains {part!r}.")
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for _, parameter in named):
+        raise UserError("config: grace.frozen: nothing is left to train; freeze less.")
 
 
 def _named(name: str) -> Any:

@@ -11,17 +11,20 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 from safetensors.torch import load_file, save_file
 
 from grace.config import Backbone
-from grace.files import write_json
+from grace.encoder.merge import merge
+from grace.files import write_json, write_jsonl
 from grace.section import UserError
 from grace.specs import BackboneSpec
-from grace.training import download
-from tests.training.settings import PROMPT
+from grace.training import download, train
+from grace.training.building import load
+from tests.training.settings import PROMPT, contrastive_spec, grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,6 +128,8 @@ NOT_ONE = {  # what was done to a folder -> what is said
         configure(num_hidden_layers=3, layer_types=""),
         "12 weights that its config.json asks for are in no .* model.layers.2.input_layernorm.weight among them",
     ),
+    "quantized weights": (configure(quantization_config={"quant_method": "gptq", "bits": 4}), "weights are quantized"),
+    "a cut generation config": (lambda f: cut(f, "generation_config.json", 30), "/generation_config.json: not whole"),
     "other shapes": (
         configure(intermediate_size=100),
         "model.layers.0.mlp.down_proj.weight is 32 x 64 in the weights and 32 x 100 by config.json",
@@ -147,6 +152,74 @@ def test_a_context_shorter_than_a_prompt_is_refused(tiny_folder, tmp_path):
     configure(max_position_embeddings=PROMPT.max_prompt_tokens - 1)(folder)
     with pytest.raises(UserError, match="max_prompt_tokens 100 are more than the 99 tokens that the model"):
         download.check(folder, PROMPT)
+
+
+GENERATION = {  # what a backbone's author left in it -> what transformers would refuse to save of that
+    "greedy with a temperature": ({"do_sample": False, "temperature": 0.3, "top_k": 7}, ("temperature", "top_k")),
+    "beams of one": ({"do_sample": True, "length_penalty": 1.5}, ("length_penalty",)),
+    "no padding": ({"do_sample": True, "pad_token_id": -2}, ("pad_token_id",)),
+}
+
+
+def contradictory(tiny_folder, folder, values):
+    shutil.copytree(tiny_folder, folder)
+    before = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps({**before, **values}))
+    return folder, before["eos_token_id"]
+
+
+def saved(folder, ends, left_out):
+    kept = json.loads((folder / "generation_config.json").read_text())
+    return kept["eos_token_id"] == ends and not any(kept.get(name) for name in left_out)
+
+
+@pytest.mark.parametrize("case", GENERATION)
+def test_a_contradictory_generation_config_is_saved_without_the_contradiction(tiny_folder, tmp_path, case):
+    values, left_out = GENERATION[case]
+    folder, ends = contradictory(tiny_folder, tmp_path / "model", values)
+    download.check(folder, PROMPT)
+    load(folder, grace_spec())[0].save_pretrained(tmp_path / "saved")
+    assert saved(tmp_path / "saved", ends, left_out)
+
+
+def test_what_is_trained_of_it_is_saved(tiny_folder, tmp_path):
+    """Also in a checkpoint, and where an adapter is merged."""
+    values, left_out = GENERATION["greedy with a temperature"]
+    folder, ends = contradictory(tiny_folder, tmp_path / "model", values)
+    write_jsonl(tmp_path / "rows.jsonl", rows(16))
+    paths = {"rows": tmp_path / "rows.jsonl", "backbone": folder, "store": None, "threads": 1, "started": time.time()}
+    for spec in (grace_spec(max_steps=2), contrastive_spec("adapter", max_steps=1)):
+        train.run(spec, SimpleNamespace(out=tmp_path / spec.method / "manifest.json", **paths))
+    merge(tmp_path / "adapter", tmp_path / "merged")
+    assert all(saved(tmp_path / made, ends, left_out) for made in ("grace", "merged"))
+
+
+@pytest.mark.parametrize("way", ["refused", "another tokenizer"])
+def test_what_cannot_be_saved_is_refused_before(tiny_folder, monkeypatch, way):
+    from transformers import PreTrainedTokenizerFast
+
+    save = PreTrainedTokenizerFast.save_pretrained
+
+    def failing(self, folder, **options):
+        if way == "refused":
+            raise ValueError("cannot be written:\nnot serializable")
+        files = save(self, folder, **options)
+        (Path(folder) / "chat_template.jinja").write_text("another")
+        return files
+
+    monkeypatch.setattr(PreTrainedTokenizerFast, "save_pretrained", failing)
+    said = "not serializable" if way == "refused" else "its tokenizer is then another"
+    with pytest.raises(UserError, match=rf"^{tiny_folder}: what is trained .* could not be saved .*{said}"):
+        download.check(tiny_folder, PROMPT)
+
+
+def test_what_has_changed_since_it_was_made_is_refused_by_the_training(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    cut(folder, "tokenizer.json", 100)
+    write_jsonl(tmp_path / "rows.jsonl", rows(16))
+    paths = {"rows": tmp_path / "rows.jsonl", "backbone": folder, "out": tmp_path / "out/manifest.json", "threads": 1}
+    with pytest.raises(UserError, match="no tokenizer can be loaded from here"):
+        train.run(grace_spec(), SimpleNamespace(**paths))
 
 
 def test_shards_are_a_whole_model(tiny_folder, tmp_path):

@@ -281,3 +281,87 @@ def test_unequal_negatives_are_refused(tiny_folder, tmp_path):
 def test_too_few_rows(tiny_folder, tmp_path):
     with pytest.raises(UserError, match=r"grace\.instances"):
         trainer_of(tiny_folder, tmp_path, grace_spec(), rows(7))
+
+
+def ended(trainer, *generations):
+    """Let rollouts end in these generations, numbered from 1, and in no other."""
+    written = trainer._failed
+
+    def failed(token_ids):
+        if trainer.state.global_step // trainer.algorithm.updates_per_generation + 1 not in generations:
+            token_ids = [[5] * len(ids) for ids in token_ids]
+        return written(token_ids)
+
+    trainer._failed = failed
+    return trainer
+
+
+FEWER = {"updates_per_generation": 2, "rollouts_per_forward": 16, "save_steps": 2}
+THREE = {"rollouts": 3, "rollouts_per_forward": 24, "estimator": "grpo_std"}
+
+
+@pytest.mark.parametrize(
+    ("reward", "changes", "steps", "last"),
+    [({}, {}, 8, 5), ({"form": True}, {}, 1, 1), ({"reward": "random"}, {}, 2, 2),
+     ({"gamma_unit": "deviation"}, {}, 1, 1),
+     ({"gamma": 0.7}, {"estimator": "remax"}, 1, 1), ({"gamma": 0.7}, THREE, 2, 2), ({}, FEWER, 3, 2)],
+)  # fmt: skip
+def test_a_training_without_any_signal_stops(tiny_folder, tmp_path, reward, changes, steps, last):
+    spec = grace_spec(reward=RewardConfig(**reward), max_steps=steps, **changes)
+    trainer = ended(trainer_of(tiny_folder, tmp_path, spec))
+    with pytest.raises(UserError, match=rf"^config: grace: in the first {last} generations no rollout ended within "):
+        trainer.train()
+    assert trainer.state.global_step == (last - 1) * spec.grace.updates_per_generation
+
+
+def test_a_training_without_any_signal_goes_on_when_told_to(tiny_folder, tmp_path):
+    ended(trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=2, stop_without_signal=False))).train()
+
+
+def test_rollouts_that_are_all_the_same_are_no_signal(tiny_folder, tmp_path):
+    spec = grace_spec(reward=RewardConfig(gamma=None), max_steps=3)
+    cold = spec.generation.model_copy(update={"sampling_temperature": 1e-9})
+    with pytest.raises(UserError, match="in the first 3 generations the rollouts of every group were rewarded alike"):
+        trainer_of(tiny_folder, tmp_path, spec.model_copy(update={"generation": cold})).train()
+
+
+def test_ill_formed_rollouts_are_named(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("grace.training.trainer.is_well_formed", lambda _: False)
+    with pytest.raises(UserError, match="no rollout was well formed, which"):
+        trainer_of(tiny_folder, tmp_path, grace_spec(reward=RewardConfig(form=True))).train()
+
+
+@pytest.mark.parametrize(("generations", "gamma"), [((2,), 1.0), ((), None)])
+def test_one_signal_is_enough_and_without_a_rule_nothing_fails(tiny_folder, tmp_path, generations, gamma):
+    """Also where the training goes on from a checkpoint."""
+    spec = grace_spec(reward=RewardConfig(gamma=gamma), max_steps=7)
+    ended(trainer_of(tiny_folder, tmp_path, spec), *generations).train()
+    ended(trainer_of(tiny_folder, tmp_path, spec)).train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
+
+
+def test_what_had_no_signal_before_a_kill_still_counts(tiny_folder, tmp_path):
+    spec = grace_spec(max_steps=8, epochs=4.0)
+    with pytest.raises(UserError):
+        ended(trainer_of(tiny_folder, tmp_path, spec)).train()
+    for step in (4, 3):
+        again = ended(trainer_of(tiny_folder, tmp_path, spec))
+        with pytest.raises(UserError, match="in the first 5 generations"):
+            again.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+        assert again.state.global_step == 4
+
+
+@pytest.mark.parametrize(
+    ("frozen", "said"),
+    [
+        (["embed_tokens", "nrom"], "has no parameter whose name contains 'nrom'"),
+        (["model"], "nothing is left to train"),
+    ],
+)
+def test_what_is_frozen_exists_and_is_not_all(tiny_folder, tmp_path, frozen, said):
+    with pytest.raises(UserError, match=rf"^config: grace\.frozen: .*{said}"):
+        trainer_of(tiny_folder, tmp_path, grace_spec(frozen=frozen))
+
+
+def test_a_tied_head_is_frozen_with_the_table(tiny_folder, tmp_path):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(frozen=["lm_head"]))
+    assert not trainer.model.get_input_embeddings().weight.requires_grad
