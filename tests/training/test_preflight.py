@@ -182,19 +182,23 @@ def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
 
 def test_a_batch_too_large_stops_the_command(tiny_folder, tmp_path):
     """For real: logits of 10^13 numbers are more than any machine has."""
+    import shutil
     import subprocess
     import sys
     from pathlib import Path
 
-    from grace.files import write_jsonl
+    from grace.files import read_json, write_json, write_jsonl
 
     write_jsonl(tmp_path / "rows.jsonl", rows(16))
+    config = shutil.copytree(tiny_folder, tmp_path / "backbone") / "config.json"
+    write_json(config, {**read_json(config), "max_position_embeddings": 1 << 31})
     spec = grace_spec()
     spec = spec.model_copy(update={"generation": spec.generation.model_copy(update={"max_new_tokens": 1 << 30})})
     done = subprocess.run(
         [
             sys.executable, "-m", "grace.training.train", "--spec", spec.model_dump_json(), "--threads", "1",
-            "--backbone", str(tiny_folder), "--rows", str(tmp_path / "rows.jsonl"), "--out", str(tmp_path / "m/m.json"),
+            "--backbone", str(config.parent), "--rows", str(tmp_path / "rows.jsonl"),
+            "--out", str(tmp_path / "m/m.json"),
         ],
         cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200,
     )  # fmt: skip
