@@ -22,7 +22,7 @@ class Source(Section):
 
     kind: Literal["docstrings", "jsonl", "gdrive", "hub"]
     form: Literal["pairs", "triples", "texts"]
-    path: str | None = None  # jsonl: a file, or the file to use instead of the download
+    path: str | None = None  # jsonl: a file or folder of docs/data.md; of another kind, what to use instead of it
     id: str | None = None  # gdrive: file id; hub: data set
     file: str | None = None  # hub: file in the data set
     revision: str | None = None  # hub: commit, tag or branch
