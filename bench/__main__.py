@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> int:
         if subprocess.run(command, check=False).returncode:
             failed.append(script)
         print(f"== {time.perf_counter() - started:.0f} s\n", flush=True)
-    print(summary(read_json(arguments.json) if arguments.json.exists() else []))
+    print(summary(read_json(arguments.json, list) if arguments.json.exists() else []))
     for script in failed:
         print(f"error: python -m bench.{script} failed.", file=sys.stderr)
     return 1 if failed else 0

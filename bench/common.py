@@ -89,7 +89,7 @@ def write(path: Path | str | None, entries: Sequence[dict[str, Any]]) -> None:
     """Put `entries` into the JSON list at `path`, each in the place of the one of its name; None writes nothing."""
     if path is None:
         return
-    known = {row["name"]: row for row in read_json(path)} if Path(path).exists() else {}
+    known = {row["name"]: row for row in read_json(path, list)} if Path(path).exists() else {}
     write_json(path, list({**known, **{row["name"]: row for row in entries}}.values()))
 
 

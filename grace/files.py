@@ -46,14 +46,17 @@ def write_json(path: Path | str, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path | str) -> Any:
-    """Raises: UserError when the file is missing or cut off."""
+def read_json(path: Path | str, kind: type = dict) -> Any:
+    """Raises: UserError when the file is missing, cut off or holds no `kind`."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; snakemake makes it.") from None
     except (ValueError, RecursionError):  # of JSON, of UTF-8, of a number of thousands of digits
         raise UserError(f"{path}: not whole (broken JSON); delete it and run snakemake again.") from None
+    if not isinstance(value, kind):
+        raise UserError(f"{path}: holds a {type(value).__name__} and no {kind.__name__}; make or fetch it again.")
+    return value
 
 
 def write_jsonl(path: Path | str, rows: Iterable[dict[str, Any]]) -> int:

@@ -132,8 +132,8 @@ def edited(result: dict[str, Any]) -> bool:
 
 def read_result(path: Path | str) -> dict[str, Any]:
     """A result file with its manifest. Raises: UserError when it is cut off or has no manifest."""
-    value = read_json(path)
-    if not isinstance(value, dict) or "manifest" not in value:
+    value: dict[str, Any] = read_json(path)
+    if "manifest" not in value:
         raise UserError(
             f"{path}: has no manifest, so it is no result of this workflow; delete it and run snakemake again."
         )

@@ -43,7 +43,7 @@ def test_round_trip(tmp_path):
     assert files.write_jsonl(tmp_path / "a.jsonl", rows) == 2
     assert list(reader.read_jsonl(tmp_path / "a.jsonl")) == rows
     files.write_json(tmp_path / "a.json", rows)
-    assert files.read_json(tmp_path / "a.json") == rows
+    assert files.read_json(tmp_path / "a.json", list) == rows
     assert files.sha256(tmp_path / "a.json") == hashlib.sha256((tmp_path / "a.json").read_bytes()).hexdigest()
 
 
@@ -51,6 +51,15 @@ def test_half_a_json_file(tmp_path):
     files.write_json(tmp_path / "a.json", {"score": list(range(100))})
     whole = (tmp_path / "a.json").read_bytes()
     (tmp_path / "a.json").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not whole"):
+        files.read_json(tmp_path / "a.json")
+
+
+def test_json_of_another_kind(tmp_path):
+    (tmp_path / "a.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"a\.json: holds a list and no dict"):
+        files.read_json(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[" * 100_000)
     with pytest.raises(UserError, match="not whole"):
         files.read_json(tmp_path / "a.json")
 

@@ -180,7 +180,7 @@ def complete(folder: Path) -> None:
     """
     check_model_folder(folder)
     modules = folder / "modules.json"
-    if modules.exists() and [module.get("type") for module in read_json(modules)] != [MODULE]:
+    if modules.exists() and [module.get("type") for module in read_json(modules, list)] != [MODULE]:
         raise UserError(f"{modules}: is another Sentence Transformers model's; copy the model without this file.")
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
     saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}

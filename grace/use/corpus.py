@@ -73,7 +73,7 @@ def prepare(
         UserError: when another model or other settings made the index, the folder is none's, or for a mistake in the
             corpus.
     """
-    made = read_json(folder / ABOUT) if (folder / ABOUT).exists() else None
+    made = read_json(folder / ABOUT, object) if (folder / ABOUT).exists() else None
     if made is not None and not (isinstance(made, dict) and isinstance(made.get("settings"), dict)):
         raise UserError(f"{folder}: is no index, its {ABOUT} is another file; give another folder with --index.")
     corpus = _fingerprint(source, field)
