@@ -156,9 +156,12 @@ def _found(folder: Path, name: str) -> Path:
 def _table(task: AbsTask, path: Path) -> Dataset:
     kind = next(kind for kind in FIELDS if isinstance(task, kind))
     made = _dataset(_values(kind, path), path)
-    gold = next((name for name in ("score", "labels") if name in made.column_names), None)
-    if kind in (AbsTaskSTS, AbsTaskPairClassification) and gold and len(set(made[gold][:])) < 2:
-        raise UserError(f"{path}: all its rows have the same {gold!r}, so that no score is defined; give more rows.")
+    if name := {AbsTaskSTS: "score", AbsTaskPairClassification: "labels", AbsTaskSummarization: "relevance"}.get(kind):
+        scores = made[name][:]  # of a summarization a list for each document
+        if all(len(set(some)) < 2 for some in (scores if name == "relevance" else [scores])):
+            raise UserError(
+                f"{path}: all its rows have the same {name!r}, so that no score is defined; give more rows."
+            )
     return made
 
 
@@ -184,11 +187,10 @@ def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
             if len({lengths[name] for name in names if name in lengths}) > 1:
                 said = " and ".join(f"{lengths[name]} {name}" for name in made if name in names)
                 raise UserError(f"{where}: holds {said}; correct the row.")
-        for name in ("labels", "relevance"):
-            if kind is not AbsTaskPairClassification and name in lengths and len(set(made[name])) < 2:
-                raise UserError(
-                    f"{where}: all its {name} are the same, so that its score says nothing; correct the row."
-                )
+        if kind is AbsTaskClusteringLegacy and len(set(made["labels"])) < 2:
+            raise UserError(
+                f"{where}: all its labels are the same, so that any clustering is perfect; correct the row."
+            )
         if kind is AbsTaskPairClassification and lengths:  # some v1 data sets hold all pairs in one row of lists
             if len(lengths) < len(made) or len(set(lengths.values())) > 1:
                 raise UserError(f"{where}: its fields are not lists of one length; correct the row.")

@@ -145,6 +145,7 @@ SUMMARY = {"text": "t", "human_summaries": ["h"], "machine_summaries": ["m", "n"
         (CLUSTERS, [{"sentences": ["a", None], "labels": [1, 2]}], r"row 1: the field 'sentences' is empty \(null\)"),
         (CLUSTERS, [{"sentences": ["a", "b"], "labels": [1, 1]}], r"row 1: all its labels are the same"),
         (SUMMARIES, [{**SUMMARY, "relevance": [1]}], r"row 1: holds 2 machine_summaries and 1 relevance"),
+        (SUMMARIES, [{**SUMMARY, "relevance": [1, 1]}] * 2, r"all its rows have the same 'relevance'"),
         (SUMMARIES, [{**SUMMARY, "relevance": [1, "x"]}], r"row 1: the field 'relevance' is 'x' and no finite number"),
     ],
 )  # fmt: skip
