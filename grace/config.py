@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from grace import tasks
 from grace.exhibits import Ablation, Cases, Figure, Latency, Mode, Table
-from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, hint
+from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, Text, hint
 from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
@@ -22,7 +22,7 @@ class Source(Section):
 
     kind: Literal["docstrings", "jsonl", "gdrive", "hub"]
     form: Literal["pairs", "triples", "texts"]
-    path: str | None = None  # jsonl: a file or folder of docs/data.md; of another kind, what to use instead of it
+    path: Text | None = None  # jsonl: a file or folder of docs/data.md; of another kind, what to use instead of it
     id: str | None = None  # gdrive: file id; hub: data set
     file: str | None = None  # hub: file in the data set
     revision: str | None = None  # hub: commit, tag or branch
@@ -76,7 +76,7 @@ class Evaluation(Section):
     """MTEB."""
 
     groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
-    local: dict[str, str]  # task -> folder that holds its data set instead of the hub
+    local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
     engine: Literal["transformers", "vllm"]
     max_new_tokens: Positive
     sampling_temperature: Temperature
@@ -110,7 +110,7 @@ class General(Section):
     """General capability (table 5)."""
 
     tasks: list[str]
-    local: dict[str, str]  # task -> folder that holds its data set instead of the hub
+    local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
     limit: Positive | None  # items per task; null: all
     rationales: Natural  # held-out texts on which the well-formed rate is measured
     batch_size: Positive
@@ -276,6 +276,13 @@ class Study(Section):
     cases: Cases
     hardware: Hardware
     resources: dict[str, Resources]
+
+    @model_validator(mode="after")
+    def _once(self) -> Study:
+        for name in ("backbones", "seeds"):
+            if twice := [one for one in getattr(self, name) if getattr(self, name).count(one) > 1]:
+                raise ValueError(f"{name}: {twice[0]} stands twice; a run counts once")
+        return self
 
     @model_validator(mode="after")
     def _methods(self) -> Study:

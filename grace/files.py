@@ -53,7 +53,7 @@ def read_json(path: Path | str, kind: type = dict) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; snakemake makes it.") from None
     except (ValueError, RecursionError):  # of JSON, of UTF-8, of a number of thousands of digits
-        raise UserError(f"{path}: not whole (broken JSON); delete it and run snakemake again.") from None
+        raise UserError(f"{path}: not whole (broken JSON); make or fetch it again.") from None
     if not isinstance(value, kind):
         raise UserError(f"{path}: holds a {type(value).__name__} and no {kind.__name__}; make or fetch it again.")
     return value

@@ -68,7 +68,8 @@ def stem(path: Path | str) -> str:
 
 def find(folder: Path, name: str) -> Path | None:
     """The file called `name` in `folder`, of any kind. Raises: UserError when there are several."""
-    found = sorted(path for path in folder.glob(f"{name}.*") if path.is_file() and kind(path) and stem(path) == name)
+    names = (name, f"{name}-00000-of-00001")  # the second as the hub has it
+    found = sorted(path for path in folder.glob(f"{name}*") if path.is_file() and kind(path) and stem(path) in names)
     if len(found) > 1:
         raise UserError(f"{folder}: holds {found[0].name} and {found[1].name}; remove or rename one of them.")
     return found[0] if found else None
@@ -206,6 +207,8 @@ def lines(file: IO[bytes], name: str) -> Iterator[tuple[int, str]]:
         line = file.readline(LONGEST + 1)
         if not line:
             return
+        if number == 1 and line.startswith(b"version https://git-lfs"):
+            raise UserError(f"{name}: only the pointer of a file that git-lfs keeps; fetch the file (git lfs pull).")
         if len(line) > LONGEST:
             raise UserError(f"{name}, row {number}: longer than {LONGEST >> 20} MB; is this a file of texts?")
         try:
@@ -313,7 +316,7 @@ def _csv(file: IO[bytes], name: str, delimiter: str = ",") -> Numbered:
     csv.field_size_limit(LONGEST)
     reader = csv.reader((line for _, line in lines(file, name)), strict=True, delimiter=delimiter)
     try:
-        header = next(reader, [])
+        header = [column.strip() for column in next(filter(None, reader), [])]
         if twice := [column for column in header if header.count(column) > 1]:
             raise UserError(f"{name}: its header names the column {twice[0]!r} twice; rename one of them.")
         number = 0
@@ -325,6 +328,12 @@ def _csv(file: IO[bytes], name: str, delimiter: str = ",") -> Numbered:
                 raise UserError(
                     f"{name}, row {number}: has not the header's {len(header)} cells but {len(cells)}; quote a text "
                     f"that holds a {'comma' if delimiter == ',' else 'tab'}, or correct the row."
+                )
+            if delimiter == "\t" and any(end in cell for cell in cells for end in "\t\n"):
+                # Most .tsv files quote nothing: two texts that begin with a quotation mark would become one.
+                raise UserError(
+                    f"{name}, row {number}: a cell in quotation marks holds a tab or a line end; take the marks away, "
+                    "or write the file as .csv or .jsonl."
                 )
             yield number, dict(zip(header, cells, strict=True))
     except csv.Error as error:
@@ -362,5 +371,5 @@ def _parquet(file: IO[bytes], name: str, columns: tuple[str, ...]) -> Numbered:
             raise UserError(
                 f"{name}, near row {number + 1}: not UTF-8 text (byte 0x{byte:02x}); correct the row."
             ) from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, LookupError) as error:  # the last of a time zone that nobody knows
             raise UserError(f"{name}: no whole Parquet file ({str(error).split(chr(10))[0]}).") from None

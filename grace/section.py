@@ -21,6 +21,7 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Share = Annotated[float, Field(gt=0, le=1)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 Temperature = Weight  # 0: greedy
+Text = Annotated[str, Field(min_length=1)]
 # A name becomes a folder and a wildcard, so it holds no slash and no leading dot.
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]*$")]
 
@@ -56,14 +57,21 @@ def unpacked(text: str) -> str:
 
 
 def hint(name: str, known: Any) -> str:
-    near = get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(sorted(known)[:12])})"
+    names = sorted(map(str, known))  # a YAML key may be a number
+    near = get_close_matches(str(name), names, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(names[:12])})"
 
 
 def merge(base: dict, over: dict) -> dict:
-    """`over` on top of `base`, dictionaries key by key, anything else replaced."""
+    """`over` on top of `base`, dictionaries key by key, anything else replaced.
+
+    Raises:
+        UserError: where keys would replace a value that is none.
+    """
     out = dict(base)
     for key, value in over.items():
+        if isinstance(value, dict) and not isinstance(out.get(key), dict | None):
+            raise UserError(f"config: {key}: it is {out[key]!r} in one place and has keys in another; give keys.")
         out[key] = merge(out[key], value) if isinstance(value, dict) and isinstance(out.get(key), dict) else value
     return out
 

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from grace.config import Backbone, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
-from grace.section import Natural, Section
+from grace.section import Natural, Positive, Section
 from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
@@ -20,7 +20,7 @@ class SourceSpec(Section):
     version: int = 2
     name: str
     source: Source
-    max_rows: int | None
+    max_rows: Positive | None
 
 
 class PairsSpec(Section):

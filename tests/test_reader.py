@@ -27,11 +27,11 @@ LINES = [{"text": "NA"}, {"text": ""}, {"text": " 3.0 "}, {"text": "größer ☃
 @pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".xz", ".zst"])
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt"])
 def test_every_kind_gives_the_same_rows_and_guesses_no_type(tmp_path, kind, ending):
-    expected = LINES if kind == ".txt" else ROWS
+    expected = LINES if kind == ".txt" else ROWS[1:] if kind == ".tsv" else ROWS
     path = save(tmp_path / f"t{kind}{ending}", expected)
     assert [row for _, row in reader.read(path)] == expected
     numbers = [number for number, _ in reader.read(path)]
-    assert numbers == [1, 2, 3, 4]
+    assert numbers == [*range(1, len(expected) + 1)]
     assert reader.kind(path) == kind and reader.stem(path) == "t" and reader.find(tmp_path, "t") == path
 
 
@@ -54,6 +54,11 @@ def test_files_that_were_put_together(tmp_path):
 def test_a_compressed_file_that_does_not_say_so(tmp_path):
     (tmp_path / "t.jsonl").write_bytes(compressed(b'{"text": "a"}\n', ".xz"))
     assert list(reader.read(tmp_path / "t.jsonl")) == [(1, {"text": "a"})]
+
+
+def test_a_header_with_blanks_and_names_as_the_hub_has_them(tmp_path):
+    (tmp_path / "test-00000-of-00001.csv").write_text("\nid, text\n1,a\n")
+    assert list(reader.read(reader.find(tmp_path, "test"))) == [(1, {"id": "1", "text": "a"})]
 
 
 def test_json_that_is_lines(tmp_path):
@@ -112,6 +117,7 @@ ZSTD = compressed(os.urandom(3000).hex().encode(), ".zst")
         ("t.csv", b'a,text\n1,"2\n', "t.csv, line 2: not CSV"),
         ("t.csv", b'a,"te"xt\n1,2\n', "t.csv, line 1: not CSV"),
         ("t.tsv", b"id\ttext\n1\ta\tb\n", "t.tsv, row 1: has not the header's 2 cells but 3; quote a text"),
+        ("t.tsv", b'id\ttext\n"1\ta\n2"\tb\n', "t.tsv, row 1: a cell in quotation marks holds a tab or a line end"),
         ("t.parquet", b"PAR1 nothing", "t.parquet: no whole Parquet file"),
         ("t.parquet", b"", "t.parquet: no whole Parquet file"),
         ("t.jsonl.gz", GZIP[:-20], "t.jsonl.gz: cut off or broken"),

@@ -81,8 +81,10 @@ def cleaned(
                 continue
             seen.add(digest)
             name = str(at) if kept["id"] is None else kept["id"]
-            kept["id"] = name if name not in ids else f"{name}#{at}"
-            ids.add(kept["id"])
+            while name in ids:
+                name = f"{name}#{at}"
+            kept["id"] = name
+            ids.add(name)
             yield kept
 
 

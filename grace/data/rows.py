@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import random
 import re
 import shutil
@@ -28,16 +29,18 @@ NAMES = {
     "text": ("text", "sentence", "positive", "pos"),
 }
 NUMBERED = re.compile(r"negative_?(\d+)")  # sentence-transformers' columns of several negatives
-SCORED = ("score", "label")  # of a pair of sentences
+SCORED = ("score", "label", "gold_label")  # of a pair of sentences
+SETTINGS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json", "config.json"}
+LISTED = re.compile(r"""\[\s*["'].*["']\s*\]""", re.DOTALL)  # a list that was written as text
 ALIKE, UNLIKE = 0.5, "score under .5"  # from which score on a pair is of like texts
 
 
 class Unusable(Exception):
-    """A row that cannot be used. reason: as rows are counted by; the message says more."""
+    """A row that cannot be used. reason: as rows are counted by; the message says more. all: as its whole file."""
 
-    def __init__(self, reason: str, message: str) -> None:
+    def __init__(self, reason: str, message: str, all: bool = False) -> None:
         super().__init__(message)
-        self.reason = reason
+        self.reason, self.all = reason, all
 
 
 class Read(NamedTuple):
@@ -67,21 +70,22 @@ def layout(row: dict[str, Any], form: str) -> Read:
     (query, *more), of_query = _texts(row, "query")
     if more:
         raise Unusable("field is not text", f"the field {_name(row, 'query')!r} is not one text but {len(more) + 1}")
-    positives, of_positives = _texts(row, "positive")
+    paired = isinstance(row[str(_name(row, "query"))], list)  # then a flat list of two is one too
+    positives, of_positives = _texts(row, "positive", paired)
     if _name(row, "query") == "sentence1" and (name := next((name for name in SCORED if name in row), None)):
         _check_score(row, name)
-    negatives, of_negatives = _negatives(row)
+    negatives, of_negatives = _negatives(row, paired)
     if negatives is None and form == "triples":
         _texts(row, "negatives")
     return Read(query, positives, negatives, of_query or of_positives or of_negatives)
 
 
-def problem(row: dict[str, Any], form: str) -> str | None:
+def problem(row: dict[str, Any], form: str) -> Unusable | None:
     """Why a row is not of this form, or None. `pairs` drops and counts such rows, as it does empty texts."""
     try:
         layout(row, form)
     except Unusable as error:
-        return str(error) if error.reason != UNLIKE else None
+        return error if error.reason != UNLIKE else None
     return None
 
 
@@ -90,14 +94,14 @@ def _name(row: dict[str, Any], field: str) -> str | None:
     return next((name for name in NAMES[field] if row.get(name) is not None), None)
 
 
-def _texts(row: dict[str, Any], field: str) -> tuple[list[str], bool]:
+def _texts(row: dict[str, Any], field: str, paired: bool = False) -> tuple[list[str], bool]:
     """The texts of a field, one or more, and whether instructions stand before them. Raises: Unusable."""
     if (name := _name(row, field)) is None:
         names = " or ".join(map(repr, NAMES[field]))
         has = ", ".join(map(repr, row)) or "no field"
         raise Unusable("missing field", f"the field {names} is missing (the row has {has})")
     values = row[name] if isinstance(row[name], list) else [row[name]]
-    if field == "query" and len(values) == 2:  # [instruction, text]
+    if (field == "query" or paired) and len(values) == 2 and isinstance(values[0], str):  # [instruction, text]
         values = [values]
     instructed = [value for value in values if isinstance(value, list) and len(value) == 2]
     texts = [value[1] if isinstance(value, list) and len(value) == 2 else value for value in values]
@@ -106,12 +110,14 @@ def _texts(row: dict[str, Any], field: str) -> tuple[list[str], bool]:
     for text in texts:
         if not isinstance(text, str):
             raise Unusable("field is not text", f"the field {name!r} is not text but {type(text).__name__}")
+        if LISTED.fullmatch(text.strip()):
+            raise Unusable("field is not text", f"the field {name!r} is a list that was written as text")
     return texts, any(value[0] for value in instructed)
 
 
-def _negatives(row: dict[str, Any]) -> tuple[list[str] | None, bool]:
+def _negatives(row: dict[str, Any], paired: bool) -> tuple[list[str] | None, bool]:
     if (name := _name(row, "negatives")) is not None:
-        return ([], False) if row[name] == [] else _texts(row, "negatives")
+        return ([], False) if row[name] == [] else _texts(row, "negatives", paired)
     numbered = sorted((int(found[1]), name) for name in row if (found := NUMBERED.fullmatch(name)))
     there = [row[name] for _, name in numbered if row[name] is not None]
     return _texts({"negatives": there}, "negatives") if there else (None, False)
@@ -119,11 +125,12 @@ def _negatives(row: dict[str, Any]) -> tuple[list[str] | None, bool]:
 
 def _check_score(row: dict[str, Any], name: str) -> None:
     try:
-        score = reader.number(row, name, "")
+        score = float(row[name]) if isinstance(row[name], bool) else reader.number(row, name, "")
     except UserError:
         raise Unusable("field is no score", f"the field {name!r} is {row[name]!r} and no score") from None
     if not 0 <= score <= 1:
-        raise Unusable("field is no score", f"the field {name!r} is {score:g}, and a score lies between 0 and 1")
+        said = f"the field {name!r} is {score:g}, and a score lies between 0 and 1"
+        raise Unusable("field is no score", said, all=True)
     if score < ALIKE:
         raise Unusable(UNLIKE, f"the field {name!r} is {score:g}")
 
@@ -146,6 +153,8 @@ class Fields:
             self.bad[path] = bad = self.bad.get(path, 0) + 1
             if bad == 1:
                 self.first[path] = f"{path}, row {number}: {found}"
+            if found.all:  # what the others mean is not known either
+                raise UserError(f"{path}, row {number}: {found}; correct the file.")
             if bad == rows == self.EARLY:
                 self._stop(path)
 
@@ -154,7 +163,7 @@ class Fields:
         for path, bad in self.bad.items():
             if 2 * bad > self.rows[path]:
                 self._stop(path)
-            logging.warning("%s; %d of %d rows of this file lack a field", self.first[path], bad, self.rows[path])
+            logging.warning("%s; %d of %d rows of this file cannot be used", self.first[path], bad, self.rows[path])
 
     def _stop(self, path: Path) -> None:
         many = "" if self.rows[path] == 1 else f", as it is in {self.bad[path]} of {self.rows[path]} rows"
@@ -177,7 +186,7 @@ def read(path: Path | str, form: str, scratch: Path, max_rows: int | None = None
             than half of its file's rows do.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.lexists(path):
         raise UserError(f"{path}: no such file or folder; correct sources.<name>.path.")
     with _unpacked(path, scratch) as place:
 
@@ -202,7 +211,7 @@ def read(path: Path | str, form: str, scratch: Path, max_rows: int | None = None
 @contextmanager
 def _unpacked(archive: Path, scratch: Path) -> Iterator[Path]:
     """The folder in which an archive is unpacked for the time being; anything else is itself."""
-    if archive.is_dir() or not archive.name.endswith(ARCHIVES):
+    if archive.is_dir() or not archive.name.lower().endswith(ARCHIVES):
         yield archive
         return
     folder = scratch / "unpacked"
@@ -212,7 +221,7 @@ def _unpacked(archive: Path, scratch: Path) -> Iterator[Path]:
         try:
             _unpack(archive, folder)
         except (
-            shutil.ReadError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError,
+            OSError, tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, ValueError,
             RuntimeError, NotImplementedError,  # zipfile's of an encrypted member, and of an unknown compression
         ) as error:  # fmt: skip
             raise UserError(
@@ -226,8 +235,8 @@ def _unpacked(archive: Path, scratch: Path) -> Iterator[Path]:
 
 def _unpack(archive: Path, folder: Path) -> None:
     """Nothing is written outside the folder, whatever the archive says."""
-    if archive.suffix == ".zip":
-        shutil.unpack_archive(archive, folder)
+    if archive.suffix.lower() == ".zip":
+        shutil.unpack_archive(archive, folder, "zip")
     elif hasattr(tarfile, "data_filter"):
         shutil.unpack_archive(archive, folder, filter="data")
     else:
@@ -235,16 +244,20 @@ def _unpack(archive: Path, folder: Path) -> None:
 
 
 def _folder(folder: Path, fields: Fields, shown: Path) -> Iterator[dict[str, Any]]:
-    """A .txt file holds rows where texts are wanted, a .json one where there is nothing else: settings are JSON too."""
+    """A README.txt, or settings in JSON, are no rows, so such kinds count where no other is."""
     every = sorted(
         file
         for file in folder.rglob("*")
-        if file.is_file() and reader.kind(file) and not file.name.startswith(".") and "__MACOSX" not in file.parts
+        if file.is_file()
+        and reader.kind(file)
+        and file.name not in SETTINGS
+        and not any(part.startswith(".") or part == "__MACOSX" for part in file.relative_to(folder).parts)
     )
-    known = [file for file in every if reader.kind(file) != ".txt" or fields.form == "texts"]
-    files = [file for file in known if reader.kind(file) != ".json"] or known
+    endings = [ending for ending in reader.KINDS if ending != ".txt" or fields.form == "texts"]
+    known = [file for file in every if reader.kind(file) in endings]
+    files = [file for file in known if reader.kind(file) not in (".json", ".txt")]
+    files = files or [file for file in known if reader.kind(file) == ".json"] or known
     if not files:
-        endings = [ending for ending in reader.KINDS if ending != ".txt" or fields.form == "texts"]
         raise UserError(f"{shown}: holds no {' or '.join(endings)} file.")
     for file in files:
         for row in _file(file, fields):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import re
+import textwrap
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
@@ -63,7 +64,8 @@ def _stated(text: str) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    return _SENTENCE_END.split(text)[0]
+    """The first sentence, up to what the answer is said not to be."""
+    return re.split(r",?\s+(?:and\s+)?not\b", _SENTENCE_END.split(text)[0])[0]
 
 
 # ---- numbers: GSM8K, BBH --------------------------------------------------------------------
@@ -72,10 +74,10 @@ def _sentence(text: str) -> str:
 _NUMBER = re.compile(
     r"(?<![\w^])(?<!\d\.)"
     r"(-?(?:(?:\d{1,3}(?:[,' \u00a0\u2009\u202f]\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?:e[+-]?\d+)?)"
-    r"(?:\s?/\s?(\d+)|\s?(thousand|million|billion)\b)?",
+    r"(?:\s?/\s?(\d+)|\s?(thousand|million|billion|k)\b)?",
     re.I,
 )
-_SCALE = {"thousand": 1e3, "million": 1e6, "billion": 1e9}
+_SCALE = {"k": 1e3, "thousand": 1e3, "million": 1e6, "billion": 1e9}
 
 
 def _numbers(text: str) -> list[float]:
@@ -83,12 +85,19 @@ def _numbers(text: str) -> list[float]:
     text = re.sub(r"(-?)\\?[$€£¥₹]\s?(-?)", r" \1\2", re.sub(r"\\[,!;]", "", text))
     text = re.sub(r"\\[dt]?frac\s*\{([^{}]+)\}\s*\{([^{}]+)\}", r"\1/\2", text)
     text = re.sub(r"(?<=\d)\s*(?:×|x|\*|·|\\times|\\cdot)\s*10\^\{?(-?\d+)\}?", r"e\1", text)
-    text = re.sub(r"\b\d+([/-])\d+\1\d+\b", " ", text)  # a date
+    text = re.sub(r"\b\d+([/-])\d+\1\d+\b|\b\d+:\d\d\b", " ", text)  # a date, a time
+    text = re.sub(r"(?<![\d.,/^])(\d+)\s+(\d+)\s?/\s?0*([1-9]\d*)", _mixed, text)
+    text = re.sub(r"(?<![\w.])(\d+)\^\{?(\d)\b\}?", lambda power: str(int(power[1]) ** int(power[2])), text)
     text = re.sub(r"\b(?:negative|minus)\s(?=[\d.])", "-", text, flags=re.I)
     return [
         float(re.sub(r"[^\d.e+-]", "", digits.lower())) / (float(under or 1) or 1) * _SCALE.get(scale.lower(), 1)
         for digits, under, scale in _NUMBER.findall(text)
     ]
+
+
+def _mixed(found: re.Match[str]) -> str:
+    """A whole number and a fraction, such as 2 1/2."""
+    return str(int(found[1]) + int(found[2]) / int(found[3]))
 
 
 def last_number(text: str) -> float | None:
@@ -111,7 +120,10 @@ _BEFORE_LETTER = (
     r"\W*(?:(?:answer|option|choice|letter|the|most|likely|probably|definitely|so|thus|therefore|hence|it|is|it[’']s|i|would"
     r"|think|choose|pick|select|go|with)\b\W+)*"
 )
-_NO_CHOICE = re.compile(r"\W{0,3}(?:or|and|/|,|&)\W{0,3}[A-R]\b|\W*(?:is|are)\s+(?:not|wrong|incorrect)\b|\W*isn[’']t")
+_NO_CHOICE = re.compile(
+    r"\W{0,3}(?:or|and|/|,|&)\W{0,3}[A-R]\b|\W*isn[’']t|\W{0,3}(?:wrong|incorrect|false)\b"
+    r"|\W*(?:is|are)\s+(?:not|wrong|incorrect|false|(?:ruled )?out)\b"
+)
 _CALLED_RIGHT = re.compile(r"\b([A-D])\)? is (?:the )?(?:correct|right|best)\b")
 
 
@@ -131,10 +143,11 @@ def _single(text: str) -> bool:
 def mmlu(said: str, doc: dict[str, Any]) -> bool | None:
     """Of the first line that has one: the letter that is announced, that it begins with, or a choice word for word.
 
-    Lines after the first must announce it, or be a letter alone.
+    Lines after the first must announce it, or be a letter alone. What is announced may stand on the next line.
     """
     choices = [_bare(str(choice)) for choice in doc["choices"]]
-    for place, line in enumerate(_lines(_plain(said))):
+    text = re.sub(r"(\banswer\b[^.\n]{0,40}?(?:\bis|:)+)\s*\n\s*", r"\1 ", _plain(said), flags=re.I)
+    for place, line in enumerate(_lines(text)):
         for part in [*reversed(_stated(line)), *_CALLED_RIGHT.findall(line), *[line] * (place == 0 or _single(line))]:
             if not _single(part) and choices.count(_bare(_sentence(part))) == 1:
                 return choices.index(_bare(_sentence(part))) == doc["answer"]
@@ -151,7 +164,7 @@ _IS = re.compile(r"(.*?)\b(?:is|was|are|were|be|(?:it|that)[’']s)\s+((?:.*?\bb
 def _bare(text: str) -> str:
     """Letters and digits in lower case, without accents or a leading article; the text itself where it has none."""
     plain = unicodedata.normalize("NFKD", text).casefold().strip()
-    return "".join(re.findall(r"[^\W_]+", re.sub(r"^\W*(?:the|an?|in)\s+", "", plain))) or plain
+    return "".join(re.findall(r"[^\W_]+|(?<=\w)[+#]+", re.sub(r"^\W*(?:the|an?|in)\s+", "", plain))) or plain
 
 
 def triviaqa(said: str, doc: dict[str, Any]) -> bool | None:
@@ -162,7 +175,7 @@ def triviaqa(said: str, doc: dict[str, Any]) -> bool | None:
         return None
     line = lines[0][:LONGEST]
     sides = [line]
-    if not re.search(r"\bnot\b|n[’']t\b", line) and (sentence := _IS.match(line)):
+    if not re.search(r"\b(?:not|never|cannot|incorrect|wrong)\b|n[’']t\b", line) and (sentence := _IS.match(line)):
         sides += [part for part in sentence.groups() if part]
     ends = r"[.,;:!?](?=\s|$)|\s[(\[–—-]|$"
     found = {_bare(side[: end.start()]) for side in sides for end in re.finditer(ends, side)} - {""}
@@ -184,7 +197,7 @@ def bbh(said: str, doc: dict[str, Any]) -> bool | None:
         number = last_number(part)
         return None if number is None else number == float(gold)
     if gold.isalpha():
-        word = re.match(r"\W*(\w+)\b(?!\W*(?:or\b|/))", part)
+        word = re.match(r"\W*(\w+)\b(?!\W*(?:or\b|and\b|/))", part)
         return None if word is None else word[1] == gold
     return _joined(part) == _joined(gold)
 
@@ -211,6 +224,9 @@ def program(said: str, doc: dict[str, Any]) -> str | None:
     it unindented and is no Python is cut off; statements that run something, such as examples of use, are left out.
     """
     parts = re.split(r"```[^\n]*", spoken(said) or "")
+    fenced = [textwrap.dedent(part) for part in parts[1::2]]
+    whole = "\n".join(fenced)  # a helper may stand between fences of its own
+    parts = [*parts, *fenced, *[whole] * (len(fenced) > 1)]
     anew = [part for part in parts if re.search(rf"^(?:async )?def {re.escape(doc['entry_point'])}\b", part, re.M)]
     if anew:
         start = re.search(r"^(?:import |from \S+ import |@|(?:async )?def |class )", anew[-1], re.M)

@@ -88,6 +88,12 @@ def load(name: str, folder: str | None = None) -> list[Any]:
     configs = [_settled(name, config) for config in _configs(HUB[name])]
     if folder is not None:
         rows = read_local(name, Path(folder))
+        known = {config["dataset_name"] for config in configs} if LOCAL[name].subtask else {""}
+        if unknown := [subtask for subtask in rows if subtask not in known]:
+            raise UserError(
+                f"config: general.local.{name}: {folder} has rows whose {LOCAL[name].subtask} is {unknown[0]!r}, which "
+                f"the task does not know{hint(unknown[0], known)}."
+            )
         for config in configs:
             subtask = config["dataset_name"] if LOCAL[name].subtask else ""
             if subtask not in rows:
@@ -215,7 +221,7 @@ def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
             found[field] = reader.text(row, field, where)
             if not found[field].strip():
                 raise UserError(f"{where}: the field {field!r} is empty; correct or remove the row.")
-    if name == "gsm8k" and answers.last_number(found["answer"].split("####")[-1]) is None:
+    if name == "gsm8k" and answers.last_number(found["answer"].partition("####")[2]) is None:
         raise UserError(f"{where}: the field 'answer' does not end in #### and a number; correct or remove the row.")
     if name == "mmlu":
         letter, choices = row.get("answer"), row.get("choices")
@@ -225,9 +231,15 @@ def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
         found |= {"choices": choices, "answer": int(number)}  # type: ignore[arg-type]
     if name == "triviaqa":
         answer = row.get("answer")
-        if not isinstance(answer, dict) or not _texts(answer.get("aliases")):
+        if not isinstance(answer, dict) or not _texts(answer.get("aliases")) or not "".join(answer["aliases"]).strip():
             raise UserError(f"{where}: the field 'answer' needs a list 'aliases' of the answers that count.")
         found["answer"] = {"aliases": answer["aliases"]}
+    if name == "humaneval":
+        for field, part in (("test", "def check("), ("prompt", f"def {found['entry_point']}(")):
+            if part not in found[field]:
+                raise UserError(
+                    f"{where}: the field {field!r} does not hold {part + ')'!r}; correct or remove the row."
+                )
     if name == "fever" and row["label"] not in FEVER_LABELS:
         raise UserError(f"{where}: unknown label {row['label']!r}{hint(str(row['label']), FEVER_LABELS)}.")
     return found

@@ -3,6 +3,7 @@
 <folder>/<split>.jsonl                    rows with the task's own columns (FIELDS), for every split that it uses
 <folder>/<subset>/<split>.jsonl           the same for a task of several subsets (STS17: en-en)
 <folder>/{corpus,queries,qrels}.jsonl     retrieval: _id, title, text; _id, text; query-id, corpus-id, score
+<folder>/qrels/<split>.tsv                or so, as in BEIR's own folders
 <folder>/top_ranked.jsonl                 reranking, besides: query-id, corpus-ids
 <folder>/<member>/...                     CQADupstackRetrieval: a folder per forum's task
 <folder>/README.md                        a copy of the data set's repository: read as from the hub
@@ -34,6 +35,7 @@ from grace.evaluation.items import leaves
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
+MOST = 1000  # relevance; evaluation programs count them, and hang at more
 CHUNK = 10_000  # rows in memory as Python objects
 Value = Callable[[reader.Row, str, str], Any]  # (row, field, where) -> the field's value
 
@@ -53,7 +55,7 @@ def use(task: AbsTask, folder: Path | str) -> None:
             use(member, folder / member.metadata.name)
         return
     need = _files(task)
-    missing = [name for name in need if reader.find(folder / Path(name).parent, Path(name).name) is None]
+    missing = [name for name in need if _find(task, folder, name) is None]
     if missing and (folder / "README.md").exists():
         dataset = {**task.metadata.dataset, "path": str(folder)}
         task.metadata = task.metadata.model_copy(update={"dataset": dataset})
@@ -83,6 +85,13 @@ def _files(task: AbsTask) -> list[str]:
     return [f"{subset}/{name}" for subset in task.hf_subsets for name in splits] if _named(task) else splits
 
 
+def _find(task: AbsTask, folder: Path, name: str) -> Path | None:
+    """A file of the task; of qrels, in BEIR's layout, that of the split in a folder of theirs."""
+    path = folder / name
+    found = reader.find(path.parent, path.name)
+    return found or (reader.find(path, task.eval_splits[0]) if name == "qrels" and path.is_dir() else None)
+
+
 def _split_names(task: AbsTask) -> list[str]:
     train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
     return list(dict.fromkeys([*train, *task.eval_splits]))
@@ -105,13 +114,16 @@ class Field(NamedTuple):
 
 def _label(row: reader.Row, field: str, where: str) -> str | int:
     value = row.get(field)
+    if isinstance(value, bool):
+        return int(value)
     return value if isinstance(value, str) else reader.whole(row, field, where)
 
 
 def _binary(row: reader.Row, field: str, where: str) -> int:
-    if (value := reader.whole(row, field, where)) not in (0, 1):
+    value = row[field] if isinstance(row.get(field), bool) else reader.whole(row, field, where)
+    if value not in (0, 1):
         raise UserError(f"{where}: the field {field!r} is {value}, and a pair's label is 0 or 1.")
-    return value
+    return int(value)
 
 
 FIELDS: dict[type[AbsTask], tuple[Field, ...]] = {
@@ -187,9 +199,9 @@ def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
             if len({lengths[name] for name in names if name in lengths}) > 1:
                 said = " and ".join(f"{lengths[name]} {name}" for name in made if name in names)
                 raise UserError(f"{where}: holds {said}; correct the row.")
-        if kind is AbsTaskClusteringLegacy and len(set(made["labels"])) < 2:
+        if kind is AbsTaskClusteringLegacy and len(set(made["labels"])) in (1, len(made["labels"])):
             raise UserError(
-                f"{where}: all its labels are the same, so that any clustering is perfect; correct the row."
+                f"{where}: its labels are all the same or all different, so that any clustering is perfect; correct it."
             )
         if kind is AbsTaskPairClassification and lengths:  # some v1 data sets hold all pairs in one row of lists
             if len(lengths) < len(made) or len(set(lengths.values())) > 1:
@@ -215,7 +227,9 @@ def _check_labels(task: AbsTaskClassification, found: DatasetDict, folder: Path)
     for split in task.eval_splits:
         for row, label in enumerate(found[split]["label"][:], 1):
             if label not in known:
-                some = ", ".join(map(repr, sorted(known)[:5]))
+                some = ("numbers: " if isinstance(train[0], int) else "texts: ") + ", ".join(
+                    map(repr, sorted(known)[:5])
+                )
                 raise UserError(
                     f"{_found(folder, split)}: the label {label!r} of its text {row} is none of those of {path.name} "
                     f"({some}{', ...' if len(known) > 5 else ''}); correct one of the files."
@@ -231,11 +245,22 @@ def _retrieval(task: AbsTask, folder: Path) -> Any:
     documents, asked = set(corpus["id"][:]), queries["id"][:]
     known = {"query-id": ({*asked}, "queries"), "corpus-id": (documents, "corpus")}
     relevant: dict[str, dict[str, int]] = {}
-    path = _found(folder, "qrels")
+    path = _find(task, folder, "qrels")
+    assert path is not None
     for number, row in reader.read(path):
         where = f"{path}, row {number}"
-        query, document = (_reference(row, field, where, *known[field]) for field in ("query-id", "corpus-id"))
-        score = reader.whole(row, "score", where) if "score" in row else 1
+        query, document = (_reference(row, field, where, *known[field]) for field in known)
+        score = 1 if row.keys() == known.keys() else reader.whole(row, "score", where)
+        if score > MOST:
+            raise UserError(
+                f"{where}: the field 'score' is {score}, and a relevance is {MOST} at most; correct the row."
+            )
+        if query == document and task.ignore_identical_ids:  # type: ignore[attr-defined]
+            raise UserError(
+                f"{where}: judges {query!r} for the query of the same id, which this task never finds: its queries are "
+                "documents themselves; give them other ids."
+            )
+        score = max(score, 0)  # below 0 a document is no more irrelevant, and mteb's program takes none
         if relevant.setdefault(query, {}).setdefault(document, score) != score:
             raise UserError(f"{where}: judges {query!r} and {document!r} a second time and otherwise; remove one.")
     judged = [i for i, name in enumerate(asked) if name in relevant]
@@ -274,6 +299,14 @@ def _top_ranked(path: Path, known: dict[str, tuple[set[str], str]], relevant: An
             f"{path}: has no row of the query {lacking[0]!r}, which is judged ({len(lacking)} lack one); give their "
             "candidates, or remove their judgements."
         )
+
+    def hopeless(query: str) -> bool:
+        return not any(relevant[query].get(document, 0) > 0 for document in found[query])
+
+    if (none := sum(map(hopeless, relevant))) == len(relevant):
+        raise UserError(f"{path}: no query has a relevant document among its candidates; correct one of the files.")
+    if none:
+        log.warning("%s: %d of %d queries have no relevant candidate, and score 0", path, none, len(relevant))
     return found
 
 

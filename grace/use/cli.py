@@ -189,12 +189,14 @@ def explore(
 
 
 def _options(model: str, tokens: Any, temperature: Any, rationales: Any, batch: Any, seed: Any, engine: Engine) -> Any:
+    from grace.section import build
     from grace.use.model import Options
 
-    return Options(
-        model=model, max_new_tokens=tokens, sampling_temperature=temperature, rationales=rationales, batch_size=batch,
-        seed=seed, engine=engine.value,
-    )  # fmt: skip
+    given = {
+        "model": model, "max_new_tokens": tokens, "sampling_temperature": temperature, "rationales": rationales,
+        "batch_size": batch, "seed": seed, "engine": engine.value,
+    }  # fmt: skip
+    return build(Options, given, "options")
 
 
 def main(argv: list[str] | None = None) -> None:

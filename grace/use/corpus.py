@@ -39,7 +39,7 @@ class Corpus:
             self.index = index.Index(folder)
             self._starts = np.load(folder / STARTS, mmap_mode="r")
             self._texts = open(folder / TEXTS, "rb")  # noqa: SIM115  # it lives as long as the object
-        except (OSError, ValueError, RuntimeError) as error:  # numpy's and faiss's of a file that is cut off
+        except (OSError, ValueError, RuntimeError, EOFError) as error:  # numpy's and faiss's of a file that is cut off
             reason = str(error).strip().split("\n")[0]
             raise UserError(f"{folder}: is not whole ({reason}); give --rebuild.") from None
 
@@ -49,7 +49,10 @@ class Corpus:
     def row(self, number: int) -> texts.Row:
         """Row `number` of the corpus, from 0."""
         self._texts.seek(int(self._starts[number]))
-        return texts.Row(**json.loads(self._texts.readline()))
+        try:
+            return texts.Row(**json.loads(self._texts.readline()))
+        except (ValueError, TypeError):
+            raise UserError(f"{self.folder}: is not whole ({TEXTS}, row {number + 1}); give --rebuild.") from None
 
 
 def folder_of(source: str, given: Path | None) -> Path:

@@ -89,7 +89,9 @@ def _standard_input(name: str) -> tuple[reader.Numbered, bool]:
     """Rows, and whether they are lines of text."""
     lines = reader.lines(sys.stdin.buffer, name)
     head = list(_up_to_text(lines))
-    if head and _is_object(head[-1][1]):
+    if head and _holds(head[-1][1], list):
+        raise UserError(f"{name}: a JSON array; give an object a line, or a file whose name ends in .json.")
+    if head and _holds(head[-1][1], dict):
         return reader.objects(chain(head, lines), name), False
     return reader.plain(chain(head, lines)), True
 
@@ -101,13 +103,15 @@ def _up_to_text(lines: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
             return
 
 
-def _is_object(line: str) -> bool:
+def _holds(line: str, kind: type) -> bool:
+    """Whether a line is a JSON value of this kind, or its opening bracket alone."""
+    bracket = "[" if kind is list else "{"
     try:
-        return isinstance(json.loads(line), dict)
+        return line.strip() == bracket == "[" or isinstance(json.loads(line), kind)
     except ValueError:
         return False
     except RecursionError:  # `reader.objects` says so
-        return line.lstrip().startswith("{")
+        return line.lstrip().startswith(bracket)
 
 
 def _row(row: reader.Row, field: str, where: str) -> Row:

@@ -60,6 +60,12 @@ def test_exact_duplicates_and_ids():
     assert dropped == {"exact duplicate": 1}
 
 
+def test_an_id_is_never_that_of_another_row():
+    rows = [{"id": name, "query": f"q{i}", "positive": f"p{i}"} for i, name in enumerate(["x#2", "x", "x", "x#2#2"])]
+    found = [row["id"] for row in cleaned(rows, "pairs", Counter(), Counter())]
+    assert len(set(found)) == 4
+
+
 def test_several_positives_are_rows_of_their_own():
     dropped, changed = Counter(), Counter()
     rows = [

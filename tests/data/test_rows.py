@@ -21,7 +21,9 @@ Q, P, N, M = "which tool sorts", "this one sorts", "that one paints", "another o
         ({"query": Q, "pos": [P], "neg": [N, M], "pos_scores": [0.9], "prompt": "Find it"}, [N, M]),
         ({"query": Q, "pos": [P], "neg": []}, []),
         ({"query": ["Find it", Q], "pos": [["", P]], "neg": [["", N], ["", M]]}, [N, M]),
+        ({"query": ["Find it", Q], "pos": ["Take it", P], "neg": ["Take it", N]}, [N]),
         ({"query": [Q], "pos": [P]}, None),
+        ({"sentence1": Q, "sentence2": P, "label": True}, None),
         ({"anchor": Q, "positive": P}, None),
         ({"anchor": Q, "positive": P, "negative": N}, [N]),
         ({"anchor": Q, "positive": P, "negative_1": N, "negative_2": M}, [N, M]),
@@ -61,6 +63,9 @@ def test_several_positives_and_texts():
         ({"sentence1": Q, "sentence2": P, "label": 0}, "score under .5", "the field 'label' is 0"),
         ({"sentence1": Q, "sentence2": P, "score": 4.5}, "field is no score", "a score lies between 0 and 1"),
         ({"sentence1": Q, "sentence2": P, "label": "yes"}, "field is no score", "'label' is 'yes' and no score"),
+        ({"sentence1": Q, "sentence2": P, "gold_label": "neutral"}, "field is no score", "'gold_label' is 'neutral'"),
+        ({"query": Q, "positive": P, "negatives": "['n', 'm']"}, "field is not text", "a list that was written"),
+        ({"query": Q, "positive": '["a", "b"]'}, "field is not text", "a list that was written as text"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used(row, reason, said):

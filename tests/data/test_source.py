@@ -116,6 +116,22 @@ def test_text_files_and_a_sample(tmp_path):
         read(path, "texts")
 
 
+def test_one_score_of_another_scale_stops_a_source(tmp_path):
+    """Else the most alike pairs would be dropped, and the least alike kept."""
+    scores = [0.2, 0.5, 1, 1, 4.5]
+    rows = [{"sentence1": f"a {i}", "sentence2": f"b {i}", "score": score} for i, score in enumerate(scores)]
+    with pytest.raises(UserError, match=r"row 5: the field 'score' is 4\.5, and a score lies between 0 and 1; correct"):
+        read(write(tmp_path / "rows.jsonl", rows))
+
+
+def test_a_pointer_of_git_lfs_and_a_download_without_a_name(tmp_path):
+    (tmp_path / "rows.txt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
+    with pytest.raises(UserError, match="only the pointer of a file that git-lfs keeps"):
+        read(tmp_path / "rows.txt", "texts")
+    write(tmp_path / "download", [PAIR])
+    assert read(tmp_path / "download") == [PAIR]
+
+
 SAFE = pytest.mark.skipif(not hasattr(tarfile, "data_filter"), reason="needs Python 3.11.4")
 
 
@@ -180,10 +196,14 @@ def test_kinds_of_files_in_a_folder(tmp_path):
     for name in ("a.parquet", "b.csv.gz", "c.tsv"):
         save(tmp_path / name, rows)
     (tmp_path / "dataset_info.json").write_text('{"splits": {}}')
+    (tmp_path / ".cache").mkdir()
+    (tmp_path / ".cache/d.jsonl").write_text("not rows")
     (tmp_path / "LICENSE.txt").write_text("not rows")
     assert read(tmp_path) == [{"source": name, **row} for name in "abc" for row in rows]
     (tmp_path / "only").mkdir()
     save(tmp_path / "only/rows.json", rows)
+    (tmp_path / "only/README.txt").write_text("not rows")
+    (tmp_path / "only/dataset_info.json").write_text('{"splits": {}}')
     assert read(tmp_path / "only") == rows
     (tmp_path / "none").mkdir()
     with pytest.raises(UserError, match=r"none: holds no \.jsonl or .* or \.parquet file"):

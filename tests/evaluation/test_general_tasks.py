@@ -45,6 +45,7 @@ def test_lm_evals_stop_strings_end_no_reply_and_come_before_its_filters():
 
 
 GSM8K = {"question": "How many?", "answer": "#### 3"}
+CODE = {"task_id": "1", "prompt": "def f():", "test": "def check(f):", "entry_point": "f"}
 TRIVIA = {"question": "Who?", "answer": {"aliases": ["Ann"]}}
 MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "d"], "answer": "B"}
 
@@ -93,6 +94,31 @@ MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "
             "gsm8k",
             {"train": [GSM8K] * 5, "test": [GSM8K, {**GSM8K, "answer": "three"}]},
             "row 2: the field 'answer' does not end in",
+        ),
+        (
+            "gsm8k",
+            {"train": [GSM8K] * 5, "test": [{**GSM8K, "answer": "so 3"}]},
+            "row 1: the field 'answer' does not end",
+        ),
+        (
+            "triviaqa",
+            {"train": [TRIVIA] * 6, "validation": [{**TRIVIA, "answer": {"aliases": [""]}}]},
+            "row 1: .*aliases",
+        ),
+        (
+            "humaneval",
+            {"test": [{**CODE, "test": "assert f()"}]},
+            r"row 1: the field 'test' does not hold 'def check",
+        ),
+        (
+            "humaneval",
+            {"test": [{**CODE, "entry_point": "g"}]},
+            r"row 1: the field 'prompt' does not hold 'def g",
+        ),
+        (
+            "bbh",
+            {"test": [{"task": "weblies", "input": "x", "target": "Yes"}]},
+            "has rows whose task is 'weblies', which",
         ),
         ("triviaqa", {"train": [TRIVIA] * 5, "validation": [TRIVIA]}, "holds 5 rows, but triviaqa needs 6"),
         (

@@ -77,6 +77,8 @@ def test_a_folder_without_the_tasks_files_is_named_at_once(tmp_path, name, files
         ("qrels", '{"query-id": "1", "corpus-id": "1", "score": 0.5}', r"row 1: the field 'score' is 0\.5 and"),
         ("qrels", '{"query-id": "1", "corpus-id": "1", "score": 1e12}', r"row 1: the field 'score' is 1.* no whole"),
         ("qrels", '{"query-id": "1", "corpus-id": "1", "score": true}', r"row 1: the field 'score' is True and no"),
+        ("qrels", '{"query-id": "1", "corpus-id": "1", "score": 1001}', r"row 1: the field 'score' is 1001, and"),
+        ("qrels", '{"query-id": "1", "corpus-id": "1", "relevance": 0}', r"row 1: the field 'score' is missing"),
         ("qrels", '{"query-id": "9", "corpus-id": "1"}', r"row 1: the query-id '9' is not in queries\.jsonl"),
         ("qrels", '{"query-id": "1", "corpus-id": "x"}', r"row 1: the corpus-id 'x' is not in corpus\.jsonl"),
         (
@@ -116,6 +118,49 @@ def test_a_judged_query_without_candidates_is_named(tmp_path):
         evaluate._load(task)
 
 
+def retrieval(folder, name, qrels, more=None):
+    """The loaded data of a task of three queries and documents."""
+    rows = [{"_id": i, "text": f"text {i}"} for i in range(3)]
+    for stem, content in {"corpus": rows, "queries": rows, "qrels": qrels, **(more or {})}.items():
+        save(folder / f"{stem}.jsonl", content)
+    (task,) = mteb_tasks.get_tasks([name], local={name: str(folder)})
+    evaluate._load(task)
+    return task.dataset["default"]["test"]
+
+
+def test_no_relevance_is_below_0(tmp_path):
+    qrels = [{"query-id": 0, "corpus-id": 1, "score": -1}, {"query-id": 0, "corpus-id": 0, "score": 2}]
+    assert retrieval(tmp_path, "SciFact", qrels)["relevant_docs"] == {"0": {"1": 0, "0": 2}}
+
+
+def test_a_task_that_never_finds_the_document_of_the_querys_id(tmp_path):
+    with pytest.raises(UserError, match=r"row 1: judges '1' for the query of the same id, which this task never finds"):
+        retrieval(tmp_path, "ArguAna", [{"query-id": 1, "corpus-id": 1}])
+
+
+def test_candidates_of_which_none_is_relevant(tmp_path, caplog):
+    qrels = [{"query-id": i, "corpus-id": i} for i in (0, 1)]
+    ranked = [{"query-id": i, "corpus-ids": ids} for i, ids in ((0, [0, 1]), (1, [0, 2]))]
+    assert retrieval(tmp_path, "SciDocsRR", qrels, {"top_ranked": ranked})["top_ranked"] == {
+        "0": ["0", "1"],
+        "1": ["0", "2"],
+    }
+    assert "1 of 2 queries have no relevant candidate, and score 0" in caplog.text
+    with pytest.raises(UserError, match="no query has a relevant document among its candidates"):
+        retrieval(tmp_path, "SciDocsRR", qrels, {"top_ranked": [{"query-id": i, "corpus-ids": [2]} for i in (0, 1)]})
+
+
+def test_judgements_in_a_folder_as_beir_has_them(tmp_path):
+    qrels = [{"query-id": 0, "corpus-id": 0}]
+    (tmp_path / "qrels").mkdir()
+    (tmp_path / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n2\t1\t1\n")
+    retrieval(tmp_path, "SciFact", qrels)
+    (tmp_path / "qrels.jsonl").unlink()
+    (task,) = mteb_tasks.get_tasks(["SciFact"], local={"SciFact": str(tmp_path)})
+    task.load_data()
+    assert task.dataset["default"]["test"]["relevant_docs"] == {"2": {"1": 1}}
+
+
 CLS, STS, CLUSTERS = "Banking77Classification", "STSBenchmark", "TwentyNewsgroupsClustering"
 PAIRS, SUMMARIES = "SprintDuplicateQuestions", "SummEval"
 PAIR = {"sentence1": "a", "sentence2": "b"}
@@ -143,7 +188,8 @@ SUMMARY = {"text": "t", "human_summaries": ["h"], "machine_summaries": ["m", "n"
         (CLUSTERS, [{"sentences": ["a"]}], r"row 1: the field 'labels' is missing"),
         (CLUSTERS, [{"sentences": ["a", "b"], "labels": [1]}], r"row 1: holds 2 sentences and 1 labels"),
         (CLUSTERS, [{"sentences": ["a", None], "labels": [1, 2]}], r"row 1: the field 'sentences' is empty \(null\)"),
-        (CLUSTERS, [{"sentences": ["a", "b"], "labels": [1, 1]}], r"row 1: all its labels are the same"),
+        (CLUSTERS, [{"sentences": ["a", "b"], "labels": [1, 1]}], r"row 1: its labels are all the same"),
+        (CLUSTERS, [{"sentences": ["a", "b"], "labels": [1, 2]}], r"its labels are all the same or all different"),
         (SUMMARIES, [{**SUMMARY, "relevance": [1]}], r"row 1: holds 2 machine_summaries and 1 relevance"),
         (SUMMARIES, [{**SUMMARY, "relevance": [1, 1]}] * 2, r"all its rows have the same 'relevance'"),
         (SUMMARIES, [{**SUMMARY, "relevance": [1, "x"]}], r"row 1: the field 'relevance' is 'x' and no finite number"),
@@ -177,7 +223,7 @@ class Words:
         return np.array([[0.1, *(text.split().count(word) for word in known)] for text in texts], dtype=np.float32)
 
 
-@pytest.mark.parametrize("labels", [("joy", "rage"), ("0", "1"), (0, 1), (3, 6), (0.0, 1.0)])
+@pytest.mark.parametrize("labels", [("joy", "rage"), ("0", "1"), (0, 1), (3, 6), (False, True)])
 def test_labels_may_be_any_numbers_or_texts(tmp_path, labels):
     """mteb's own average precision takes 0 and 1 alone."""
     texts = [["good day", "fine day", "good night"], ["bad day", "awful night", "awful day"]]

@@ -87,6 +87,13 @@ def test_what_cannot_be_read_is_one_sentence(file, name, content, expected):
     assert said.startswith(expected) and said.endswith(".") and "\n" not in said
 
 
+@pytest.mark.parametrize("content", [b'[{"text": "a"}]\n', b'[\n {"text": "a"}\n]\n', b"[" * 100_000])
+def test_an_array_on_standard_input_is_not_embedded_as_prose(monkeypatch, content):
+    with pytest.raises(UserError, match="standard input: a JSON array"):
+        given(monkeypatch, content)
+    assert given(monkeypatch, b"[1] A reference.\n") == [Row(None, "[1] A reference.")]
+
+
 def test_an_object_too_deep_on_standard_input(monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b'{"a":' * 100_000)))
     with pytest.raises(UserError, match="standard input, row 1: not JSON"):

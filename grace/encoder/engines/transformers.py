@@ -58,7 +58,11 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
         UserError: when there is none.
     """
     ends = model.generation_config.eos_token_id
-    ends = [] if ends is None else [ends] if isinstance(ends, int) else list(ends)
+    ends = ends if isinstance(ends, list) else [ends]
+    if wrong := [end for end in ends if not isinstance(end, int | None)]:
+        raise UserError(
+            f"{tokenizer.name_or_path}: generation_config.json: eos_token_id is {wrong[0]!r}; give a token's number."
+        )
     found = sorted({*ends, tokenizer.eos_token_id, *turn_end(tokenizer)} - {None})
     if not found:
         raise UserError(
