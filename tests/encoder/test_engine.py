@@ -98,6 +98,13 @@ def test_a_model_that_no_token_ends_is_refused(tiny):
         engine.end_tokens(model, tokenizer)
 
 
+def test_an_end_that_is_no_number_is_refused(tiny):
+    model, tokenizer = tiny
+    model.generation_config.eos_token_id = "</s>"
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is '</s>'; give a token's number"):
+        engine.end_tokens(model, tokenizer)
+
+
 SHAPE = {"vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "head_dim": 8}
 FAMILIES = {
     "llama": {"num_key_value_heads": 1, "num_hidden_layers": 2},

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import tomllib
 from pathlib import Path
 
@@ -38,6 +40,28 @@ USAGES = ("embed", "search x", "frob", "explain a b --seed x", "search a b -k 0"
 def test_a_wrong_usage_is_2(grace, words):
     done = grace(*words.split())
     assert done.code == 2 and "Usage: grace" in done.err and "Traceback" not in done.err
+
+
+def test_a_temperature_that_is_no_finite_number(mistake):
+    assert "options.sampling_temperature: Input should be a finite number" in mistake(
+        *["explain", "a", "b", "--temperature", "inf"]
+    )
+
+
+def test_a_named_pipe_is_embedded(grace, tmp_path):
+    os.mkfifo(tmp_path / "in.jsonl")
+    writer = threading.Thread(target=(tmp_path / "in.jsonl").write_bytes, args=(b'{"text": "Sort a list."}\n' * 2,))
+    writer.start()
+    assert grace("embed", tmp_path / "in.jsonl", "-o", tmp_path / "out.npy", *SHORT).code == 0
+    writer.join()
+    assert len(np.load(tmp_path / "out.npy")) == 2
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"x"', "", "{"])
+def test_a_model_whose_settings_are_no_settings(mistake, tiny_folder, tmp_path, content):
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    (folder / "grace.json").write_text(content)
+    assert "grace.json: " in mistake("explain", "a", "b", "--model", folder)
 
 
 def test_a_command_without_a_model_asks_for_one(grace, monkeypatch):

@@ -164,6 +164,15 @@ def test_an_index_with_a_part_missing_says_what_to_do(grace, mistake, corpus):
 
 
 @pytest.mark.parametrize(
+    ("part", "content"), [("texts.jsonl", b""), ("texts.jsonl", b"[1]\n"), ("starts.npy", b""), ("vectors.npy", b"")]
+)
+def test_an_index_with_a_part_broken_says_what_to_do(grace, mistake, corpus, part, content):
+    grace("search", corpus, QUERY, *SHORT)
+    (corpus.with_name(f"{corpus.name}.index") / part).write_bytes(content)
+    assert "is not whole" in mistake("search", corpus, QUERY, *SHORT)
+
+
+@pytest.mark.parametrize(
     ("words", "given", "expected"),
     [
         (["nothing.jsonl", QUERY], b"", "nothing.jsonl: no such file."),
