@@ -14,7 +14,7 @@ from grace.files import write_json
 from grace.specs import EncodeSpec
 
 WILD = (
-    "</script><script>window.hit = 1</script> <img src=x onerror=window.hit=1> \"quotes\" 'too' & \ud83e 😀 שלום עולם"
+    "</script><script>window.hit = 1</script> <img src=x onerror=window.hit=1> \"quotes\" 'too' & 😀 שלום עולם"
 )
 HUGE = "Very long indeed. " * 6000  # 108,000 characters
 
