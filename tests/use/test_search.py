@@ -181,7 +181,7 @@ def test_an_index_with_a_part_broken_says_what_to_do(grace, mistake, corpus, par
         (["empty.txt", QUERY], b"", "empty.txt: holds no text."),
         (["corpus.jsonl", " "], b"", "the query is empty."),
         (["corpus.jsonl", "-"], b"", "standard input: holds no text."),
-        (["corpus.jsonl", "-"], b"\xff\n", "standard input, line 1: not UTF-8 text (byte 0xff)"),
+        (["corpus.jsonl", "-"], b"\xff\n", "standard input, row 1: not UTF-8 text (byte 0xff)"),
         (["corpus.jsonl", QUERY, "--index", "none/index"], b"", "none: no such folder; make it first."),
         (["corpus.jsonl", QUERY, "--index", "corpus.jsonl"], b"", "corpus.jsonl: no such folder"),
     ],
