@@ -13,9 +13,7 @@ from grace.encoder.encoder import DEFAULT_POOLING, DEFAULT_PROMPT, Rationale
 from grace.files import write_json
 from grace.specs import EncodeSpec
 
-WILD = (
-    "</script><script>window.hit = 1</script> <img src=x onerror=window.hit=1> \"quotes\" 'too' & 😀 שלום עולם"
-)
+WILD = "</script><script>window.hit = 1</script> <img src=x onerror=window.hit=1> \"quotes\" 'too' & 😀 שלום עולם"
 HUGE = "Very long indeed. " * 6000  # 108,000 characters
 
 
