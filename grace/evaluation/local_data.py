@@ -35,7 +35,7 @@ from grace.evaluation.items import leaves
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
-MOST = 1000  # relevance; evaluation programs count them, and hang at more
+MOST = 1000  # relevance; no collection has more, so it can only be a mistake
 CHUNK = 10_000  # rows in memory as Python objects
 Value = Callable[[reader.Row, str, str], Any]  # (row, field, where) -> the field's value
 
@@ -260,7 +260,7 @@ def _retrieval(task: AbsTask, folder: Path) -> Any:
                 f"{where}: judges {query!r} for the query of the same id, which this task never finds: its queries are "
                 "documents themselves; give them other ids."
             )
-        score = max(score, 0)  # below 0 a document is no more irrelevant, and mteb's program takes none
+        score = max(score, 0)  # TREC marks junk below 0; it is no less relevant than 0
         if relevant.setdefault(query, {}).setdefault(document, score) != score:
             raise UserError(f"{where}: judges {query!r} and {document!r} a second time and otherwise; remove one.")
     judged = [i for i, name in enumerate(asked) if name in relevant]
