@@ -35,7 +35,7 @@ from grace.evaluation.items import leaves
 from grace.section import UserError
 
 log = logging.getLogger(__name__)
-MOST = 1000  # relevance; no collection has more, so it can only be a mistake
+MOST = 1000  # relevance; more can only be a mistake
 CHUNK = 10_000  # rows in memory as Python objects
 Value = Callable[[reader.Row, str, str], Any]  # (row, field, where) -> the field's value
 
