@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from grace import tasks
 from grace.exhibits import Ablation, Cases, Figure, Latency, Mode, Table
 from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, Text, hint
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
 class Source(Section):
@@ -83,7 +83,7 @@ class Evaluation(Section):
     batch_size: Positive  # memory only
     compile: bool  # as in `generation`
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
-    direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
+    direct_prompt: DirectPrompt  # prompt of the runs without rationale
     subset: list[Name]  # groups on which ablations are evaluated (table 3)
     pairs: Natural  # held-out pairs behind the geometry table
 

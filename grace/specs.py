@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from grace.config import Backbone, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
 
 
 class SourceSpec(Section):
@@ -68,7 +68,7 @@ class EncodeSpec(Section):
     pooling: Pooling
     engine: Literal["transformers", "vllm"] = "transformers"
     rationales: bool
-    direct_prompt: Literal["chat", "plain"]
+    direct_prompt: DirectPrompt
     max_new_tokens: int
     sampling_temperature: float
     batch_size: int
@@ -99,7 +99,7 @@ class TrainSpec(Section):
     seed: Natural
     prompt: Prompt
     pooling: Pooling
-    direct_prompt: Literal["chat", "plain"] | None = None
+    direct_prompt: DirectPrompt | None = None
     generation: Generation | None = None
     reward: RewardConfig | None = None
     grace: Grace | None = None
