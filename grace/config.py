@@ -28,6 +28,8 @@ class Source(Section):
     revision: str | None = None  # hub: commit, tag or branch
     mirror: str | None = None  # gdrive, hub: an address to fetch the file from instead
     packages: list[str] = Field(default_factory=list)  # docstrings
+    # docstrings: of the file of all rows; where they differ, the source warns
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -36,6 +38,10 @@ class Source(Section):
             raise ValueError(f"{missing[0]}: a source of kind {self.kind!r} needs this key")
         if self.mirror and self.kind not in ("gdrive", "hub"):
             raise ValueError(f"mirror: a source of kind {self.kind!r} is not fetched; path names a file of yours")
+        if self.sha256 and self.kind != "docstrings":
+            raise ValueError(
+                f"sha256: a source of kind {self.kind!r} takes none; sources.lock has that of what is fetched"
+            )
         return self
 
 

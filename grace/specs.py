@@ -17,7 +17,7 @@ from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Pooling
 
 
 class SourceSpec(Section):
-    version: int = 2
+    version: int = 3
     name: str
     source: Source
     max_rows: Positive | None

@@ -3,7 +3,8 @@
 
 rule source:
     output:
-        f"{ROOT}/data/raw/{{source}}.jsonl",
+        out=f"{ROOT}/data/raw/{{source}}.jsonl",
+        card=f"{ROOT}/data/raw/{{source}}.card.json",
     log:
         f"{ROOT}/logs/source/{{source}}.log",
     benchmark:
@@ -20,7 +21,7 @@ rule source:
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.source --spec {params.spec:q} --threads {threads}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.out:q} --card {output.card:q} > {log:q} 2>&1"
 
 
 rule pairs:

@@ -105,6 +105,12 @@ def test_every_study_is_valid(study):
         ("studies/demo/data/mining", {"rank_min": 3, "rank_max": 3}, "data.mining.rank_max: the window [3, 3)"),
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
+        ("sources/docstrings/sha256", "f" * 63, "sources.docstrings.sha256:"),
+        (
+            "sources/docstrings",
+            {"kind": "jsonl", "form": "pairs", "path": "x", "sha256": "f" * 64},
+            "sources.docstrings.sha256: a source of kind 'jsonl' takes none",
+        ),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),

@@ -13,7 +13,7 @@ import numpy as np
 from grace.encoder.store import Store
 from grace.evaluation.embedder import Embedder
 
-PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "stdlib": 2}
+PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "nltk": 2}
 WORDS = [
     "return",
     "array",
