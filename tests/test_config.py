@@ -112,6 +112,12 @@ def test_every_study_is_valid(study):
             "sources.docstrings.sha256: a source of kind 'jsonl' takes none",
         ),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
+        (
+            "available_backbones/tiny/kind",
+            "gguf",
+            "available_backbones.tiny.path: a backbone of kind 'gguf' needs path",
+        ),
+        ("available_backbones/tiny", {"kind": "gguf", "package": "x", "file": "y"}, "or package, version and file"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),
         ("ablations", "yes", "ablations: it is 'yes'; give true or false"),
