@@ -175,7 +175,7 @@ def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
 
 def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["cl"])
-    monkeypatch.setattr(preflight, "step_of_contrastive", lambda *_: torch.empty(1 << 58))
+    monkeypatch.setattr(preflight, "step_of_batch", lambda *_: torch.empty(1 << 58))
     with pytest.raises(UserError, match=r"8 rows of 100 tokens do not fit.*lower cl\.mini_batch_size"):
         trainer.train()
 
