@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from grace import tasks
 from grace.exhibits import Ablation, Cases, Figure, Latency, Mode, Table
 from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, Text, hint
-from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 
 
 class Source(Section):
@@ -188,9 +188,9 @@ class Backbone(Section):
 
 
 # Methods that embed after reasoning unless `mode` says otherwise, and those that train on pairs alone.
-MODES: dict[str, Mode] = dict.fromkeys(("reasoning", "grace", "adapter+grace"), "reasoning")
+MODES: dict[str, Mode] = dict.fromkeys(("reasoning", "grace", "best-of", "adapter+grace"), "reasoning")
 PAIRS = ("cl", "adapter", "kl_fence", "adapter+grace")
-Method = Literal["base", "reasoning", "cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
+Method = Literal["base", "reasoning", "cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"]
 
 
 class Run(Section):
@@ -282,6 +282,7 @@ class Study(Section):
     adapter: Contrastive
     kl_fence: Contrastive
     rounds: Rounds
+    offline: Offline
     data: Data
     evaluation: Evaluation
     general: General

@@ -14,9 +14,13 @@ from grace.settings import Contrastive
 
 # Sections that a run may change with `settings`.
 RUN_SECTIONS = (
-    "prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "adapter", "kl_fence", "rounds", "evaluation",
+    "prompt", "pooling", "generation", "reward", "grace", "cl", "simcse", "adapter", "kl_fence", "rounds", "offline",
+    "evaluation",
 )  # fmt: skip
-MEMORY_ONLY = (("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("evaluation", "batch_size"))
+MEMORY_ONLY = (
+    ("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("offline", "rows_per_forward"),
+    ("evaluation", "batch_size"),
+)  # fmt: skip
 
 
 class Runs:
@@ -193,6 +197,8 @@ class Runs:
     def _processes(self, run: str) -> int:
         at = self.sections(run)
         method = self.study.runs[run].method
+        if method == "best-of":
+            return at.offline.processes
         return at.grace.processes if "grace" in method else contrastive(at, method).processes
 
     def launcher(self, run: str) -> str:

@@ -181,6 +181,39 @@ class Rounds(Section):
     policy_steps: Positive  # of a round
 
 
+class Offline(Section):
+    """best-of: rationales are written once, in groups of K, and the model learns from the best of each.
+
+    objective: `sft` on the best rationale, or `dpo` of the best against the worst.
+    credit: as of `Grace`; all: a group of q beside that of d+.
+    """
+
+    rows: Positive | None  # of each round; null: all
+    rollouts: Annotated[int, Field(ge=2)]  # K: of one there is no best
+    credit: Literal["positives", "all"] = "positives"
+    rounds: Annotated[int, Field(ge=1, le=2)]  # the second samples from the model of the first
+    objective: Literal["sft", "dpo"]
+    beta: Rate  # of dpo: the larger, the closer to the model that has written
+    processes: Positive  # one per GPU
+    sharding: Literal["fsdp", "none"]
+    lora: Lora | None  # null: all weights; merged after each round
+    epochs: Rate
+    batch_size: Positive  # groups of an update
+    rows_per_forward: Positive  # of them, per process; memory only
+    learning_rate: LearningRate  # at the start of a round; it falls to 0 linearly
+    precision: Literal["bf16", "fp32"]
+    gradient_checkpointing: bool
+    save_steps: Positive
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Offline:
+        if self.batch_size % (together := self.processes * self.rows_per_forward):
+            raise ValueError(
+                f"batch_size: {self.batch_size} must be a multiple of processes x rows_per_forward = {together}"
+            )
+        return self
+
+
 class Contrastive(Section):
     """Training with a contrastive loss: the baselines cl and simcse, adapter, kl_fence.
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from grace.config import Backbone, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
-from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 
 
 class SourceSpec(Section):
@@ -90,11 +90,12 @@ class RationalesSpec(Section):
 
 
 class TrainSpec(Section):
-    """`grace` with generation and reward, or `contrastive`, by method; `adapter+grace` has both, and `rounds`."""
+    """`grace` with generation and reward, `offline` with these and instances, or `contrastive`, by method;
+    `adapter+grace` has the first and the last, and `rounds`."""
 
     version: int = 3
     run: str
-    method: Literal["cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
+    method: Literal["cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"]
     data: Literal["supervised", "unsupervised"]
     seed: Natural
     prompt: Prompt
@@ -105,6 +106,8 @@ class TrainSpec(Section):
     grace: Grace | None = None
     contrastive: Contrastive | None = None
     rounds: Rounds | None = None
+    offline: Offline | None = None
+    instances: Positive | None = None  # of best-of: rows that are rewarded together
     rationales: RationalesSpec | None = None  # whose rationales it learns from
     keep_steps: list[int] = Field(
         default_factory=list
@@ -112,7 +115,9 @@ class TrainSpec(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> TrainSpec:
-        need = [] if self.method == "grace" else ["contrastive", "direct_prompt"]
+        alone = self.method in ("grace", "best-of")  # without a contrastive loss
+        need = [] if alone else ["contrastive", "direct_prompt"]
+        need += ["offline", "instances", "generation", "reward"] if self.method == "best-of" else []
         need += ["grace", "generation", "reward"] if "grace" in self.method else []
         need += ["rounds"] if self.method == "adapter+grace" else []
         if self.contrastive and self.contrastive.rationales and not self.rounds:
@@ -121,7 +126,7 @@ class TrainSpec(Section):
             raise ValueError(f"{missing[0]}: method {self.method!r} needs this section")
         if (self.method == "kl_fence") != bool(self.contrastive and self.contrastive.fence):
             raise ValueError("contrastive.fence: kl_fence needs it, and no other method takes it")
-        if self.method != "grace" and (self.method == "simcse") != (self.data == "unsupervised"):
+        if not alone and (self.method == "simcse") != (self.data == "unsupervised"):
             raise ValueError(f"data: method {self.method!r} does not train on {self.data!r} rows")
         return self
 

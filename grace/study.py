@@ -58,9 +58,11 @@ class Plan(Shown):
             run=run, method=entry.method, data=entry.data, seed=int(seed), prompt=at.prompt, pooling=at.pooling,
             keep_steps=self.keep_steps(run) if keep_steps is None else keep_steps,
         )  # fmt: skip
-        if "grace" in entry.method:
+        if entry.method == "best-of":
+            common |= dict(generation=at.generation, reward=at.reward, offline=at.offline, instances=at.grace.instances)
+        elif "grace" in entry.method:
             common |= dict(generation=at.generation, reward=at.reward, grace=at.grace)
-        if entry.method != "grace":
+        if entry.method not in ("grace", "best-of"):
             common |= dict(contrastive=contrastive(at, entry.method), direct_prompt=at.evaluation.direct_prompt)
         if entry.method == "adapter+grace":  # each part's steps are those of a round
             common |= dict(

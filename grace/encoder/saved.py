@@ -111,7 +111,8 @@ def encode_settings(manifest: dict[str, Any]) -> Encode:
         return Encode()
     spec = manifest["settings"]
     learnt = (spec.get("contrastive") or {}).get("loss", "direct")
-    known: dict[str, Any] = {"rationales": "grace" in spec["method"] or learnt == "rationale"}
+    reasons = "grace" in spec["method"] or spec["method"] == "best-of"
+    known: dict[str, Any] = {"rationales": reasons or learnt == "rationale"}
     if spec.get("direct_prompt"):
         known["direct_prompt"] = spec["direct_prompt"]
     wrote = spec.get("generation") or (spec.get("rationales") or {}).get("encode")

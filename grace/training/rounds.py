@@ -89,9 +89,7 @@ def rows_of(phase: Phase, rows: list[Row]) -> list[Row]:
     are used up; the policy all rows."""
     if phase.spec.contrastive is None or phase.spec.contrastive.rows is None:
         return rows
-    count = min(phase.spec.contrastive.rows, len(rows))
-    order = rationales.sample(rows, None)
-    return [order[(phase.number * count + i) % len(order)] for i in range(count)]
+    return rationales.sample(rows, phase.spec.contrastive.rows, phase.number)
 
 
 def train_in_rounds(spec: TrainSpec, rows: list[Row], backbone: Path, checkpoints: Path) -> Trained:

@@ -31,12 +31,12 @@ from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.vllm import per_request
 from grace.encoder.sampling import text_key
 from grace.method.advantages import group_advantages, within_group_deviation
-from grace.method.prompt import PromptTemplate, is_well_formed
+from grace.method.prompt import PromptTemplate
 from grace.method.rewards import RewardBreakdown, compute_rewards
 from grace.section import UserError
 from grace.specs import TrainSpec
 from grace.training import sharding
-from grace.training.batches import Embeddings, GroupSampler, exchanged, in_groups, in_rows, training_set
+from grace.training.batches import Embeddings, GroupSampler, exchanged, failures, in_groups, in_rows, training_set
 from grace.training.finite import check
 from grace.training.log_probabilities import log_probabilities
 
@@ -260,17 +260,9 @@ class GraceTrainer(GRPOTrainer):
 
     def _failed(self, token_ids: list[list[int]]) -> Tensor:
         """[B, K] bool of all ranks: what the rule for failed rollouts applies to."""
-        cut = [ids[-1] not in self.ends for ids in token_ids]
-        failed = {"truncated": cut}
-        if self.reward.form:
-            bare = [ids if over else ids[:-1] for ids, over in zip(token_ids, cut, strict=True)]
-            tokenizer: Any = self.processing_class
-            said = tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
-            failed["ill_formed"] = [
-                over or not is_well_formed(self.template.opening + text) for text, over in zip(said, cut, strict=True)
-            ]
         found = torch.zeros(0)
-        for name, flags in failed.items():  # the last holds all
+        kinds = failures(token_ids, self.ends, self.template, self.reward.form)
+        for name, flags in kinds.items():  # the last holds all
             found = gather(torch.tensor(flags, device=self.accelerator.device)).view(-1, self.k)
             self._metrics["train"][name].append(found.float().mean().item())
         return found

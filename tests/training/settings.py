@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 from grace.specs import EncodeSpec, RationalesSpec, TrainSpec
 
 GRACE: dict[str, Any] = dict(
@@ -75,6 +75,17 @@ def rounds_spec(**changes: Any) -> TrainSpec:
         "rounds": Rounds(rounds=2, adapter_steps=2, policy_steps=2),
     }  # fmt: skip
     return base.model_copy(update=both | changes)
+
+
+def offline_spec(reward: RewardConfig | None = None, data: str = "supervised", **changes: Any) -> TrainSpec:
+    """best-of in a round of four steps, eight groups rewarded together."""
+    values = dict(
+        rows=16, rollouts=4, rounds=1, objective="sft", beta=0.1, processes=1, sharding="none", lora=None, epochs=2.0,
+        batch_size=8, rows_per_forward=8, learning_rate=1e-3, precision="fp32", gradient_checkpointing=False,
+        save_steps=1,
+    )  # fmt: skip
+    own = {"run": "grace-offline", "method": "best-of", "grace": None, "instances": 8}
+    return TrainSpec(**{**grace_spec(data, reward).model_dump(), **own, "offline": Offline(**{**values, **changes})})
 
 
 class Written:

@@ -22,7 +22,9 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
 4. GRACE, one generation: instances x (rollouts + 1 query + M negatives) rationales by 2 and 3; with vLLM a pooling
    pass (2) over all of them; with updates_per_generation over 1 a pass for the old log-probabilities; an update of 3
    passes over the rollouts (4 with gradient checkpointing, one less with LoRA, which computes no gradients of weights).
-   Generations = rows / instances x epochs, or max_steps / updates_per_generation.
+   Generations = rows / instances x epochs, or max_steps / updates_per_generation. best-of, one round: rows x (rollouts
+   + 1 + M) rationales of the transformers engine, twice as many with credit: all; then epochs x the passes of an update
+   over one rationale of each group (sft), or over two, which the reference reads too (dpo).
 5. CL and SimCSE, one update: 3 passes over the batch's texts, 4 with the gradient cache (mini_batch_size below a
    process's share of the batch), one less with LoRA. adapter and kl_fence likewise; a loss over rationales reads prompt
    and rationale. The fence adds, for fence.rows of a process with a rationale and as many of plain text, the same
@@ -46,6 +48,7 @@ NAMED = 2  # runs of an ablation
 SHAPE = ("layers", "width")  # what no entry of another backbone leaves as it is
 LOWER = {
     "grace": "lower grace.rollouts_per_forward or grace.vllm_memory, raise grace.processes, or set grace.lora",
+    "best-of": "lower offline.rows_per_forward, raise offline.processes, or set offline.lora",
     "cl": "lower cl.mini_batch_size, raise cl.processes, or set cl.lora",
     "simcse": "lower simcse.mini_batch_size, raise simcse.processes, or set simcse.lora",
     "adapter": "lower adapter.mini_batch_size",
