@@ -90,6 +90,7 @@ class Evaluation(Section):
     compile: bool  # as in `generation`
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
     direct_prompt: DirectPrompt  # prompt of the runs without rationale
+    standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
     subset: list[Name]  # groups on which ablations are evaluated (table 3)
     pairs: Natural  # held-out pairs behind the geometry table
 
