@@ -242,7 +242,7 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)
         source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)
-        with store.Store(root, settings, encoder.width) as kept:
+        with store.Store(root, settings, encoder.width, model=paths.model) as kept:
             embedder = Embedder(encoder, kept, source)
             found = run_found(embedder, todo, f"grace/{spec.run}", revision)
             rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
