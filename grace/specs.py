@@ -127,7 +127,7 @@ class TrainSpec(Section):
 
 
 class EvaluateSpec(Section):
-    version: int = 3
+    version: int = 4  # 4: `tied`
     run: str
     group: str
     tasks: list[str]

@@ -79,7 +79,8 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
     """Evaluate the tasks that `find` gave; their data are unloaded one after the other.
 
     Returns:
-        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}.
+        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}, of
+        a retrieval also "tied": the share of queries whose score equal scores of documents decide.
 
     Raises:
         UserError: for data that cannot be loaded, or a disk too small for a corpus's embeddings.
@@ -108,6 +109,7 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
             "main_score": main if math.isfinite(main) else None,
             "metric": task.metadata.main_score,
             "items": kept,
+            **_tied(kept),
         }
         log.info("%s: %s %.4f", title, task.metadata.main_score, main)
         for leaf in leaves(task):
@@ -155,8 +157,15 @@ def _joined(pieces: list[tuple[float, dict[str, Any] | None]]) -> tuple[float, d
         return pieces[0]
     if not all(math.isfinite(main) for main, _ in pieces):
         return math.nan, None
-    values = [value for _, kept in pieces if kept for part in kept["parts"] for value in part["values"]]
-    return float(np.mean(values)), {"statistic": "mean", "parts": [{"values": values}]}
+    parts = [part for _, kept in pieces if kept for part in kept["parts"]]
+    whole = {key: [value for part in parts for value in part[key]] for key in parts[0]}
+    return float(np.mean(whole["values"])), {"statistic": "mean", "parts": [whole]}
+
+
+def _tied(kept: dict[str, Any] | None) -> dict[str, float]:
+    """The share of queries that are tied; their flags leave the items."""
+    flags = [flag for part in (kept or {"parts": []})["parts"] for flag in part.pop("tied", [])]
+    return {"tied": float(np.mean(flags))} if flags else {}
 
 
 def _load(task: Any) -> None:

@@ -23,7 +23,7 @@ def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str]) -
     if any(cell["problems"] for cell in cells):
         found.append(
             "A raised letter leads to what is wrong behind a number. Such a number is not bold, unless all that is "
-            "wrong is a missing hash."
+            "wrong is a missing hash, or equal scores."
         )
     if any(cell["difference"] is not None for cell in cells):
         found.append("In brackets behind the paper's number: ours minus the paper's, where both are of the same tasks.")

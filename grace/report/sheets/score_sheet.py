@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from grace import specs
 from grace.paper import numbers
+from grace.report.scoring.results import HARMLESS
 from grace.report.sheets import notes
 from grace.report.sheets.cells import GRACE_3B, Cell
 from grace.report.sheets.columns import Column
@@ -123,7 +124,7 @@ def _shown(cell: Cell | None, column: Column, signs: Signs) -> Shown:
         number = f"{cell['ours']:.{digits}f}"
         apart = cell["delta_low"] is not None and (cell["delta_low"] > 0 or cell["delta_high"] < 0)
         shown.main = [Piece(number)]
-        if apart and all(problem.kind == "unhashed" for problem in cell["problems"]):
+        if apart and all(problem.kind in HARMLESS for problem in cell["problems"]):
             shown.main = [Piece(number, "bold"), Piece(" ↑" if cell["delta_low"] > 0 else " ↓")]
         if cell["seed_sd"] is not None:
             shown.main.append(Piece(f" ± {cell['seed_sd']:.{digits}f}"))
