@@ -38,15 +38,19 @@ ABANDONED = 3600.0  # a temporary file or half a segment of this age was left by
 log = logging.getLogger(__name__)
 
 
-def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str, template: str = "") -> dict[str, Any]:
+def settings(encode: EncodeSpec | None, weights: str, dtype: str, precision: str, template: str = "") -> dict[str, Any]:
     """What decides an embedding, and nothing else: runs that differ in the rest share a folder.
 
     Args:
+        encode: None of an encoder-only model, whose folder says how it embeds.
         weights: `grace.manifest.weights_hash` of the model.
         dtype: precision that the model computes in.
         precision: float32 or float16, of the embeddings kept.
         template: `PromptTemplate.digest`; "" where it is not known.
     """
+    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision}
+    if encode is None:
+        return fixed
     spec = encode.model_dump()
     names = ["prompt", "pooling", "rationales"]
     if encode.rationales:
@@ -54,7 +58,6 @@ def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str, templ
         names += ["seed"] if encode.sampling_temperature > 0 else []
     else:
         names += ["direct_prompt"]
-    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision}
     fixed |= {"template": template} if template else {}
     return fixed | {name: spec[name] for name in names}
 

@@ -214,7 +214,7 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     Raises:
         UserError: when what was written there is not the beginning of what would be written here.
     """
-    if spec.rationales_of is None:
+    if spec.rationales_of is None or spec.encode is None:
         return None
     theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store, ours["template"])
     differing = [
@@ -236,18 +236,23 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
         import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
 
         from grace.encoder.encoder import RationaleEncoder
+        from grace.encoder.encoder_only import EncoderOnly
         from grace.encoder.engines.vllm import require_vllm
         from grace.evaluation import mteb_tasks  # noqa: F401  # `find` does
 
-    if spec.encode.engine == "vllm" and spec.encode.rationales:
+    if spec.encode and spec.encode.engine == "vllm" and spec.encode.rationales:
         require_vllm("evaluation.engine")
     data = load(paths.data)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
     todo = find(spec.tasks, data, spec.local)
-    encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, encoder.template.digest)
-    revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
+    encoder: Any
+    if spec.encode is None:
+        encoder, template, revision = EncoderOnly(paths.model), "", weights[:12]
+    else:
+        encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
+        template, revision = encoder.template.digest, f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
+    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, template)
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)
         source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
@@ -31,23 +32,39 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
         if not (source / "config.json").exists():
             raise UserError(f"config: available_backbones: {source} is not the folder of a Hugging Face model.")
         check(source, spec.prompt)
-        _cleared(folder, None)
-        try:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-        except shutil.Error as error:  # of one file or more: [(from, to, why)]
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
-                            "its entry in available_backbones.") from None  # fmt: skip
+        copy(source, folder, "available_backbones")
     else:
-        _from_hub(str(backbone.id), backbone.revision, folder)
+        from_hub(
+            str(backbone.id), backbone.revision, folder, "available_backbones", "{kind: local, path: FOLDER}", _whole
+        )
         check(folder, spec.prompt)
     write_json(paths.out, manifest.make("download", spec, [folder], paths.started))
 
 
-def _from_hub(name: str, revision: str | None, folder: Path) -> None:
+def copy(source: Path, folder: Path, key: str) -> None:
+    """Copy a model's folder. Raises: UserError that names `key` of config.yaml, when it cannot be."""
+    _cleared(folder, None)
+    try:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    except shutil.Error as error:  # of one file or more: [(from, to, why)]
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
+                        f"its entry in {key}.") from None  # fmt: skip
+
+
+def from_hub(
+    name: str, revision: str | None, folder: Path, key: str, local: str, whole: Callable[[Path], bool]
+) -> None:
     """Download what a model folder needs; finished files of the same model are kept, so a second try goes on.
 
     Where the hub does not answer, what an earlier run brought whole is taken.
+
+    Args:
+        key, local: of config.yaml, where the model is named, and what would name a folder there.
+        whole: whether a folder holds a whole model.
+
+    Raises:
+        UserError: when the model cannot be had.
     """
     _cleared(folder, {"id": name, "revision": revision})
     from huggingface_hub import snapshot_download
@@ -59,9 +76,9 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         RepositoryNotFoundError,
     )
 
-    by_hand = f"or fetch {name} by hand and set its entry in available_backbones to {{kind: local, path: FOLDER}}"
+    by_hand = f"or fetch {name} by hand and set its entry in {key} to {local}"
     if why := hub.unreachable():
-        if not _whole(folder):
+        if not whole(folder):
             raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
         log.warning("the hub cannot be reached (%s): taking what lies in %s", why, folder)
         return
@@ -72,7 +89,7 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
             f"{name}: the model is gated; accept its licence on its page and log in with `hf auth login`, {by_hand}."
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{name}: the hub knows no such model; correct its id in available_backbones.") from None
+        raise UserError(f"{name}: the hub knows no such model; correct its id in {key}.") from None
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _failed(name, str(error).strip().split("\n")[0], by_hand) from None
 

@@ -242,6 +242,13 @@ def test_a_difference_inside_its_interval_is_not_bold(study, tmp_path):
     assert "**" not in line[3] and "grace" in line[3] and "**" in line[2]
 
 
+def test_an_encoder_only_model_is_told_under_the_table(study, tmp_path):
+    said = "*base* is an encoder-only model, evaluated as it is: no prompt, and pooling, normalisation"
+    for runs in ([], ["base"]):
+        out = made.run(spec_of(study).model_copy(update={"encoders": runs}), tmp_path / str(len(runs)))
+        assert (said in out.md) == bool(runs)
+
+
 def test_queries_that_equal_scores_decide_are_told_under_the_table(study, tmp_path):
     def table(share):
         made.change(tmp_path / "cl-0.json", lambda one: one["tasks"]["DocstringRetrieval"].update(tied=share))

@@ -26,7 +26,7 @@ def sheet(spec: specs.TablesSpec, cells: list[Cell], columns: list[Column], miss
     ours, printed = ([cell for cell in cells if cell["reference"] is kind] for kind in (False, True))
     signs = Signs(list(dict.fromkeys(one for cell in ours for one in cell["problems"])))
     made = _by_task(ours, columns, signs) if spec.table.kind == "tasks" else [_by_run(ours, columns, signs)]
-    said = notes.notes(spec.table, ours, spec.bootstrap, missing)
+    said = notes.notes(spec.table, ours, spec.bootstrap, missing, spec.encoders)
     if made:
         made[-1].notes = [*signs.notes(), *(("", note) for note in said)]
     if printed:
