@@ -48,7 +48,7 @@ class Source(Section):
 class Mining(Section):
     """Hard negatives for a source that brings none, as `sentence_transformers.util.mine_hard_negatives` counts."""
 
-    encoder: str  # "tfidf", or the name or path of a SentenceTransformer
+    encoder: str  # "tfidf", one of available_encoders, or the name or path of a SentenceTransformer
     negatives: Positive  # M
     rank_min: Natural
     rank_max: Positive
@@ -188,10 +188,32 @@ class Backbone(Section):
         return self
 
 
+class Encoder(Section):
+    """An encoder-only model of Sentence Transformers, in one of three places."""
+
+    package: Text | None = None  # of the package index
+    version: Text | None = None
+    folder: Text | None = None  # of the model in the package's wheel
+    id: Text | None = None  # repository of the hub
+    revision: Text | None = None
+    path: Text | None = None  # local folder
+
+    @model_validator(mode="after")
+    def _one(self) -> Encoder:
+        if sum(map(bool, (self.package, self.id, self.path))) != 1:
+            raise ValueError("package: give exactly one of package, id and path")
+        if missing := [key for key in ("version", "folder") if self.package and not getattr(self, key)]:
+            raise ValueError(f"{missing[0]}: an encoder of a package needs this key")
+        return self
+
+
 # Methods that embed after reasoning unless `mode` says otherwise, and those that train on pairs alone.
 MODES: dict[str, Mode] = dict.fromkeys(("reasoning", "grace", "best-of", "adapter+grace"), "reasoning")
 PAIRS = ("cl", "adapter", "kl_fence", "adapter+grace")
-Method = Literal["base", "reasoning", "cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"]
+UNTRAINED = ("base", "reasoning", "encoder")
+Method = Literal[
+    "base", "reasoning", "encoder", "cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"
+]
 
 
 class Run(Section):
@@ -213,12 +235,15 @@ class Run(Section):
             raise ValueError(f"data: method {self.method!r} trains, so it needs 'supervised' or 'unsupervised'")
         if self.method in PAIRS and self.data != "supervised":
             raise ValueError(f"data: method {self.method!r} needs 'supervised', it trains on pairs")
+        own = [key for key in ("data", "settings", "model", "step", "mode") if getattr(self, key)]
+        if self.method == "encoder" and own:
+            raise ValueError(f"{own[0]}: an encoder-only model embeds as it is and writes no rationale; leave it out")
         return self
 
     @property
     def trained(self) -> bool:
-        """Whether its model is not the backbone."""
-        return self.method not in ("base", "reasoning")
+        """Whether its model comes of a training."""
+        return self.method not in UNTRAINED
 
     @property
     def trains(self) -> bool:
@@ -271,6 +296,7 @@ class Study(Section):
     title: str
     extends: str | None = None
     backbones: Annotated[list[Name], Field(min_length=1)]
+    encoder: Name | None = None  # one of available_encoders: of runs of method `encoder`, and of figure 4
     seeds: Annotated[list[Natural], Field(min_length=1)]
     runs: dict[Name, Run]
     prompt: Prompt

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from grace.config import Backbone, General, Mining, Source, Study
+from grace.config import Backbone, Encoder, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
 from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
@@ -59,6 +59,11 @@ class BackboneSpec(Section):
     version: int = 2  # 2: Muon in float32
     backbone: Backbone
     prompt: Prompt
+
+
+class EncoderSpec(Section):
+    version: int = 1
+    encoder: Encoder
 
 
 class EncodeSpec(Section):
@@ -132,13 +137,13 @@ class TrainSpec(Section):
 
 
 class EvaluateSpec(Section):
-    version: int = 3
+    version: int = 4  # 4: `tied`
     run: str
     group: str
     tasks: list[str]
     local: dict[str, str]
     store: Literal["float32", "float16"]
-    encode: EncodeSpec
+    encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
     pairs: int = 0  # held-out pairs whose geometry is measured
 
@@ -151,7 +156,7 @@ class GeneralSpec(Section):
 
 
 class LatencySpec(Section):
-    version: int = 1
+    version: int = 2  # 2: a real encoder-only model
     latency: Latency
     encode: EncodeSpec  # of a run with rationales
     seed: int
@@ -212,6 +217,7 @@ class TablesSpec(Section):
     table: Table
     tasks: list[str]  # every MTEB task that a model of this table is evaluated on
     cells: list[Cell]
+    encoders: list[str] = Field(default_factory=list)  # runs of an encoder-only model
     cases: dict[str, str] = Field(default_factory=dict)  # backbone -> file of its rationales
     traded: Traded | None = None  # of the kinds tradeoff and effects, which have no cells of their own
 

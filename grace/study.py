@@ -38,7 +38,12 @@ class Plan(Shown):
         )
 
     def spec_triples(self) -> str:
-        return _json(specs.TriplesSpec(mining=self.study.data.mining))
+        mining = self.study.data.mining
+        folders = self.mining_encoder()
+        return _json(specs.TriplesSpec(mining=mining.model_copy(update={"encoder": folders[0]}) if folders else mining))
+
+    def spec_encoder(self, encoder: str) -> str:
+        return _json(specs.EncoderSpec(encoder=self.encoders[encoder]))
 
     def spec_lengths(self, data: str) -> str:
         return _json(
@@ -126,7 +131,7 @@ class Plan(Shown):
             specs.EvaluateSpec(
                 run=run, group=group, tasks=names,
                 local={name: at.local[name] for name in names if name in at.local},
-                store=at.store, encode=self._encode(run, seed),
+                store=at.store, encode=None if run in self.encoder_runs else self._encode(run, seed),
                 rationales_of=self._encode(source, seed) if source else None,
                 pairs=at.pairs if self.pair_rows(run, group) else 0,
             )
@@ -208,6 +213,7 @@ class Plan(Shown):
                 study=self.name, bootstrap=self.study.bootstrap, name=table,
                 table=entry.model_copy(update={"rows": self._rows(entry)}),
                 tasks=self._tasks(bool(entry.ablations) or entry.subset), cells=self.cells(table),
+                encoders=[run for run in self._rows(entry) if run in self.encoder_runs],
                 cases=self._cases(table), traded=self.traded(entry) if entry.kind in AT_ONCE else None,
             )
         )  # fmt: skip
@@ -232,8 +238,9 @@ class Plan(Shown):
     def spec_claims(self) -> str:
         main = [run for run, at in self.study.runs.items() if not (at.ablation or at.extra)]
         cells = self._cells(main, self.study.backbones, self.mteb_results)
+        writing = [run for run in main if run not in self.encoder_runs]
         general = self._cells(
-            main, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
+            writing, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
         )
         return _json(
             specs.ClaimsSpec(

@@ -79,7 +79,8 @@ rule split:
 
 rule triples:
     input:
-        f"{ROOT}/data/split/{{source}}/train.jsonl",
+        train=f"{ROOT}/data/split/{{source}}/train.jsonl",
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.mining_encoder()],
     output:
         out=f"{ROOT}/data/triples/{{source}}.jsonl",
         report=f"{ROOT}/data/triples/{{source}}.report.json",
@@ -100,7 +101,7 @@ rule triples:
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.triples --spec {params.spec:q} --threads {threads}"
-        " --train {input:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
+        " --train {input.train:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
 
 
 rule lengths:

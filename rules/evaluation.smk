@@ -104,6 +104,7 @@ rule latency:
         model=lambda wildcards: PLAN.model_ready(
             wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
         ),
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.timed_encoder()],
         texts=PLAN.test_rows(),
     output:
         f"{ROOT}/latency/{{backbone}}.json",
@@ -125,10 +126,12 @@ rule latency:
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
         ),
+        encoder=PLAN.timed_encoder(),
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.latency"
         " --spec {params.spec:q} --threads {params.threads} --backbone {params.backbone:q}"
-        " --model {params.model:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --encoder {params.encoder:q} --texts {input.texts:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 # Rationales of a few held-out texts, before, in and after training.

@@ -164,7 +164,8 @@ def test_every_study_is_valid(study):
         ),
         ("studies/demo/latency/budgets", [], "latency.budgets: "),
         ("defaults/latency/top", 100000000, "latency.top: 100000000 of 10000 embeddings"),
-        ("studies/demo/latency/encoder/heads", 3, "latency.encoder: heads (3) must divide width (128)"),
+        ("defaults/encoder", "minlm", "encoder: unknown encoder 'minlm' (did you mean 'minilm'?)"),
+        ("studies/demo/runs/encoder", {"method": "encoder"}, "runs.encoder.method: 'encoder' is the study's encoder"),
         ("defaults/latency/run", "gracee", "latency.run: unknown run 'gracee' (did you mean 'grace'?)"),
         ("studies/demo/evaluation/subset", ["x"], "evaluation.subset: unknown group 'x'"),
     ],
@@ -175,6 +176,60 @@ def test_wrong_settings(path, value, said):
         Plan(config)
     text = str(error.value)
     assert said in text and text.startswith("config: ") and "\n" not in text and text.endswith(".")
+
+
+ENCODED = {"encoder": "minilm", "runs": {"encoder": {"method": "encoder"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "entry", "said"),
+    [
+        (
+            {"runs": {"encoder": {"method": "encoder", "mode": "reasoning"}}},
+            {},
+            "runs.encoder.mode: an encoder-only model",
+        ),
+        ({}, {}, None),
+        (
+            {"runs": {"encoder": {"method": "encoder", "settings": {"x": {"y": 1}}}}},
+            {},
+            "runs.encoder.settings: an enc",
+        ),
+        ({"runs": {"encoder": {"method": "encoder", "data": "supervised"}}}, {}, "runs.encoder.data: an encoder-only"),
+        (
+            {"ablations": {"budget": {"runs": ["encoder"]}}},
+            {},
+            "ablations.budget.runs: run 'encoder' is an encoder-only",
+        ),
+        (
+            {"tables": {"table5": {"rows": {"encoder": None}}}},
+            {},
+            "tables.table5.rows: run 'encoder' is an encoder-only",
+        ),
+        ({"figures": {"pareto": {"rows": {"encoder": None}}}}, {}, "figures.pareto.rows: run 'encoder' is an encoder-"),
+        (
+            {"cases": {"also": ["encoder"]}},
+            {},
+            "cases.also: run 'encoder' is an encoder-only model, which writes nothing",
+        ),
+        ({}, {"id": "x/y"}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"package": None}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"folder": None}, "available_encoders.minilm.folder: an encoder of a package needs this key"),
+        ({}, {"file": "x"}, "available_encoders.minilm.file: unknown key (did you mean 'folder'"),
+    ],
+)
+def test_an_encoder_only_model_is_a_row_and_nothing_else(given, entry, said):
+    config = copy.deepcopy(CONFIG)
+    config["defaults"] = merge(config["defaults"], merge(ENCODED, given))
+    config["available_encoders"]["minilm"] |= entry
+    for name, value in given.items():  # what the demo has of its own
+        config["studies"]["demo"][name] = merge(config["studies"]["demo"].get(name, {}), value)
+    if said is None:
+        Plan(config)
+        return
+    with pytest.raises(UserError) as error:
+        Plan(config)
+    assert str(error.value).startswith(f"config: {said}") and str(error.value).endswith(".")
 
 
 def test_the_papers_values():

