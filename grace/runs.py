@@ -121,6 +121,11 @@ class Runs:
                 raise UserError(f"config: ablations.{name}.runs: run {base!r} is not of method 'grace'; leave it out.")
             for suffix, at, settings in ablations.points(name, entry):
                 made = ablations.run_of(entry, base, run, at, settings)
+                if isinstance(layer := at.get("layer"), int):  # of the backbones that have so many
+                    deep = [one for one in self.backbones_of_run(base) if self.backbones[one].layers >= layer]
+                    if not deep:
+                        continue
+                    made = made.model_copy(update={"backbones": deep})
                 point = base + suffix
                 end = self.sections(base).grace.max_steps
                 if made.step and end and made.step > end:

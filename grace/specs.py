@@ -145,6 +145,8 @@ class EvaluateSpec(Section):
     store: Literal["float32", "float16"]
     encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
+    layers: list[int] = Field(default_factory=list)  # that are pooled in the same pass, for runs that wait for this one
+    standardize: int | None = None  # training texts by whose embeddings each dimension is standardised
     pairs: int = 0  # held-out pairs whose geometry is measured
 
 
@@ -252,6 +254,8 @@ class ClaimsSpec(Section):
     tasks: list[str]
     cells: list[Cell]  # MTEB results
     general: list[Cell]
+    baselines: list[str] = Field(default_factory=list)  # runs of one forward pass without training, of `cells`
+    subset: list[str] = Field(default_factory=list)  # the tasks that those are evaluated on
     traded: Traded | None = None  # where the trade-off was asked for
 
 

@@ -123,7 +123,7 @@ class Plan(Shown):
             seed=int(seed),
         )
 
-    def spec_evaluate(self, run: str, seed: int | str, group: str) -> str:
+    def spec_evaluate(self, backbone: str, run: str, seed: int | str, group: str) -> str:
         at = self.sections(run).evaluation
         names = at.groups[group]
         source = self.rationales_of(run)
@@ -133,9 +133,30 @@ class Plan(Shown):
                 local={name: at.local[name] for name in names if name in at.local},
                 store=at.store, encode=None if run in self.encoder_runs else self._encode(run, seed),
                 rationales_of=self._encode(source, seed) if source else None,
+                layers=self._layers_below(backbone, run), standardize=at.standardize,
                 pairs=at.pairs if self.pair_rows(run, group) else 0,
             )
         )  # fmt: skip
+
+    def standard_rows(self, run: str) -> list[str]:
+        """Training rows by whose embeddings a run's are standardised."""
+        rows = f"{self.root}/data/split/{self.study.data.supervised}/train.jsonl"
+        return [rows] if self.sections(run).evaluation.standardize else []
+
+    def _sweep(self, backbone: str, run: str) -> dict[int, str]:
+        """Layer -> run, of the direct embeddings that differ from those of `run` in their layer alone."""
+        points = [at for every in self.points.values() for at in every if {*at.at} == {"layer"}]
+        of = next((at.of for at in points if at.run == run != at.of), None)
+        return {
+            int(at.at["layer"]): at.run
+            for at in points
+            if at.of == of != at.run and backbone in self.backbones_of_run(at.run) and not self.run(at.run).rationales
+        }  # fmt: skip
+
+    def _layers_below(self, backbone: str, run: str) -> list[int]:
+        """Of a sweep's deepest layer the others: its pass pools them too."""
+        *others, deepest = sorted(self._sweep(backbone, run)) or [-1]
+        return others if self._sweep(backbone, run).get(deepest) == run else []
 
     def pair_rows(self, run: str, group: str) -> list[str]:
         """Held-out pairs, in the one group in which a run's geometry is measured."""
@@ -150,6 +171,8 @@ class Plan(Shown):
             return None
         if entry.method == "adapter":
             of = REFERENCE if REFERENCE in self.study.runs else None
+        elif of is None and not entry.trained and run != REFERENCE and REFERENCE in self.study.runs:
+            of = REFERENCE
         elif of is None or (entry.trained and entry.model != of) or not self.study.runs[of].rationales:
             return None
         if of is None:
@@ -160,9 +183,10 @@ class Plan(Shown):
         return of if same else None
 
     def evaluated_before(self, backbone: str, run: str, seed: int | str, group: str) -> list[str]:
-        """The result whose job has written this job's rationales."""
-        of = self.rationales_of(run)
-        return [f"{self.root}/mteb/{backbone}/{of}/seed{seed}/{group}.json"] if of else []
+        """The result whose job has written this job's rationales, or pooled its layer."""
+        sweep = self._sweep(backbone, run)
+        of = self.rationales_of(run) or (sweep[max(sweep)] if sweep else None)
+        return [f"{self.root}/mteb/{backbone}/{of}/seed{seed}/{group}.json"] if of and of != run else []
 
     def spec_general(self, run: str, seed: int | str) -> str:
         # lm-eval's model and the rationales share one copy of the weights.
@@ -237,7 +261,14 @@ class Plan(Shown):
 
     def spec_claims(self) -> str:
         main = [run for run, at in self.study.runs.items() if not (at.ablation or at.extra)]
+        rows = self.study.tables["baselines"].rows if "baselines" in self.study.tables else []
+        passes = [run for run in rows if run in self.study.runs and self.run(run).method == "base"]
         cells = self._cells(main, self.study.backbones, self.mteb_results)
+        cells += self._cells(
+            [run for run in passes if run not in main],
+            self.study.backbones,
+            lambda backbone, run, seed: self.mteb_results(backbone, run, seed, subset=True),
+        )
         writing = [run for run in main if run not in self.encoder_runs]
         general = self._cells(
             writing, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
@@ -245,7 +276,8 @@ class Plan(Shown):
         return _json(
             specs.ClaimsSpec(
                 study=self.name, bootstrap=self.study.bootstrap, tasks=self._tasks(False), cells=cells,
-                general=general, traded=self.traded(*self.trade_off()) if self.tradeoff_wanted else None,
+                general=general, baselines=passes, subset=self._tasks(True),
+                traded=self.traded(*self.trade_off()) if self.tradeoff_wanted else None,
             )
         )  # fmt: skip
 

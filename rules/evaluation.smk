@@ -33,6 +33,7 @@ rule evaluate:
         ),
         data=PLAN.task_data(),
         pairs=lambda wildcards: PLAN.pair_rows(wildcards.run, wildcards.group),
+        standard=lambda wildcards: PLAN.standard_rows(wildcards.run),
         before=lambda wildcards: PLAN.evaluated_before(
             wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
         ),
@@ -51,7 +52,7 @@ rule evaluate:
         gpu=RESOURCES["evaluate"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_evaluate(
-            wildcards.run, wildcards.seed, wildcards.group
+            wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
         ),
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, wildcards.run, wildcards.seed
@@ -60,8 +61,8 @@ rule evaluate:
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --store {params.store:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --standard {input.standard:q}"
+        " --store {params.store:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule general:

@@ -30,7 +30,7 @@ def all_specs(config):
             found[f"train {run}"] = plan.spec_train(run, 0)
         found[f"general {run}"] = plan.spec_general(run, 0)
         for group in plan.study.evaluation.groups:
-            found[f"evaluate {run} {group}"] = plan.spec_evaluate(run, 0, group)
+            found[f"evaluate {run} {group}"] = plan.spec_evaluate(plan.study.backbones[0], run, 0, group)
     return found
 
 
@@ -62,7 +62,9 @@ def test_a_section():
 def test_specs_survive_the_command_line():
     plan = Plan(CONFIG)
     assert TrainSpec.model_validate_json(plan.spec_train("grace", 3)).seed == 3
-    assert EvaluateSpec.model_validate_json(plan.spec_evaluate("base", 0, "docstrings")).encode.rationales is False
+    assert (
+        EvaluateSpec.model_validate_json(plan.spec_evaluate("BB", "base", 0, "docstrings")).encode.rationales is False
+    )
     assert GeneralSpec.model_validate_json(plan.spec_general("reasoning", 0)).encode.rationales is True
 
 
@@ -157,7 +159,7 @@ def test_pooling_and_smaller_budgets_reuse_the_rationales():
     plan = Plan({**CONFIG, "study": "paper"})
     for run in ("grace.pooling-eos", "grace.max_new_tokens-128"):
         assert plan.rationales_of(run) == "grace" and "train" not in plan.model("qwen3-4b", run, 0)
-        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(run, 0, "subset-sts"))
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen3-4b", run, 0, "subset-sts"))
         assert spec.rationales_of.max_new_tokens == 256 and spec.rationales_of.pooling.method == "mean"
         assert plan.evaluated_before("qwen3-4b", run, 0, "subset-sts") == [
             "results/paper/mteb/qwen3-4b/grace/seed0/subset-sts.json"
@@ -252,7 +254,7 @@ def test_an_encoder_only_model_is_a_row_of_the_score_tables_alone():
     folder = "results/single-gpu/encoders/minilm-hub"
     assert plan.model("qwen2.5-0.5b", "encoder", 0) == folder
     assert plan.model_ready("qwen2.5-0.5b", "encoder", 0) == f"{folder}/manifest.json"
-    spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("encoder", 0, "subset-retrieval"))
+    spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen2.5-0.5b", "encoder", 0, "subset-retrieval"))
     assert spec.encode is None and spec.rationales_of is None and spec.pairs == 1000
     shown = {name: {cell.run for cell in plan.cells(name)} for name in plan.study.tables}
     assert [name for name, runs in shown.items() if "encoder" in runs] == ["table1", "table3", "geometry"]
@@ -269,8 +271,9 @@ def test_the_prompt_is_nothing_to_an_encoder_only_model():
     config["study"] = "single-gpu"
     config["defaults"]["prompt"]["instruction"] = "Another."
     before, after = Plan({**CONFIG, "study": "single-gpu"}), Plan(config)
-    assert before.spec_evaluate("encoder", 0, "subset-sts") == after.spec_evaluate("encoder", 0, "subset-sts")
-    assert before.spec_evaluate("base", 0, "subset-sts") != after.spec_evaluate("base", 0, "subset-sts")
+    for run in ("encoder", "base"):
+        specs = [plan.spec_evaluate("qwen2.5-0.5b", run, 0, "subset-sts") for plan in (before, after)]
+        assert (specs[0] == specs[1]) == (run == "encoder")
 
 
 def test_negatives_may_be_mined_by_an_encoder_that_is_named_once():

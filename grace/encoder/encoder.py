@@ -330,6 +330,18 @@ class RationaleEncoder:
         with adapters.embedding(self.model) as model:
             return packed.embed(model, given, pooling=self.spec.pooling).cpu()
 
+    def encode_layers(self, texts: list[str], layers: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Direct embeddings by the states after each of L numbers of blocks, in one pass: [n, L, d] of n texts."""
+        given = self.sequences(checked_texts(texts))
+        order = sorted(range(len(given)), key=lambda i: -len(given[i].ids))
+        for start in range(0, len(order), 8 * self.spec.batch_size):
+            rows = order[start : start + 8 * self.spec.batch_size]
+            with adapters.embedding(self.model) as model:
+                pooled = packed.embed_layers(model, [given[i] for i in rows], pooling=self.spec.pooling, layers=layers)
+            if self.spec.pooling.normalize:
+                pooled = torch.nn.functional.normalize(pooled, dim=-1)
+            yield rows, pooled.cpu().numpy()
+
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
         for rows, pooled in self._parts(self.sequences(texts)):
             yield rows, pooled, None

@@ -7,10 +7,12 @@ Scores never do: mteb's cache is off, and its revision is a hash of weights and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,8 @@ import numpy as np
 
 from grace import manifest, specs, stage, tasks
 from grace.encoder import hub, store
-from grace.evaluation import geometry
+from grace.encoder.digests import digests_of
+from grace.evaluation import geometry, held_out
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
 from grace.mistakes import refused
@@ -230,7 +233,25 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     return store.Store(root, theirs, width)
 
 
-@stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*"), outputs=("out", "store?"))
+class Layers:
+    """Pools several layers of a `RationaleEncoder` in one pass: those of other runs go to their stores.
+
+    Args:
+        others: number of blocks -> the store of the same embeddings by that layer.
+    """
+
+    def __init__(self, encoder: Any, others: dict[int, store.Store]) -> None:
+        self.encoder, self.others = encoder, others
+
+    def encode_batches(self, texts: list[str]) -> Iterator[tuple[list[int], Any]]:
+        digests, own = digests_of(texts), self.encoder.spec.pooling.layer
+        for rows, pooled in self.encoder.encode_layers(texts, [own, *self.others]):
+            for place, other in enumerate(self.others.values(), 1):
+                other.add(digests[rows], pooled[:, place], None)
+            yield rows, SimpleNamespace(embeddings=pooled[:, 0], rationales=None)
+
+
+@stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*", "standard*"), outputs=("out", "store?"))
 def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     with stage.imports():
         import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
@@ -252,16 +273,31 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     else:
         encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
         template, revision = encoder.template.digest, f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, template)
-    with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
+    width, settings = encoder.width, store.settings(spec.encode, weights, encoder.dtype, spec.store, template)
+    with (
+        tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary,
+        contextlib.ExitStack() as stores,
+    ):
         root = paths.store or Path(temporary)
-        source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)
-        with store.Store(root, settings, encoder.width, model=paths.model) as kept:
+        if spec.layers and spec.encode:
+            others = {}
+            for layer in spec.layers:
+                theirs = spec.encode.model_copy(
+                    update={"pooling": spec.encode.pooling.model_copy(update={"layer": layer})}
+                )
+                known = store.settings(theirs, weights, encoder.dtype, spec.store, template)
+                others[layer] = stores.enter_context(store.Store(root, known, encoder.width, model=paths.model))
+            encoder = Layers(encoder, others)
+        source = _source(spec, root, settings, manifest.writer_hash(paths.model), width)
+        with store.Store(root, settings, width, model=paths.model) as kept:
             embedder = Embedder(encoder, kept, source)
+            if spec.standardize:
+                texts = [row["positive"] for row in held_out.by_hash(paths.standard[0])]
+                embedder.standardize(texts[: spec.standardize])
             found = run_found(embedder, todo, f"grace/{spec.run}", revision)
             rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
             shape = geometry.measure(*pairs, embedder.encode) if pairs else None
-    inputs = [paths.model, *paths.data, *(paths.pairs if pairs else [])]
+    inputs = [paths.model, *paths.data, *(paths.pairs if pairs else []), *paths.standard]
     record = manifest.make("evaluate", spec, inputs, paths.started, revision=revision)
     manifest.write_result(paths.out, record, tasks=found, geometry=shape, rationale=rationale)
 

@@ -205,7 +205,7 @@ def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, t
 
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
+    spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"], "pairs": 0}
     spec["encode"] |= {"batch_size": 4, "max_new_tokens": 8}
     arguments = ["--spec", json.dumps(spec), "--threads", "1", "--model", str(tiny_folder)]

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.reading import Reader, batches, first_blocks, hidden_states, layer_of
+from grace.encoder.engines.reading import MAX_TOKENS, Reader, batches, first_blocks, hidden_states, layer_of
 from grace.encoder.engines.slots import Slots, attending
 from grace.encoder.reads import Read
+from grace.method.pooling import pool
 from grace.settings import Pooling
 
 
@@ -57,6 +58,24 @@ def embed(
             reader.read_prefix([one.ids for one in reads], min((one.start for one in reads), default=0))
             for rows in batches([len(one.ids) - reader.cache.prefix for one in reads], room):
                 pooled[rows] = reader.embed([reads[i] for i in rows])
+    return pooled
+
+
+@torch.no_grad()
+def embed_layers(model: Any, reads: list[Read], *, pooling: Pooling, layers: list[int]) -> Tensor:
+    """`embed` by the states after each of L numbers of blocks, whatever layer `pooling` names: [N, L, d], one pass."""
+    device = next(model.parameters()).device
+    pooled = torch.zeros(len(reads), len(layers), model.config.get_text_config().hidden_size, device=device)
+    for rows in batches([len(one.ids) for one in reads], MAX_TOKENS.get(device.type, 4096)):
+        some = [reads[i] for i in rows]
+        ids, mask = left_pad([one.ids for one in some], device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        states = model.get_decoder()(
+            input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, output_hidden_states=True
+        ).hidden_states
+        start, stop = torch.tensor([(one.start, one.stop) for one in some], device=device).T[:, :, None]
+        used = mask.bool() & (position >= start) & (position < stop)
+        pooled[rows] = torch.stack([pool(states[layer].float(), used, pooling.method) for layer in layers], 1)
     return pooled
 
 
