@@ -289,8 +289,9 @@ def test_null_on_the_command_line(path):
 
 @pytest.mark.parametrize("value", [None, 5, "x", [], [{"a": 1}]])
 @pytest.mark.parametrize(
-    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "studies/demo", "defaults/figures",
-             "defaults/runs", "defaults/evaluation", "studies/demo/ablations", "presets/as_printed",
+    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "available_encoders",
+             "studies/demo", "defaults/figures", "defaults/runs", "defaults/evaluation",
+             "studies/demo/ablations", "presets/as_printed",
              "defaults/ablations/pooling/points/mean-penultimate/pooling"],
 )  # fmt: skip
 def test_what_should_hold_keys(path, value):
