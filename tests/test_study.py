@@ -109,6 +109,24 @@ def test_gpus_follow_the_processes():
         Plan(config)
 
 
+def test_best_of_is_told_of_its_sections_alone():
+    """And of the rows that GRACE rewards together, so that no other key of GRACE plans it anew."""
+    config = copy.deepcopy(CONFIG)
+    plan = Plan(config)
+    spec, control = (
+        TrainSpec.model_validate_json(plan.spec_train(run, 0)) for run in ("grace-offline", "grace-offline-random")
+    )
+    assert spec.instances == plan.study.grace.instances and spec.reward == plan.study.reward
+    assert spec.grace is None and spec.contrastive is None and plan.run("grace-offline").rationales
+    dealt = control.reward.model_copy(update={"reward": "contrastive"})
+    assert control.model_copy(update={"run": "grace-offline", "reward": dealt}) == spec
+    assert plan.launcher("grace-offline") == "python"
+    config["studies"]["demo"]["grace"]["learning_rate"] = 0.5
+    assert Plan(config).spec_train("grace-offline", 0) == spec.model_dump_json()
+    paper = Plan({**CONFIG, "study": "paper"})
+    assert paper.gpus("grace-offline") == 4 and "launch" in paper.launcher("grace-offline")
+
+
 def trainings(plan):
     """What each run of GRACE is trained with, without its name."""
     names = [name for name, run in plan.study.runs.items() if run.method == "grace" and not run.ablation]

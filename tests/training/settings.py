@@ -119,3 +119,13 @@ def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[
         }
         for i in range(count)
     ]
+
+
+def taught(spec: TrainSpec) -> list[dict[str, Any]]:
+    """16 rows for a trainer; of best-of made-up examples."""
+    if not spec.offline:
+        return rows(16, spec.data)
+    said = Written(12)([str(i) for i in range(32)])
+    if spec.offline.objective == "dpo":
+        return [{"prompt_ids": [5] * 30, "chosen_ids": said[i], "rejected_ids": said[16 + i]} for i in range(16)]
+    return [{"input_ids": [5] * 30 + said[i], "labels": [-100] * 30 + said[i]} for i in range(16)]

@@ -11,7 +11,7 @@ from grace.training import preflight
 from grace.training.contrastive import FENCE
 from grace.training.preflight import Preflight, out_of_memory, too_large
 from grace.training.train import build_trainer, load
-from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, offline_spec, rows
+from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, offline_spec, rows, taught
 
 SPECS = {
     "grace": grace_spec(max_steps=2),
@@ -30,16 +30,6 @@ def trainer_of(folder, out, spec):
     torch.manual_seed(spec.seed)
     model, tokenizer = load(folder, spec)
     return build_trainer(model, tokenizer, spec, taught(spec), out, Written(24))
-
-
-def taught(spec):
-    """Rows, or for best-of made-up examples."""
-    if not spec.offline:
-        return rows(16, spec.data)
-    said = Written(12)([str(i) for i in range(32)])
-    if spec.offline.objective == "dpo":
-        return [{"prompt_ids": [5] * 30, "chosen_ids": said[i], "rejected_ids": said[16 + i]} for i in range(16)]
-    return [{"input_ids": [5] * 30 + said[i], "labels": [-100] * 30 + said[i]} for i in range(16)]
 
 
 @pytest.mark.parametrize("case", SPECS)
