@@ -89,6 +89,7 @@ class Evaluation(Section):
     batch_size: Positive  # memory only
     compile: bool  # as in `generation`
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
+    rows: dict[Name, Positive] = Field(default_factory=dict)  # backbone -> held-out rows that the demo's tasks are of
     direct_prompt: DirectPrompt  # prompt of the runs without rationale
     standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
     subset: list[Name]  # groups on which ablations are evaluated (table 3)
@@ -296,6 +297,7 @@ class Study(Section):
     title: str
     extends: str | None = None
     backbones: Annotated[list[Name], Field(min_length=1)]
+    untrained: list[Name] = Field(default_factory=list)  # of these, those that no run trains
     encoder: Name | None = None  # one of available_encoders: of runs of method `encoder`, and of figure 4
     seeds: Annotated[list[Natural], Field(min_length=1)]
     runs: dict[Name, Run]

@@ -166,8 +166,9 @@ class Runs:
 
     def backbones_of_run(self, run: str) -> list[str]:
         """Backbones for which a run is planned."""
-        listed = [one for one in self.study.backbones if one in (self.study.runs[run].backbones or [])]
-        return listed or self.study.backbones
+        entry = self.study.runs[run]
+        planned = [one for one in self.study.backbones if not (entry.trained and one in self.study.untrained)]
+        return [one for one in planned if one in (entry.backbones or [])] or planned
 
     # ---- runs ---------------------------------------------------------------------------
 

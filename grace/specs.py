@@ -146,6 +146,7 @@ class EvaluateSpec(Section):
     encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
     layers: list[int] = Field(default_factory=list)  # that are pooled in the same pass, for runs that wait for this one
+    rows: int | None = None  # held-out rows that the demo's tasks are made of; None: all
     standardize: int | None = None  # training texts by whose embeddings each dimension is standardised
     pairs: int = 0  # held-out pairs whose geometry is measured
 
@@ -155,6 +156,7 @@ class GeneralSpec(Section):
     run: str
     general: General
     encode: EncodeSpec
+    rows: int | None = None  # as of `EvaluateSpec`
 
 
 class LatencySpec(Section):

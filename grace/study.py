@@ -133,7 +133,7 @@ class Plan(Shown):
                 local={name: at.local[name] for name in names if name in at.local},
                 store=at.store, encode=None if run in self.encoder_runs else self._encode(run, seed),
                 rationales_of=self._encode(source, seed) if source else None,
-                layers=self._layers_below(backbone, run), standardize=at.standardize,
+                layers=self._layers_below(backbone, run), standardize=at.standardize, rows=at.rows.get(backbone),
                 pairs=at.pairs if self.pair_rows(run, group) else 0,
             )
         )  # fmt: skip
@@ -188,10 +188,11 @@ class Plan(Shown):
         of = self.rationales_of(run) or (sweep[max(sweep)] if sweep else None)
         return [f"{self.root}/mteb/{backbone}/{of}/seed{seed}/{group}.json"] if of and of != run else []
 
-    def spec_general(self, run: str, seed: int | str) -> str:
+    def spec_general(self, backbone: str, run: str, seed: int | str) -> str:
         # lm-eval's model and the rationales share one copy of the weights.
         encode = self._encode(run, seed).model_copy(update={"engine": "transformers"})
-        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode))
+        rows = self.study.evaluation.rows.get(backbone)
+        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode, rows=rows))
 
     def spec_latency(self) -> str:
         seed = self.study.seeds[0]
@@ -203,7 +204,7 @@ class Plan(Shown):
         seed = self.study.seeds[0]
         folder = f"{self.root}/models/{backbone}"
         found = []
-        for one in self._case_models():
+        for one in self._case_models(backbone):
             if one.step == 0:
                 ready = self.backbone_folder(backbone)
                 found.append((ready, f"{ready}/manifest.json"))
@@ -212,20 +213,23 @@ class Plan(Shown):
             found.append((f"{ready}/step{one.step}" if one.step else ready, f"{ready}/manifest.json"))
         return found
 
-    def _case_models(self) -> list[specs.CaseModel]:
+    def _case_models(self, backbone: str) -> list[specs.CaseModel]:
         cases = self.study.cases
-        runs = [run for run in (cases.progress, *cases.also) if run in self.study.runs]
+        named = [run for run in (cases.progress, *cases.also) if run in self.study.runs]
+        runs = [run for run in named if backbone in self.backbones_of_run(run)]
         steps = [0, *self.keep_steps(cases.progress)] if cases.progress in runs else [0]
         return [specs.CaseModel(run=cases.progress, step=step) for step in steps] + [
             specs.CaseModel(run=run, step=None) for run in runs
         ]
 
-    def spec_cases(self) -> str:
+    def spec_cases(self, backbone: str) -> str:
         cases = self.study.cases
         encode = self._encode("backbone", self.study.seeds[0])
         encode = encode.model_copy(update={"engine": "transformers", "max_new_tokens": cases.max_new_tokens})
         return _json(
-            specs.CasesSpec(models=self._case_models(), documents=cases.documents, queries=cases.queries, encode=encode)
+            specs.CasesSpec(
+                models=self._case_models(backbone), documents=cases.documents, queries=cases.queries, encode=encode
+            )
         )
 
     # ---- report -------------------------------------------------------------------------

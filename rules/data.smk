@@ -69,7 +69,7 @@ rule split:
         runtime=runtime("split"),
         gpu=RESOURCES["split"].gpu,
     params:
-        spec=PLAN.spec_split(),
+        spec=lambda wildcards: PLAN.spec_split(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.split --spec {params.spec:q} --threads {threads} --pairs {input:q}"
@@ -97,7 +97,7 @@ rule triples:
         runtime=runtime("triples"),
         gpu=RESOURCES["triples"].gpu,
     params:
-        spec=PLAN.spec_triples(),
+        spec=lambda wildcards: PLAN.spec_triples(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.triples --spec {params.spec:q} --threads {threads}"

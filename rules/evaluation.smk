@@ -19,7 +19,7 @@ rule tasks:
         runtime=runtime("tasks"),
         gpu=RESOURCES["tasks"].gpu,
     params:
-        spec=PLAN.spec_tasks(),
+        spec=lambda wildcards: PLAN.spec_tasks(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
@@ -88,7 +88,9 @@ rule general:
         runtime=runtime("general"),
         gpu=RESOURCES["general"].gpu,
     params:
-        spec=lambda wildcards: PLAN.spec_general(wildcards.run, wildcards.seed),
+        spec=lambda wildcards: PLAN.spec_general(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, wildcards.run, wildcards.seed
         ),
@@ -121,7 +123,7 @@ rule latency:
         runtime=runtime("latency"),
         gpu=RESOURCES["latency"].gpu,
     params:
-        spec=PLAN.spec_latency(),
+        spec=lambda wildcards: PLAN.spec_latency(),
         threads=RESOURCES["latency"].threads,
         backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
         model=lambda wildcards: PLAN.model(
@@ -156,7 +158,7 @@ rule cases:
         runtime=runtime("cases"),
         gpu=RESOURCES["cases"].gpu,
     params:
-        spec=PLAN.spec_cases(),
+        spec=lambda wildcards: PLAN.spec_cases(wildcards.backbone),
         models=lambda wildcards: [
             folder for folder, _ in PLAN.case_models(wildcards.backbone)
         ],

@@ -36,13 +36,12 @@ def make_model(kind: str, **more: Any) -> Any:
     torch.manual_seed(0)
     config, model = KINDS[kind]
     width_of_head = {"head_dim": 16} if kind == "qwen3" else {}  # not width / heads
-    made = model(
-        config(
-            vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-            num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=5e4,
-            **{"tie_word_embeddings": kind != "qwen3", **width_of_head, **more},
-        )
+    shape = dict(
+        vocab_size=400, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=512, rms_norm_eps=1e-5, rope_theta=5e4,
+        tie_word_embeddings=kind != "qwen3",
     )  # fmt: skip
+    made = model(config(**{**shape, **width_of_head, **more}))
     with torch.no_grad():
         for parameter in made.parameters():  # no bias is 0, no norm is 1
             parameter.add_(torch.randn_like(parameter) * 0.2)

@@ -23,12 +23,12 @@ def all_specs(config):
         "claims": plan.spec_claims(),
         "audit": plan.spec_audit(),
         "latency": plan.spec_latency(),
-        "cases": plan.spec_cases(),
+        "cases": plan.spec_cases(plan.study.backbones[0]),
     }
     for run in plan.study.runs:
         if plan.run(run).trains:
             found[f"train {run}"] = plan.spec_train(run, 0)
-        found[f"general {run}"] = plan.spec_general(run, 0)
+        found[f"general {run}"] = plan.spec_general(plan.study.backbones[0], run, 0)
         for group in plan.study.evaluation.groups:
             found[f"evaluate {run} {group}"] = plan.spec_evaluate(plan.study.backbones[0], run, 0, group)
     return found
@@ -65,7 +65,7 @@ def test_specs_survive_the_command_line():
     assert (
         EvaluateSpec.model_validate_json(plan.spec_evaluate("BB", "base", 0, "docstrings")).encode.rationales is False
     )
-    assert GeneralSpec.model_validate_json(plan.spec_general("reasoning", 0)).encode.rationales is True
+    assert GeneralSpec.model_validate_json(plan.spec_general("tiny", "reasoning", 0)).encode.rationales is True
 
 
 def test_untrained_runs_use_the_backbones_folder():

@@ -23,6 +23,7 @@ from transformers.modeling_gguf_pytorch_utils import (
 
 from grace.encoder.folders import loading_from
 from grace.encoder.loading import load_tokenizer
+from grace.files import sha256
 from grace.section import UserError
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
@@ -31,11 +32,15 @@ ENDS = {"bos": "bos", "eos": "eos", "pad": "padding"}  # transformers' names -> 
 SPLITS = ("gpt-2", "llama-bpe", "qwen2", "smollm")
 
 
-def convert(file: Path, folder: Path, dtype: str) -> None:
+def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> str:
     """Write the model of `file`, dequantized, and its tokenizer to the empty folder `folder`.
 
     Args:
         dtype: float32 or bf16, of the weights.
+        pinned: SHA-256 that the file must have; None for any.
+
+    Returns:
+        The file's SHA-256.
 
     Raises:
         UserError: one sentence, for what is no whole GGUF file of a chat model of ARCHITECTURES, or says what cannot
@@ -43,6 +48,10 @@ def convert(file: Path, folder: Path, dtype: str) -> None:
     """
     import gguf
 
+    if not file.is_file():
+        raise UserError(f"{file}: no such file; give the path of a GGUF file.")
+    if (found := sha256(file)) != (pinned or found):
+        raise UserError(f"{file}: its SHA-256 is {found}, not the {pinned} that is asked for; fetch it again.")
     try:
         reader = gguf.GGUFReader(file)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
@@ -81,6 +90,7 @@ def convert(file: Path, folder: Path, dtype: str) -> None:
             f"{file}: its tokenizer has the splits of {split}, with which transformers loads no {architecture} model; "
             "take the model of the hub (kind: hub)."
         )
+    return found
 
 
 def _check(file: Path, told: dict[str, Any], tensors: dict[str, Any]) -> None:

@@ -263,7 +263,7 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
 
     if spec.encode and spec.encode.engine == "vllm" and spec.encode.rationales:
         require_vllm("evaluation.engine")
-    data = load(paths.data)
+    data = load(paths.data, spec.rows)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
     todo = find(spec.tasks, data, spec.local)
     weights = manifest.weights_hash(paths.model)

@@ -16,7 +16,7 @@ from grace.config import Backbone
 from grace.encoder import hub
 from grace.encoder.folders import loading_from
 from grace.encoder.inputs import check_context, check_decoder
-from grace.files import making, read_json, sha256, write_json
+from grace.files import making, read_json, write_json
 from grace.section import UserError
 from grace.settings import Prompt
 from grace.specs import BackboneSpec
@@ -59,11 +59,7 @@ def _from_gguf(backbone: Backbone, folder: Path, prompt: Prompt) -> str:
             file = _file_of_hub(backbone, beside)
         else:
             file = Path(str(backbone.path))
-        if not file.is_file():
-            raise UserError(f"config: available_backbones: {file} is no file; correct its path.")
-        if (found := sha256(file)) != (backbone.sha256 or found):
-            raise UserError(f"{file}: its SHA-256 is {found}, not that of available_backbones; fetch it again.")
-        convert(file, made, backbone.dtype)
+        found = convert(file, made, backbone.dtype, backbone.sha256)
         try:
             check(made, prompt)
         except UserError as error:

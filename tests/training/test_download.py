@@ -454,7 +454,7 @@ def refuse_gguf(out, said, **backbone):
 
 def test_gguf_files_that_are_refused(gguf_file, tmp_path):
     out = tmp_path / "model"
-    refuse_gguf(out, "config: available_backbones: .*nowhere.gguf is no file", path=str(tmp_path / "nowhere.gguf"))
+    refuse_gguf(out, ".*/nowhere.gguf: no such file", path=str(tmp_path / "nowhere.gguf"))
     refuse_gguf(out, f"{gguf_file}: its SHA-256 is .*; fetch it again", path=str(gguf_file), sha256="0" * 64)
     (tmp_path / "cut.gguf").write_bytes(gguf_file.read_bytes()[:-100])
     refuse_gguf(out, f"{tmp_path}/cut.gguf: cut off, or no GGUF file", path=str(tmp_path / "cut.gguf"))
