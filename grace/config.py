@@ -83,6 +83,9 @@ class Evaluation(Section):
 
     groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
     local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
+    sample: dict[str, Positive] = Field(
+        default_factory=dict
+    )  # task -> items of it that are drawn, for all runs the same
     engine: Literal["transformers", "vllm"]
     max_new_tokens: Positive
     sampling_temperature: Temperature
@@ -108,9 +111,14 @@ class Evaluation(Section):
         for group in self.subset:
             if group not in self.groups:
                 raise ValueError(f"subset: unknown group {group!r}{hint(group, self.groups)}")
-        for name in self.local:
-            if name not in tasks.CATEGORY:
-                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
+        for key in ("local", "sample"):
+            for name in getattr(self, key):
+                if name not in tasks.CATEGORY:
+                    raise ValueError(f"{key}: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
+        if own := [name for name in self.sample if name in tasks.DEMO.values()]:
+            raise ValueError(
+                f"sample: {own[0]} is the demo's own task, of which evaluation.rows takes a part; use that"
+            )
         return self
 
 

@@ -161,7 +161,7 @@ def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
     raw = sum(map(text, e.sources))
     parameters = {name: costs.parameters(backbone) for name, backbone in backbones.items()}
     tasks = {group for runs in e.evaluated.values() for groups in runs.values() for group in groups}
-    texts = [field for group in e.sizes if group in tasks for field in e.fields(group, list(tasks))]
+    texts = [field for group in e.sizes if group in tasks for field in e.fields(group, list(tasks), e.fetched)]
     return {
         "raw text": raw,
         "pairs": raw,

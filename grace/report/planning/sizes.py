@@ -48,6 +48,7 @@ class Field(NamedTuple):
     """Texts of one kind in an MTEB task: asked for, distinct, and mean characters."""
 
     task: str
+    name: str
     texts: int
     distinct: int
     mean: float
@@ -57,6 +58,13 @@ class Field(NamedTuple):
 def task_sizes() -> list[Field]:
     with open(TASK_SIZES, encoding="utf-8", newline="") as handle:
         return [
-            Field(r["task"], int(r["texts"]), int(r["distinct"]), int(r["characters"]) / int(r["texts"]), r["same_as"])
+            Field(
+                r["task"],
+                r["field"],
+                int(r["texts"]),
+                int(r["distinct"]),
+                int(r["characters"]) / int(r["texts"]),
+                r["same_as"],
+            )
             for r in csv.DictReader(handle)
         ]
