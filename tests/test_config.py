@@ -106,6 +106,12 @@ def test_every_study_is_valid(study):
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
+        (
+            "available_backbones/tiny/kind",
+            "gguf",
+            "available_backbones.tiny.path: a backbone of kind 'gguf' needs path",
+        ),
+        ("available_backbones/tiny", {"kind": "gguf", "package": "x", "file": "y"}, "or package, version and file"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),
         ("ablations", "yes", "ablations: it is 'yes'; give true or false"),

@@ -12,6 +12,7 @@ import torch
 from tqdm import tqdm
 
 from grace.encoder import adapters
+from grace.encoder.default import default_model
 from grace.encoder.direct import direct_ids
 from grace.encoder.engines import adapted, packed
 from grace.encoder.engines import transformers as engine
@@ -74,7 +75,7 @@ class RationaleEncoder:
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         rationales: bool | None = None,
         max_new_tokens: int | None = None,
@@ -90,7 +91,7 @@ class RationaleEncoder:
         the model's context leaves of it.
 
         Args:
-            path: folder, or a repository of the hub.
+            path: folder, or a repository of the hub; None is SmolLM2-135M-Instruct (`grace.encoder.default`).
             rationales: default of `encode`; True, but what trained direct embeddings says False.
             max_new_tokens: longest rationale; 256.
             sampling_temperature: 0 is greedy; 1.
@@ -103,6 +104,7 @@ class RationaleEncoder:
             UserError: when there is no usable model at `path`, or a setting is wrong.
         """
         given = {name: value for name, value in locals().items() if name in Encode.model_fields}
+        path = default_model() if path is None else path
         context = context_of(check_model(path))
         return cls.from_spec(path, read_settings(path, given, context), device)
 

