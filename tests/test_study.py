@@ -1,6 +1,7 @@
 """An edit changes the specs of what it touches, and no other."""
 
 import copy
+import json
 
 import pytest
 
