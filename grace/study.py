@@ -134,7 +134,7 @@ class Plan(Shown):
                 store=at.store, encode=None if run in self.encoder_runs else self.encode(run, seed),
                 rationales_of=self.encode(source, seed) if source else None,
                 layers=self._layers_below(backbone, run), standardize=at.standardize, rows=at.rows.get(backbone),
-                pairs=at.pairs if self.pair_rows(run, group) else 0,
+                pairs=min(at.pairs, at.rows.get(backbone, at.pairs)) if self.pair_rows(run, group) else 0,
             )
         )  # fmt: skip
 

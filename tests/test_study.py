@@ -351,7 +351,8 @@ def test_the_baselines_pool_what_reasoning_wrote_or_take_one_pass():
 def test_a_backbone_that_is_evaluated_only():
     plan = Plan(CONFIG)
     assert plan.backbones_of_run("grace") == ["tiny"] and plan.backbones_of_run("base") == ["tiny", "smollm2-135m"]
-    assert json.loads(plan.spec_evaluate("smollm2-135m", "base", 0, "docstrings"))["rows"] == 80
+    spec = json.loads(plan.spec_evaluate("smollm2-135m", "base", 0, "docstrings"))
+    assert spec["rows"] == spec["pairs"] == 80
     assert json.loads(plan.spec_evaluate("tiny", "base", 0, "docstrings"))["rows"] is None
     assert json.loads(plan.spec_general("smollm2-135m", "base", 0))["rows"] == 80
     paths = [path for name in plan.study.tables for path in plan.table_inputs(name)]
