@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from grace.config import Backbone, General, Mining, Source, Study
+from grace.config import Backbone, Encoder, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 
 
 class SourceSpec(Section):
-    version: int = 2
+    version: int = 3
     name: str
     source: Source
     max_rows: Positive | None
@@ -61,6 +61,11 @@ class BackboneSpec(Section):
     prompt: Prompt
 
 
+class EncoderSpec(Section):
+    version: int = 1
+    encoder: Encoder
+
+
 class EncodeSpec(Section):
     """How a run's model turns texts into embeddings."""
 
@@ -68,7 +73,7 @@ class EncodeSpec(Section):
     pooling: Pooling
     engine: Literal["transformers", "vllm"] = "transformers"
     rationales: bool
-    direct_prompt: Literal["chat", "plain"]
+    direct_prompt: DirectPrompt
     max_new_tokens: int
     sampling_temperature: float
     batch_size: int
@@ -90,21 +95,24 @@ class RationalesSpec(Section):
 
 
 class TrainSpec(Section):
-    """`grace` with generation and reward, or `contrastive`, by method; `adapter+grace` has both, and `rounds`."""
+    """`grace` with generation and reward, `offline` with these and instances, or `contrastive`, by method;
+    `adapter+grace` has the first and the last, and `rounds`."""
 
     version: int = 3
     run: str
-    method: Literal["cl", "simcse", "grace", "adapter", "kl_fence", "adapter+grace"]
+    method: Literal["cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"]
     data: Literal["supervised", "unsupervised"]
     seed: Natural
     prompt: Prompt
     pooling: Pooling
-    direct_prompt: Literal["chat", "plain"] | None = None
+    direct_prompt: DirectPrompt | None = None
     generation: Generation | None = None
     reward: RewardConfig | None = None
     grace: Grace | None = None
     contrastive: Contrastive | None = None
     rounds: Rounds | None = None
+    offline: Offline | None = None
+    instances: Positive | None = None  # of best-of: rows that are rewarded together
     rationales: RationalesSpec | None = None  # whose rationales it learns from
     keep_steps: list[int] = Field(
         default_factory=list
@@ -112,7 +120,9 @@ class TrainSpec(Section):
 
     @model_validator(mode="after")
     def _whole(self) -> TrainSpec:
-        need = [] if self.method == "grace" else ["contrastive", "direct_prompt"]
+        alone = self.method in ("grace", "best-of")  # without a contrastive loss
+        need = [] if alone else ["contrastive", "direct_prompt"]
+        need += ["offline", "instances", "generation", "reward"] if self.method == "best-of" else []
         need += ["grace", "generation", "reward"] if "grace" in self.method else []
         need += ["rounds"] if self.method == "adapter+grace" else []
         if self.contrastive and self.contrastive.rationales and not self.rounds:
@@ -121,20 +131,23 @@ class TrainSpec(Section):
             raise ValueError(f"{missing[0]}: method {self.method!r} needs this section")
         if (self.method == "kl_fence") != bool(self.contrastive and self.contrastive.fence):
             raise ValueError("contrastive.fence: kl_fence needs it, and no other method takes it")
-        if self.method != "grace" and (self.method == "simcse") != (self.data == "unsupervised"):
+        if not alone and (self.method == "simcse") != (self.data == "unsupervised"):
             raise ValueError(f"data: method {self.method!r} does not train on {self.data!r} rows")
         return self
 
 
 class EvaluateSpec(Section):
-    version: int = 3
+    version: int = 4  # 4: `tied`
     run: str
     group: str
     tasks: list[str]
     local: dict[str, str]
     store: Literal["float32", "float16"]
-    encode: EncodeSpec
+    encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
+    layers: list[int] = Field(default_factory=list)  # that are pooled in the same pass, for runs that wait for this one
+    rows: int | None = None  # held-out rows that the demo's tasks are made of; None: all
+    standardize: int | None = None  # training texts by whose embeddings each dimension is standardised
     pairs: int = 0  # held-out pairs whose geometry is measured
 
 
@@ -143,10 +156,11 @@ class GeneralSpec(Section):
     run: str
     general: General
     encode: EncodeSpec
+    rows: int | None = None  # as of `EvaluateSpec`
 
 
 class LatencySpec(Section):
-    version: int = 1
+    version: int = 2  # 2: a real encoder-only model
     latency: Latency
     encode: EncodeSpec  # of a run with rationales
     seed: int
@@ -207,6 +221,7 @@ class TablesSpec(Section):
     table: Table
     tasks: list[str]  # every MTEB task that a model of this table is evaluated on
     cells: list[Cell]
+    encoders: list[str] = Field(default_factory=list)  # runs of an encoder-only model
     cases: dict[str, str] = Field(default_factory=dict)  # backbone -> file of its rationales
     traded: Traded | None = None  # of the kinds tradeoff and effects, which have no cells of their own
 
@@ -241,6 +256,8 @@ class ClaimsSpec(Section):
     tasks: list[str]
     cells: list[Cell]  # MTEB results
     general: list[Cell]
+    baselines: list[str] = Field(default_factory=list)  # runs of one forward pass without training, of `cells`
+    subset: list[str] = Field(default_factory=list)  # the tasks that those are evaluated on
     traded: Traded | None = None  # where the trade-off was asked for
 
 

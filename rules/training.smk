@@ -52,6 +52,29 @@ rule download:
         "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
 
 
+# The encoder-only models that the study evaluates, times or mines with.
+rule encoder:
+    output:
+        f"{ROOT}/encoders/{{encoder}}/manifest.json",
+    log:
+        f"{ROOT}/logs/encoder/{{encoder}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/encoder/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder=one_of(PLAN.encoders),
+    conda:
+        "../envs/grace.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("source"),
+        runtime=runtime("source"),
+        gpu=0,
+    params:
+        spec=lambda wildcards: PLAN.spec_encoder(wildcards.encoder),
+    shell:
+        "python -m grace.training.encoder --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+
+
 # What the frozen backbone writes about the training texts, once for all trainings that learn from it. They lie in the
 # store; the output says how many there are.
 rule rationales:

@@ -47,6 +47,15 @@ def test_every_study_is_valid(study):
         ("defaults/evaluation/local", {"SciFact": ""}, "evaluation.local.SciFact: "),
         ("sources", {5: {}}, "data.supervised: unknown source"),
         ("defaults/grace/rollouts", 1, "grace.rollouts:"),
+        ("defaults/offline/rollouts", 1, "offline.rollouts: Input should be greater than or equal to 2"),
+        ("defaults/offline/rounds", 3, "offline.rounds: Input should be less than or equal to 2"),
+        ("defaults/offline/objective", "ppo", "offline.objective: Input should be 'sft' or 'dpo'"),
+        (
+            "studies/demo/offline/batch_size",
+            24,
+            "offline.batch_size: 24 must be a multiple of processes x rows_per_for",
+        ),
+        ("defaults/offline/engine", "vllm", "offline.engine: unknown key"),
         ("defaults/grace/rolouts", 8, "grace.rolouts: unknown key (did you mean 'rollouts'?)"),
         ("studies/demo/grace/learning_rate", "fast", "grace.learning_rate:"),
         ("studies/demo/grace/learning_rate", 0, "grace.learning_rate:"),
@@ -105,6 +114,12 @@ def test_every_study_is_valid(study):
         ("studies/demo/data/mining", {"rank_min": 3, "rank_max": 3}, "data.mining.rank_max: the window [3, 3)"),
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
+        ("sources/docstrings/sha256", "f" * 63, "sources.docstrings.sha256:"),
+        (
+            "sources/docstrings",
+            {"kind": "jsonl", "form": "pairs", "path": "x", "sha256": "f" * 64},
+            "sources.docstrings.sha256: a source of kind 'jsonl' takes none",
+        ),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         (
             "available_backbones/tiny/kind",
@@ -149,7 +164,8 @@ def test_every_study_is_valid(study):
         ),
         ("studies/demo/latency/budgets", [], "latency.budgets: "),
         ("defaults/latency/top", 100000000, "latency.top: 100000000 of 10000 embeddings"),
-        ("studies/demo/latency/encoder/heads", 3, "latency.encoder: heads (3) must divide width (128)"),
+        ("defaults/encoder", "minlm", "encoder: unknown encoder 'minlm' (did you mean 'minilm'?)"),
+        ("studies/demo/runs/encoder", {"method": "encoder"}, "runs.encoder.method: 'encoder' is the study's encoder"),
         ("defaults/latency/run", "gracee", "latency.run: unknown run 'gracee' (did you mean 'grace'?)"),
         ("studies/demo/evaluation/subset", ["x"], "evaluation.subset: unknown group 'x'"),
     ],
@@ -160,6 +176,60 @@ def test_wrong_settings(path, value, said):
         Plan(config)
     text = str(error.value)
     assert said in text and text.startswith("config: ") and "\n" not in text and text.endswith(".")
+
+
+ENCODED = {"encoder": "minilm", "runs": {"encoder": {"method": "encoder"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "entry", "said"),
+    [
+        (
+            {"runs": {"encoder": {"method": "encoder", "mode": "reasoning"}}},
+            {},
+            "runs.encoder.mode: an encoder-only model",
+        ),
+        ({}, {}, None),
+        (
+            {"runs": {"encoder": {"method": "encoder", "settings": {"x": {"y": 1}}}}},
+            {},
+            "runs.encoder.settings: an enc",
+        ),
+        ({"runs": {"encoder": {"method": "encoder", "data": "supervised"}}}, {}, "runs.encoder.data: an encoder-only"),
+        (
+            {"ablations": {"budget": {"runs": ["encoder"]}}},
+            {},
+            "ablations.budget.runs: run 'encoder' is an encoder-only",
+        ),
+        (
+            {"tables": {"table5": {"rows": {"encoder": None}}}},
+            {},
+            "tables.table5.rows: run 'encoder' is an encoder-only",
+        ),
+        ({"figures": {"pareto": {"rows": {"encoder": None}}}}, {}, "figures.pareto.rows: run 'encoder' is an encoder-"),
+        (
+            {"cases": {"also": ["encoder"]}},
+            {},
+            "cases.also: run 'encoder' is an encoder-only model, which writes nothing",
+        ),
+        ({}, {"id": "x/y"}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"package": None}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"folder": None}, "available_encoders.minilm.folder: an encoder of a package needs this key"),
+        ({}, {"file": "x"}, "available_encoders.minilm.file: unknown key (did you mean 'folder'"),
+    ],
+)
+def test_an_encoder_only_model_is_a_row_and_nothing_else(given, entry, said):
+    config = copy.deepcopy(CONFIG)
+    config["defaults"] = merge(config["defaults"], merge(ENCODED, given))
+    config["available_encoders"]["minilm"] |= entry
+    for name, value in given.items():  # what the demo has of its own
+        config["studies"]["demo"][name] = merge(config["studies"]["demo"].get(name, {}), value)
+    if said is None:
+        Plan(config)
+        return
+    with pytest.raises(UserError) as error:
+        Plan(config)
+    assert str(error.value).startswith(f"config: {said}") and str(error.value).endswith(".")
 
 
 def test_the_papers_values():
@@ -219,8 +289,9 @@ def test_null_on_the_command_line(path):
 
 @pytest.mark.parametrize("value", [None, 5, "x", [], [{"a": 1}]])
 @pytest.mark.parametrize(
-    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "studies/demo", "defaults/figures",
-             "defaults/runs", "defaults/evaluation", "studies/demo/ablations", "presets/as_printed",
+    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "available_encoders",
+             "studies/demo", "defaults/figures", "defaults/runs", "defaults/evaluation",
+             "studies/demo/ablations", "presets/as_printed",
              "defaults/ablations/pooling/points/mean-penultimate/pooling"],
 )  # fmt: skip
 def test_what_should_hold_keys(path, value):

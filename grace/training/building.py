@@ -47,6 +47,10 @@ def build_trainer(
 
         args = grpo_config(spec, str(folder), len(rows))
         trainer: Any = GraceTrainer(model, tokenizer, spec, rows, args, callbacks=callbacks)
+    elif spec.method == "best-of":
+        from grace.training.best_of import trainer_of
+
+        trainer = trainer_of(model, tokenizer, spec, rows, str(folder), callbacks=callbacks)
     else:
         from grace.training.contrastive import contrastive_trainer
 

@@ -10,6 +10,9 @@ from grace.encoder.saved import encode_settings
 METHODS = {
     "grace": "GRACE: the model reasons about a text first, and the embedding is the mean of its hidden states over "
     "the text and that rationale. The rationales were trained by policy gradient with contrastive rewards.",
+    "best-of": "GRACE's reward without its policy gradient: the model reasons about a text first, and the embedding is "
+    "the mean of its hidden states over the text and that rationale. Rationales were written in groups, and the model "
+    "was fine-tuned on the one of each group that the reward chose.",
     "cl": "CL, a baseline of GRACE: direct embeddings without a rationale, trained with InfoNCE and in-batch "
     "negatives.",
     "simcse": "SimCSE, a baseline of GRACE: direct embeddings without a rationale, trained with dropout positives.",

@@ -8,15 +8,17 @@ import torch
 
 from grace.encoder.engines.vllm import require_vllm
 from grace.section import UserError
-from grace.settings import Contrastive, Grace
+from grace.settings import Contrastive, Grace, Offline
 from grace.specs import TrainSpec
 from grace.training import lora
 
 
-def section(spec: TrainSpec) -> tuple[str, Grace | Contrastive]:
+def section(spec: TrainSpec) -> tuple[str, Grace | Contrastive | Offline]:
     """The method's own settings and their name in config.yaml; of adapter+grace those of its policy gradient."""
     if spec.grace:
         return "grace", spec.grace
+    if spec.offline:
+        return "offline", spec.offline
     assert spec.contrastive is not None
     return spec.method, spec.contrastive
 
@@ -28,6 +30,10 @@ def check(spec: TrainSpec) -> None:
     lora.check(spec)
     if isinstance(at, Contrastive) and at.fence and at.processes > 1 and at.sharding == "fsdp":
         raise UserError(f"config: {name}.sharding: the fence reads whole weights; set none, and lora to save memory.")
+    if spec.keep_steps and (spec.rounds or spec.offline):
+        raise UserError(
+            f"config: ablations: {spec.run} trains in rounds, of which no steps are kept; take it out of the ablation."
+        )
     if spec.rounds:
         _check_rounds(spec)
     vllm = isinstance(at, Grace) and at.engine == "vllm"
@@ -54,10 +60,6 @@ def check(spec: TrainSpec) -> None:
 
 def _check_rounds(spec: TrainSpec) -> None:
     assert spec.grace is not None and spec.contrastive is not None
-    if spec.keep_steps:
-        raise UserError(
-            f"config: ablations: {spec.run} trains in rounds, of which no steps are kept; take it out of the ablation."
-        )
     if spec.contrastive.batch_size % (2 * spec.grace.processes) and spec.grace.processes > 1:
         raise UserError(
             f"config: adapter.batch_size: {spec.contrastive.batch_size} must be a multiple of twice grace.processes "

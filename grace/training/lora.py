@@ -29,6 +29,8 @@ def wanted(spec: TrainSpec) -> list[tuple[str, Lora | None, str]]:
     if spec.contrastive:
         pools = "adapter" in spec.method
         found.append(("adapter" if pools else spec.method, spec.contrastive.lora, EMBEDDING if pools else "default"))
+    if spec.offline:
+        found.append(("offline", spec.offline.lora, "default"))
     if spec.grace:
         found.append(("grace", spec.grace.lora, GENERATOR if spec.rounds else "default"))
     return found

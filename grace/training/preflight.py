@@ -21,6 +21,7 @@ from transformers import TrainerCallback
 from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.reading import MAX_TOKENS, SHARED_BY
 from grace.section import UserError
+from grace.settings import Grace, Offline
 from grace.specs import TrainSpec
 from grace.training import hardware
 
@@ -72,7 +73,10 @@ class Preflight(TrainerCallback):
 
 def _longest(trainer: Any, spec: TrainSpec, at_most: int | None) -> None:
     if spec.grace is None:
-        step_of_contrastive(trainer, spec, at_most)
+        step_of_batch(trainer, spec, at_most)
+        if spec.offline:  # what TRL has counted of it, and does not know of a training that is resumed
+            trainer._metrics["train"].clear()
+            trainer._total_train_tokens = trainer.state.num_input_tokens_seen
         return
     (write if spec.grace.engine == "transformers" else embed)(trainer, spec, at_most)
     step_of_grace(trainer, spec, at_most and max(at_most, trainer.together))
@@ -92,8 +96,9 @@ def step_of_grace(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> 
         trainer.accelerator.backward(logps.mean())
 
 
-def step_of_contrastive(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
-    """The loss and its gradient for this process's batch (or `at_most` rows) of the longest prompts and rationales."""
+def step_of_batch(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
+    """The loss and its gradient for what of a batch goes together in this process (or `at_most` rows), with the longest
+    prompts and rationales."""
     share = trainer.args.per_device_train_batch_size
     features = trainer._prepare_inputs(trainer.longest(min(at_most or share, share), *longest(spec)))
     model = trainer.model_wrapped.train()
@@ -114,8 +119,8 @@ def write(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
         cache = torch.empty(batch * numbers, dtype=dtype, device=trainer.accelerator.device)
         engine.generate(
             model, [[i % config.vocab_size for i in range(spec.prompt.max_prompt_tokens)]] * batch,
-            pool_from=0, pooling=spec.pooling, keys=[0] * batch, temperatures=[1.0] * batch, max_new_tokens=2,
-            ends=trainer.ends, batch_size=batch,
+            pool_from=0, pooling=None if trainer.pools_apart else spec.pooling, keys=[0] * batch,
+            temperatures=[1.0] * batch, max_new_tokens=2, ends=trainer.ends, batch_size=batch,
         )  # fmt: skip
         del cache
 
@@ -152,6 +157,8 @@ def _rows(spec: TrainSpec) -> int:
     """Rows that go through the model together, in one process."""
     if spec.grace:
         return spec.grace.rollouts_per_forward
+    if spec.offline:
+        return spec.offline.rows_per_forward * (1 if spec.offline.objective == "sft" else 2)
     assert spec.contrastive is not None
     return min(spec.contrastive.mini_batch_size, spec.contrastive.batch_size // spec.contrastive.processes)
 
@@ -179,6 +186,11 @@ def too_large(spec: TrainSpec, reason: str) -> UserError:
         else:
             advice.append(f"grace.vllm_memory ({g.vllm_memory})")
         advice.append(f"generation.max_new_tokens ({spec.generation.max_new_tokens})")
+    elif spec.offline and spec.generation:
+        if spec.offline.rows_per_forward > 1:
+            advice.append(f"offline.rows_per_forward ({spec.offline.rows_per_forward}; memory only)")
+        advice.append(f"generation.batch_size ({spec.generation.batch_size}; memory only)")
+        advice.append(f"generation.max_new_tokens ({spec.generation.max_new_tokens})")
     elif spec.contrastive and rows > 1:
         advice.append(f"{name}.mini_batch_size ({spec.contrastive.mini_batch_size}; memory only)")
     if spec.contrastive and spec.contrastive.fence:
@@ -186,7 +198,8 @@ def too_large(spec: TrainSpec, reason: str) -> UserError:
     if spec.contrastive and spec.rationales:
         advice.append(f"evaluation.max_new_tokens ({spec.rationales.encode.max_new_tokens})")
     advice.append(f"prompt.max_prompt_tokens ({spec.prompt.max_prompt_tokens})")
-    other = [f"set {name}.gradient_checkpointing: true"] if spec.grace and not spec.grace.gradient_checkpointing else []
+    stored = isinstance(at, Grace | Offline) and not at.gradient_checkpointing
+    other = [f"set {name}.gradient_checkpointing: true"] if stored else []
     other += [] if at.lora else [f"train adapters ({name}.lora)"]
     other.append(f"spread it over more GPUs ({name}.processes, sharding: fsdp)")
     first = " ".join(reason.split(". ")[0].split())[:160]

@@ -34,10 +34,12 @@ WAIT = 1.0  # seconds between looks for what other processes write
 log = logging.getLogger(__name__)
 
 
-def sample(rows: list[Any], count: int | None) -> list[Any]:
-    """The first `count` rows (None: all) of an order that is the same for every run and seed."""
+def sample(rows: list[Any], count: int | None, turn: int = 0) -> list[Any]:
+    """`count` rows (None: all) of an order that is the same for every run and seed: the first of them, or in a later
+    turn the next, from the start when they are used up."""
     order = sorted(range(len(rows)), key=lambda i: text_key("sample", i))
-    return [rows[i] for i in order[:count]]
+    count = len(rows) if count is None else min(count, len(rows))
+    return [rows[order[(turn * count + i) % len(rows)]] for i in range(count)]
 
 
 def texts_of(rows: list[dict[str, Any]]) -> list[str]:
@@ -89,7 +91,7 @@ def opened(spec: RationalesSpec, backbone: Path, root: Path) -> Iterator[Store]:
     prompt = spec.encode.prompt
     template = PromptTemplate.from_tokenizer(load_tokenizer(backbone), prompt.instruction, prompt.max_prompt_tokens)
     known = settings(spec.encode, manifest.weights_hash(backbone), dtype, spec.store, template.digest)
-    with Store(root, known, width) as store:
+    with Store(root, known, width, model=backbone) as store:
         yield store
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from transformers import set_seed
 
 from grace.encoder.adapters import EMBEDDING, GENERATOR, writing
 from grace.encoder.encoder import RationaleEncoder
-from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
 from grace.files import writing as writing_file
@@ -91,9 +89,7 @@ def rows_of(phase: Phase, rows: list[Row]) -> list[Row]:
     are used up; the policy all rows."""
     if phase.spec.contrastive is None or phase.spec.contrastive.rows is None:
         return rows
-    count = min(phase.spec.contrastive.rows, len(rows))
-    order = rationales.sample(rows, None)
-    return [order[(phase.number * count + i) % len(order)] for i in range(count)]
+    return rationales.sample(rows, phase.spec.contrastive.rows, phase.number)
 
 
 def train_in_rounds(spec: TrainSpec, rows: list[Row], backbone: Path, checkpoints: Path) -> Trained:
@@ -172,8 +168,8 @@ def _written(
     kind = torch.bfloat16 if place != "cpu" and spec.grace and spec.grace.precision == "bf16" else torch.float32
     encoder = RationaleEncoder(model.to(place, kind), tokenizer, encode)
     known = settings(encode, phase.name, encoder.dtype, "float32", encoder.template.digest)
-    with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model) as generator:
+    with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model):
         # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.
-        encoder.write = partial(engine.generate_batches, generator, compile=encode.compile)
+        encoder.fused = True
         rationales.complete(lambda: encoder, texts, store)
         return rationales.Rationales(texts, store)

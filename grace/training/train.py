@@ -50,8 +50,12 @@ def run(spec: TrainSpec, paths: SimpleNamespace) -> None:
     rows = read_training(paths.rows, TRAINING[spec.data])
     check_backbone(paths.backbone, spec.prompt)  # again: a folder may have changed since it was made
     checkpoints = checkpoint_folder(paths.out, spec, sha256(paths.rows), manifest.weights_hash(paths.backbone))
-    if spec.rounds:
-        made = train_in_rounds(spec, rows, paths.backbone, checkpoints)
+    if spec.rounds or spec.offline:
+        if spec.rounds:
+            train = train_in_rounds
+        else:
+            from grace.training.best_of import train_best_of as train  # its libraries cost seconds
+        made = train(spec, rows, paths.backbone, checkpoints)
         if PartialState().is_main_process:
             _save(paths.out.parent, *made.model, spec, paths, training=checkpoints.name, rows=len(rows), **made.record)
             shutil.rmtree(checkpoints, ignore_errors=True)

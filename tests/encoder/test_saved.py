@@ -79,7 +79,8 @@ def test_a_trained_model_embeds_as_it_was_trained():
 @pytest.mark.parametrize(
     ("method", "loss", "reasons"),
     [("adapter", "direct", False), ("adapter", "half", False), ("adapter", "rationale", True),
-     ("kl_fence", "direct", False), ("kl_fence", "rationale", True), ("adapter+grace", "half", True)],
+     ("kl_fence", "direct", False), ("kl_fence", "rationale", True), ("adapter+grace", "half", True),
+     ("best-of", "direct", True)],
 )  # fmt: skip
 def test_a_model_reasons_unasked_where_that_is_what_it_has_learnt(method, loss, reasons):
     written = {"encode": {"max_new_tokens": 33}}

@@ -42,6 +42,7 @@ HAND = {
     "adapter": {"batch_size": 10, "mini_batch_size": 10, "processes": 1, "max_steps": 5, "lora": LORA},
     "kl_fence": {"batch_size": 10, "mini_batch_size": 10, "processes": 1, "max_steps": 5, "lora": LORA},
     "rounds": {"rounds": 2, "adapter_steps": 3, "policy_steps": 4},
+    "offline": {"rows": 55, "rollouts": 3, "processes": 1, "rounds": 2, "batch_size": 20, "rows_per_forward": 2},
     "evaluation": {
         "engine": "transformers", "max_new_tokens": 60, "groups": {"sts": ["BIOSSES"]}, "subset": ["sts"], "pairs": 0,
     },

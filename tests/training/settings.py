@@ -3,7 +3,7 @@
 import random
 from typing import Any
 
-from grace.settings import Contrastive, Generation, Grace, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 from grace.specs import EncodeSpec, RationalesSpec, TrainSpec
 
 GRACE: dict[str, Any] = dict(
@@ -77,6 +77,17 @@ def rounds_spec(**changes: Any) -> TrainSpec:
     return base.model_copy(update=both | changes)
 
 
+def offline_spec(reward: RewardConfig | None = None, data: str = "supervised", **changes: Any) -> TrainSpec:
+    """best-of in a round of four steps, eight groups rewarded together."""
+    values = dict(
+        rows=16, rollouts=4, rounds=1, objective="sft", beta=0.1, processes=1, sharding="none", lora=None, epochs=2.0,
+        batch_size=8, rows_per_forward=8, learning_rate=1e-3, precision="fp32", gradient_checkpointing=False,
+        save_steps=1,
+    )  # fmt: skip
+    own = {"run": "grace-offline", "method": "best-of", "grace": None, "instances": 8}
+    return TrainSpec(**{**grace_spec(data, reward).model_dump(), **own, "offline": Offline(**{**values, **changes})})
+
+
 class Written:
     """Made-up rationales of up to `longest` tokens, which a text alone decides; the last stands for an end token."""
 
@@ -108,3 +119,13 @@ def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[
         }
         for i in range(count)
     ]
+
+
+def taught(spec: TrainSpec) -> list[dict[str, Any]]:
+    """16 rows for a trainer; of best-of made-up examples."""
+    if not spec.offline:
+        return rows(16, spec.data)
+    said = Written(12)([str(i) for i in range(32)])
+    if spec.offline.objective == "dpo":
+        return [{"prompt_ids": [5] * 30, "chosen_ids": said[i], "rejected_ids": said[16 + i]} for i in range(16)]
+    return [{"input_ids": [5] * 30 + said[i], "labels": [-100] * 30 + said[i]} for i in range(16)]

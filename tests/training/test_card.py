@@ -7,7 +7,7 @@ import pytest
 
 from grace.encoder.encoder import SETTINGS_FILE
 from grace.training.card import card
-from tests.training.settings import contrastive_spec, grace_spec, rounds_spec
+from tests.training.settings import contrastive_spec, grace_spec, offline_spec, rounds_spec
 
 BACKBONE = {"kind": "hub", "id": "Qwen/Qwen2.5-0.5B-Instruct"}
 
@@ -22,7 +22,8 @@ def manifest(spec, backbone):
 
 @pytest.mark.parametrize(
     ("spec", "backbone"), [(grace_spec(seed=7), BACKBONE), (contrastive_spec("cl"), {"kind": "trained", "id": None}),
-                           (contrastive_spec("simcse"), None), (contrastive_spec("kl_fence", loss="rationale"), None)],
+                           (contrastive_spec("simcse"), None), (contrastive_spec("kl_fence", loss="rationale"), None),
+                           (offline_spec(), None)],
 )  # fmt: skip
 def test_the_hub_reads_it(tmp_path, spec, backbone):
     from huggingface_hub import ModelCard, metadata_load
@@ -30,7 +31,7 @@ def test_the_hub_reads_it(tmp_path, spec, backbone):
     path = tmp_path / "README.md"
     path.write_text(card(manifest(spec, backbone), SETTINGS_FILE), encoding="utf-8")
     read = ModelCard.load(path)
-    rationales = spec.method in ("grace", "kl_fence")
+    rationales = spec.method in ("grace", "kl_fence", "best-of")
     assert read.data.library_name == "transformers" and read.data.license == "other"
     assert read.data.license_name and read.data.license_link and spec.method in read.data.tags
     assert read.data.base_model == (backbone or {}).get("id")

@@ -60,6 +60,10 @@ def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
     assert not list((tmp_path / "model").glob("*"))  # nothing was copied
 
 
+def _from_hub(name, revision, folder):
+    download.from_hub(name, revision, folder, "available_backbones", "{kind: local, path: FOLDER}", download._whole)
+
+
 def cut(folder, name, size):
     (folder / name).write_bytes((folder / name).read_bytes()[:size])
 
@@ -342,10 +346,10 @@ def test_without_a_hub_a_whole_folder_is_taken_and_a_part_is_not(tiny_folder, tm
     monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     write_json(download.origin_file(folder), {"id": "some/whole", "revision": None})
-    download._from_hub("some/whole", None, folder)
+    _from_hub("some/whole", None, folder)
     cut(folder, "model.safetensors", -1)
     with pytest.raises(UserError, match=r"^some/whole: the download failed \(the hub cannot be reached, no route\);"):
-        download._from_hub("some/whole", None, folder)
+        _from_hub("some/whole", None, folder)
 
 
 def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, monkeypatch):
@@ -353,7 +357,7 @@ def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, 
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     write_json(download.origin_file(folder), {"id": "some/whole", "revision": "a"})
     with pytest.raises(UserError, match="the hub cannot be reached"):
-        download._from_hub("some/whole", "b", folder)
+        _from_hub("some/whole", "b", folder)
 
 
 def test_another_local_folder_leaves_nothing_of_the_one_before(tiny_folder, tmp_path):
@@ -390,7 +394,7 @@ def test_a_copy_that_fails_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
 def test_an_address_is_no_id(tmp_path, monkeypatch):
     monkeypatch.setattr(download.hub, "unreachable", lambda: None)
     with pytest.raises(UserError, match="the hub knows no such model; correct its id"):
-        download._from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
+        _from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
 
 
 # ---- GGUF files ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from grace.training import preflight
 from grace.training.contrastive import FENCE
 from grace.training.preflight import Preflight, out_of_memory, too_large
 from grace.training.train import build_trainer, load
-from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, rows
+from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, offline_spec, rows, taught
 
 SPECS = {
     "grace": grace_spec(max_steps=2),
@@ -21,13 +21,15 @@ SPECS = {
     "cl, cached": contrastive_spec("cl", mini_batch_size=3),
     "simcse": contrastive_spec("simcse"),
     "kl_fence": contrastive_spec("kl_fence", loss="half"),
+    "best-of": offline_spec(),
+    "best-of, dpo": offline_spec(objective="dpo", lora={**LORA, "dropout": 0.1}, rows_per_forward=4),
 }
 
 
 def trainer_of(folder, out, spec):
     torch.manual_seed(spec.seed)
     model, tokenizer = load(folder, spec)
-    return build_trainer(model, tokenizer, spec, rows(16, spec.data), out, Written(24))
+    return build_trainer(model, tokenizer, spec, taught(spec), out, Written(24))
 
 
 @pytest.mark.parametrize("case", SPECS)
@@ -41,9 +43,11 @@ def test_training_is_the_same_with_and_without(tiny_folder, tmp_path, monkeypatc
     other.train()
     for mine, theirs in zip(one.model.parameters(), other.model.parameters(), strict=True):
         assert torch.equal(mine, theirs)
-    timed = ("train_runtime", "train_samples_per_second", "train_steps_per_second", "step_time")
     mine, theirs = (
-        [{k: v for k, v in entry.items() if k not in timed} for entry in trainer.state.log_history]
+        [
+            {k: v for k, v in entry.items() if k != "step_time" and not k.endswith(("_runtime", "_per_second"))}
+            for entry in trainer.state.log_history
+        ]
         for trainer in (one, other)
     )
     assert str(mine) == str(theirs)
@@ -62,17 +66,21 @@ def test_nothing_is_left_behind(tiny_folder, tmp_path, case):
     assert not trainer.optimizer.state
 
 
-@pytest.mark.parametrize("case", ["grace", "cl", "simcse", "kl_fence"])
+@pytest.mark.parametrize("case", ["grace", "cl", "simcse", "kl_fence", "best-of", "best-of, dpo"])
 def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
     """On a GPU all rows; the shapes are those of the settings."""
     spec = SPECS[case]
     trainer = trainer_of(tiny_folder, tmp_path, spec)
     trainer.create_optimizer()
     seen = []
-    hook = trainer.model.register_forward_pre_hook if case == "grace" else _inner(trainer).register_forward_pre_hook
+    of = trainer.model if spec.grace or spec.offline else _inner(trainer)
+    hook = of.register_forward_pre_hook
     handle = hook(lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
     preflight._longest(trainer, spec, None)
     handle.remove()
+    if spec.offline:  # of dpo the best and the worst of four groups; the reference is a model of its own
+        assert seen == [(8, 112)]
+        return
     length, prefix = spec.prompt.max_prompt_tokens, len(_template(trainer).prefix)
     batches = [(count, width) for count, width in seen if width != prefix]
     if case == "grace":
@@ -175,7 +183,7 @@ def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
 
 def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["cl"])
-    monkeypatch.setattr(preflight, "step_of_contrastive", lambda *_: torch.empty(1 << 58))
+    monkeypatch.setattr(preflight, "step_of_batch", lambda *_: torch.empty(1 << 58))
     with pytest.raises(UserError, match=r"8 rows of 100 tokens do not fit.*lower cl\.mini_batch_size"):
         trainer.train()
 
@@ -230,6 +238,12 @@ def test_available_memory_is_real():
 def test_only_what_helps_is_advised(changes, absent, present):
     said = str(too_large(grace_spec(**changes), "x"))
     assert absent not in said and present in said
+
+
+def test_best_of_has_its_own_advice():
+    said = str(too_large(offline_spec(objective="dpo"), "x"))
+    assert said.startswith("config: offline: 16 rows of 112 tokens") and "offline.rows_per_forward (8; memory" in said
+    assert "generation.max_new_tokens (12)" in said and "set offline.gradient_checkpointing: true" in said
 
 
 def test_other_errors_are_passed_on(tiny_folder, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from grace.training import launch, lora
 from grace.training.checkpoints import COMPLETE
 from grace.training.train import build_trainer, load
-from tests.training.settings import LORA, contrastive_spec, grace_spec, rows
+from tests.training.settings import LORA, contrastive_spec, grace_spec, offline_spec, taught
 
 ROOT = Path(__file__).parents[2]
 TWO = {"processes": 2, "sharding": "fsdp"}
@@ -34,15 +34,16 @@ CASES = {
     "cl": (contrastive_spec, {"method": "cl"}),
     "cl-cached": (contrastive_spec, {"method": "cl", "mini_batch_size": 2}),
     "cl-adapters": (contrastive_spec, {"method": "cl", "lora": LORA}),
+    "best-of": (offline_spec, {"rows_per_forward": 4}),
+    "best-of-dpo": (offline_spec, {"rows_per_forward": 4, "objective": "dpo", "lora": LORA}),
 }
 RESUMED = ["grace", "grace-adapters", "cl", "cl-adapters"]
-DATA = rows(16)
 
 
 def one(folder, out, spec):
     torch.manual_seed(spec.seed)
     model, tokenizer = load(folder, spec)
-    build_trainer(model, tokenizer, spec, DATA, out).train()
+    build_trainer(model, tokenizer, spec, taught(spec), out).train()
     return lora.merged(model).state_dict()
 
 
@@ -53,7 +54,7 @@ def two(tiny_folder, tmp_path_factory):
     jobs = {}
 
     def job(name, spec, folder, stop=None):
-        jobs[name] = {"spec": spec.model_dump(), "rows": DATA, "folder": folder, "stop": stop}
+        jobs[name] = {"spec": spec.model_dump(), "rows": taught(spec), "folder": folder, "stop": stop}
 
     for name, (make, settings) in CASES.items():
         job(name, make(**settings, **TWO, save_steps=9), name)

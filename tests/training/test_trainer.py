@@ -326,7 +326,7 @@ def test_rollouts_that_are_all_the_same_are_no_signal(tiny_folder, tmp_path):
 
 
 def test_ill_formed_rollouts_are_named(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("grace.training.trainer.is_well_formed", lambda _: False)
+    monkeypatch.setattr("grace.training.batches.is_well_formed", lambda _: False)
     with pytest.raises(UserError, match="no rollout was well formed, which"):
         trainer_of(tiny_folder, tmp_path, grace_spec(reward=RewardConfig(form=True))).train()
 

@@ -22,7 +22,9 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
 4. GRACE, one generation: instances x (rollouts + 1 query + M negatives) rationales by 2 and 3; with vLLM a pooling
    pass (2) over all of them; with updates_per_generation over 1 a pass for the old log-probabilities; an update of 3
    passes over the rollouts (4 with gradient checkpointing, one less with LoRA, which computes no gradients of weights).
-   Generations = rows / instances x epochs, or max_steps / updates_per_generation.
+   Generations = rows / instances x epochs, or max_steps / updates_per_generation. best-of, one round: rows x (rollouts
+   + 1 + M) rationales of the transformers engine, twice as many with credit: all; then epochs x the passes of an update
+   over one rationale of each group (sft), or over two, which the reference reads too (dpo).
 5. CL and SimCSE, one update: 3 passes over the batch's texts, 4 with the gradient cache (mini_batch_size below a
    process's share of the batch), one less with LoRA. adapter and kl_fence likewise; a loss over rationales reads prompt
    and rationale. The fence adds, for fence.rows of a process with a rationale and as many of plain text, the same
@@ -40,12 +42,14 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    running training 2 x 12; the store, per text and run, width x 2 or 4 bytes and 4 a rationale's token, before
    compression; texts 1 byte a character.
 9. Latency, one text at a time: a prefill, and one with decoding (2, 3; steps = tokens written) for each budget by the
-   backbone and by the run; the small encoder is left out. Cases: 6 with the transformers engine."""
+   backbone and by the run. An encoder-only model is left out, here and in 6 and 8. Cases: 6 with the transformers
+   engine."""
 
 NAMED = 2  # runs of an ablation
 SHAPE = ("layers", "width")  # what no entry of another backbone leaves as it is
 LOWER = {
     "grace": "lower grace.rollouts_per_forward or grace.vllm_memory, raise grace.processes, or set grace.lora",
+    "best-of": "lower offline.rows_per_forward, raise offline.processes, or set offline.lora",
     "cl": "lower cl.mini_batch_size, raise cl.processes, or set cl.lora",
     "simcse": "lower simcse.mini_batch_size, raise simcse.processes, or set simcse.lora",
     "adapter": "lower adapter.mini_batch_size",

@@ -10,7 +10,7 @@ from grace.report.planning import costs
 from grace.report.planning.costs import Work
 from grace.report.planning.reading import Reading
 from grace.runs import contrastive
-from grace.settings import Contrastive, Grace
+from grace.settings import Contrastive, Grace, Offline
 
 TOKEN_BYTES = 4  # of a token id in the store
 PLAIN_SHARE = 0.3  # of plain text in the second stage of a backbone (grace/training/backbone.py)
@@ -46,6 +46,8 @@ class Trainings(Reading):
             return self._grace(backbone, run, at)
         if method == "adapter+grace":
             return self._rounds(backbone, run, at)
+        if method == "best-of":
+            return self._best_of(backbone, run, at)
         return self._contrastive(backbone, run, at, contrastive(at, method))
 
     def backbone(self, name: str) -> Work:
@@ -57,9 +59,11 @@ class Trainings(Reading):
         flops = sum(costs.forward_flops(b, count, length, count * scored) for count, length, scored in rows)
         return Work(3 * costs.compute_seconds(self.h, flops), sum(count * length for count, length, _ in rows))
 
-    def settings(self, run: str) -> tuple[Grace | Contrastive, ...]:
+    def settings(self, run: str) -> tuple[Grace | Contrastive | Offline, ...]:
         """The sections of a trained run's method."""
         at, method = self.sections[run], self.study.runs[run].method
+        if method == "best-of":
+            return (at.offline,)
         learnt = () if method == "grace" else (contrastive(at, method),)
         return (*learnt, at.grace) if "grace" in method else learnt
 
@@ -181,6 +185,36 @@ class Trainings(Reading):
             (one.work + two.work + said) * r.rounds, memory, two.room,
         )  # fmt: skip
 
+    def _best_of(self, name: str, run: str, at: Study) -> Training:
+        """best-of: in a round the model writes groups and their anchors, then learns from one of each, or two."""
+        b, o, data = self.spec.backbones[name], at.offline, str(self.study.runs[run].data)
+        known, limit = self.texts(self.source(data)), at.generation.max_new_tokens
+        query, passage = (self.prompt(n, at.prompt) for n in (known.query, known.passage))
+        pairs, negatives = data == "supervised", self.negatives() if data == "supervised" else 0
+        rows = min(o.rows or self.rows(data), self.rows(data)) // at.grace.instances * at.grace.instances
+        near = query if pairs else passage
+        sides = [(passage, near), (near, passage)] if o.credit == "all" else [(passage, near)]
+        own = at.evaluation.model_copy(
+            update={"engine": "transformers", "max_new_tokens": limit, "batch_size": at.generation.batch_size}
+        )
+        columns = [(rows * n, length) for text, other in sides
+                   for n, length in ((o.rollouts, text), (1, other), (negatives, passage))]  # fmt: skip
+        said, written = self._encode(b, own, columns, True), self.rationale(limit)
+        dpo = o.objective == "dpo"
+        taught = rows * (2 if dpo else 1)
+        flops = sum(costs.forward_flops(b, taught, text + written, taught * written) for text, _ in sides)
+        passes = (2 if o.lora else 3) + o.gradient_checkpointing + dpo  # the reference reads both too
+        parts = {"writing": said.seconds, "update": o.epochs * passes * costs.compute_seconds(self.h, flops)}
+        longest = at.prompt.max_prompt_tokens + limit
+        together = o.rows_per_forward * (2 if dpo else 1)
+        activations = costs.activation_bytes(b, together * longest, o.gradient_checkpointing)
+        memory = self._memory(b, o, activations, costs.cache_bytes(b) * at.generation.batch_size * longest)
+        memory["state"] += costs.SAVED * costs.parameters(b) if dpo else 0
+        updates = o.rounds * math.ceil(o.epochs * math.ceil(rows * len(sides) / o.batch_size))
+        work = Work(sum(parts.values()), said.read, said.written) * o.rounds
+        texts = sum(count for count, _ in columns)
+        return Training(name, run, o.processes, o.rounds, updates, texts, parts, work, memory, True)
+
     def learning(self, backbone: str, data: str) -> Work:
         """The backbone writes rationales about the rows that trainings learn from, once for all of them."""
         rows = min(self.rationale_rows(data) or self.rows(data), self.rows(data))
@@ -206,7 +240,11 @@ class Trainings(Reading):
 
     @staticmethod
     def _memory(
-        b: Backbone, at: Grace | Contrastive, activations: float, writing: float | None = None, vllm: float = 0.0
+        b: Backbone,
+        at: Grace | Contrastive | Offline,
+        activations: float,
+        writing: float | None = None,
+        vllm: float = 0.0,
     ) -> dict[str, float]:
         """Bytes of a training GPU. `writing`: of the cache while rationales are written, None where none are.
 

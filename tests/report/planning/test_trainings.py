@@ -55,6 +55,31 @@ def test_rounds_by_hand(made):
     assert policy.parts["update"] == pytest.approx(2 * 15_304_960 / 5e11)
 
 
+def test_the_best_of_k_by_hand():
+    """Made for a table that names it."""
+
+    def planned(**offline):
+        rows = {"rows": {"grace-offline": None}}
+        return job(
+            plan(spec("hand", tables={"table1": rows}, offline={**HAND["offline"], **offline}), KEPT), "grace-offline"
+        )
+
+    one = planned()
+    # 50 of the 55 rows fill batches of 10: three rollouts and a negative of 122 tokens, a query of 34, 50 tokens each
+    assert (one.texts, one.repeats, one.updates) == (250, 2, 2 * 2 * 3)
+    assert (one.work.read, one.work.written) == (2 * 50 * (4 * 122 + 34), 2 * 250 * 50)
+    # 50 sequences of 172 tokens, of which 50 are scored; three passes and one of checkpointing, twice
+    taught = 5 * BATCH[172] + 1600 * 50 * 50
+    assert one.parts["update"] == pytest.approx(2 * 4 * taught / 5e11)
+    assert one.memory["state"] == 16 * 1416
+    pairs = planned(objective="dpo")
+    assert pairs.parts["update"] == pytest.approx(2 * 5 * 2 * taught / 5e11)
+    assert pairs.parts["writing"] == one.parts["writing"] and pairs.memory["state"] == 20 * 1416
+    both = planned(credit="all")
+    assert both.work.written == 2 * one.work.written and both.updates == 2 * 2 * 5
+    assert both.work.read - one.work.read == 2 * 50 * (3 * 34 + 2 * 122)
+
+
 def test_rationales_are_written_once_for_all_that_read_them(made):
     found = rule(made, "rationales")
     # Five steps of ten rows, three texts each; a query of 34 and two passages of 122
