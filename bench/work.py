@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -41,14 +39,17 @@ def prepare(
     """Args: vllm: makes a vLLM engine for a spec and lengths, whose way is measured too."""
     texts, lengths = common.texts(tokenizer, count, 0), draw_lengths(count, mean, 0)
     spec = encode_spec(prompt, max(lengths), batch_size)
-    encoder = RationaleEncoder(model, tokenizer, spec)
-    encoder.write = partial(_limited, encoder.write, lengths)
+    encoder = _Limited(model, tokenizer, spec)
+    encoder.lengths = lengths
     other = RationaleEncoder(model, tokenizer, spec, vllm(spec, lengths)) if vllm else None
     return Work(name, encoder, texts, encoder.template.ids(texts), lengths, other)
 
 
-def _limited(write: Callable[..., Any], lengths: list[int], prompts: list[list[int]], **settings: Any) -> Any:
-    return write(prompts, **{**settings, "max_new_tokens": lengths})
+class _Limited(RationaleEncoder):
+    lengths: list[int]  # new tokens of each prompt
+
+    def write(self, prompts: Any, texts: Any, max_new_tokens: Any = None) -> Any:
+        return super().write(prompts, texts, self.lengths)
 
 
 def encode_spec(prompt: Prompt, max_new_tokens: int, batch_size: int) -> EncodeSpec:

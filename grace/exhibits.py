@@ -78,22 +78,11 @@ class Ablation(Section):
         return self
 
 
-class EncoderShape(Section):
-    """A BERT, for its latency alone."""
-
-    layers: Positive
-    width: Positive
-    heads: Positive
-    feed_forward: Positive
-    vocab_size: Positive
-
-
 class Latency(Section):
     """Figure 4: time per text, one text at a time."""
 
     run: Name  # the trained model beside the backbone
     budgets: Annotated[list[Positive], Field(min_length=1)]  # tokens of a rationale
-    encoder: EncoderShape  # random weights: they do not change its time
     texts: Positive  # held-out documents
     repeats: Positive
     corpus: Positive  # embeddings that a text is matched with
@@ -103,8 +92,6 @@ class Latency(Section):
     def _fits(self) -> Latency:
         if self.top > self.corpus:
             raise ValueError(f"top: {self.top} of {self.corpus} embeddings cannot be found; lower it or raise corpus")
-        if self.encoder.width % self.encoder.heads:
-            raise ValueError(f"encoder: heads ({self.encoder.heads}) must divide width ({self.encoder.width})")
         return self
 
 

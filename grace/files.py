@@ -30,6 +30,24 @@ def writing(path: Path | str) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder`, which takes its name when the block ends without error.
+
+    Where another process has made `folder` meanwhile, that one stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent) as temporary:
+        whole = Path(temporary) / "whole"  # made here, since the temporary folder is for its owner's eyes only
+        whole.mkdir()
+        yield whole
+        try:
+            os.replace(whole, folder)
+        except OSError:
+            if not folder.is_dir():
+                raise
+
+
 def check_writable(folder: Path) -> None:
     """Raises: UserError when `folder` is missing or no file can be made in it."""
     if not folder.is_dir():

@@ -29,6 +29,15 @@ PACKAGES = (
     "sentence-transformers",
     "pandas",
 )
+# Of an encoder-only model, how Sentence Transformers composes it.
+MODULES = (
+    "modules.json",
+    "*sentence*.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "*_*/config.json",
+    "*_*/*.safetensors",
+)
 WEIGHTS = ("*.safetensors", "config.json", "tokenizer.json", "chat_template.jinja", "generation_config.json")
 # Of an adapter, whose backbone lies elsewhere: the one that pools, and in a folder of its own one that writes.
 ADAPTER, GENERATOR = "adapter_config.json", "generator"
@@ -93,7 +102,9 @@ def writer_hash(folder: Path | str) -> str:
 
 
 def _weights(folder: Path) -> list[Path]:
-    return sorted({path for pattern in (*WEIGHTS, ADAPTER) for path in folder.glob(pattern)})
+    composed = (folder / "modules.json").exists() and not (folder / "grace.json").exists()
+    patterns = (*WEIGHTS, ADAPTER, *(MODULES if composed else ()))
+    return sorted({path for pattern in patterns for path in folder.glob(pattern)})
 
 
 def _backbone_hash(folder: Path | str) -> str | None:

@@ -7,8 +7,8 @@ from typing import Any
 from grace.section import UserError, hint, merge
 
 KEYS = {
-    "study", "preset", "seeds", "backbones", "ablations", "tradeoff", "partial", "available_backbones", "sources",
-    "defaults", "presets", "studies",
+    "study", "preset", "seeds", "backbones", "ablations", "tradeoff", "partial", "available_backbones",
+    "available_encoders", "sources", "defaults", "presets", "studies",
 }  # fmt: skip
 NULLS = ("null", "Null", "NULL", "~")  # as YAML writes it
 
@@ -21,7 +21,7 @@ def check_keys(config: dict[str, Any]) -> None:
     for key in sorted(KEYS - {"seeds", "backbones"}):
         if key not in config:
             raise UserError(f"config: {key}: this key is missing.")
-    for key in ("available_backbones", "sources", "defaults", "presets", "studies"):
+    for key in ("available_backbones", "available_encoders", "sources", "defaults", "presets", "studies"):
         check_mapping(key, config[key])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from grace import ablations, specs, tasks
 from grace.checks import RULES, check_exhibits, check_methods
-from grace.config import Backbone, Run, Source, Study
+from grace.config import Backbone, Encoder, Run, Source, Study
 from grace.merging import check_keys, check_mapping, merged_study, switch, with_nulls
 from grace.section import UserError, build, hint, merge
 from grace.settings import Contrastive
@@ -66,6 +66,13 @@ class Runs:
                 raise UserError(f"config: backbones: unknown backbone {name!r}{hint(name, known_names)}.")
             where = f"available_backbones.{name}"
             self.backbones[name] = build(Backbone, config["available_backbones"][name], where)
+        self.encoders: dict[str, Encoder] = {}
+        known_encoders, mining = config["available_encoders"], self.study.data.mining.encoder
+        for name in [self.study.encoder, mining if mining in known_encoders else None]:
+            if name is not None and name not in known_encoders:
+                raise UserError(f"config: encoder: unknown encoder {name!r}{hint(name, known_encoders)}.")
+            if name is not None:
+                self.encoders[name] = build(Encoder, known_encoders[name], f"available_encoders.{name}")
         self.sources: dict[str, Source] = {}
         for key in ("supervised", "unsupervised"):
             name = getattr(self.study.data, key)
@@ -105,10 +112,20 @@ class Runs:
             if base not in self.study.runs:  # dropped
                 continue
             run = self.study.runs[base]
+            if run.method == "encoder":
+                raise UserError(
+                    f"config: ablations.{name}.runs: run {base!r} is an encoder-only model, which does not vary; leave "
+                    "it out."
+                )
             if entry.steps and run.method != "grace":
                 raise UserError(f"config: ablations.{name}.runs: run {base!r} is not of method 'grace'; leave it out.")
             for suffix, at, settings in ablations.points(name, entry):
                 made = ablations.run_of(entry, base, run, at, settings)
+                if isinstance(layer := at.get("layer"), int):  # of the backbones that have so many
+                    deep = [one for one in self.backbones_of_run(base) if self.backbones[one].layers >= layer]
+                    if not deep:
+                        continue
+                    made = made.model_copy(update={"backbones": deep})
                 point = base + suffix
                 end = self.sections(base).grace.max_steps
                 if made.step and end and made.step > end:
@@ -149,8 +166,9 @@ class Runs:
 
     def backbones_of_run(self, run: str) -> list[str]:
         """Backbones for which a run is planned."""
-        listed = [one for one in self.study.backbones if one in (self.study.runs[run].backbones or [])]
-        return listed or self.study.backbones
+        entry = self.study.runs[run]
+        planned = [one for one in self.study.backbones if not (entry.trained and one in self.study.untrained)]
+        return [one for one in planned if one in (entry.backbones or [])] or planned
 
     # ---- runs ---------------------------------------------------------------------------
 
@@ -208,8 +226,10 @@ class Runs:
     # ---- paths --------------------------------------------------------------------------
 
     def model(self, backbone: str, run: str, seed: int | str) -> str:
-        """Folder of the model that a run is evaluated with: its own, another run's, a checkpoint of one, or the
-        backbone's (also as run "backbone")."""
+        """Folder of the model that a run is evaluated with: its own, another run's, a checkpoint of one, the encoder,
+        or the backbone's (also as run "backbone")."""
+        if run != "backbone" and self.study.runs[run].method == "encoder":
+            return self.encoder_folder(str(self.study.encoder))
         if run == "backbone" or not self.study.runs[run].trained:
             return self.backbone_folder(backbone)
         entry = self.study.runs[run]
@@ -225,6 +245,18 @@ class Runs:
     def backbone_folder(self, backbone: str) -> str:
         entry = self.backbones[backbone]
         return f"{self.root}/models/{backbone}/backbone/seed{entry.seed}"
+
+    def encoder_folder(self, encoder: str) -> str:
+        return f"{self.root}/encoders/{encoder}"
+
+    def timed_encoder(self) -> list[str]:
+        """Folder of the encoder-only model of figure 4, if the study has one."""
+        return [self.encoder_folder(self.study.encoder)] if self.study.encoder else []
+
+    def mining_encoder(self) -> list[str]:
+        """Folder of the model that mines negatives, if config.yaml names it among its encoders."""
+        name = self.study.data.mining.encoder
+        return [self.encoder_folder(name)] if name in self.encoders else []
 
     def general_result(self, backbone: str, run: str, seed: int) -> str:
         """Result file of the general tasks. Untrained runs are one model, so they share one, and a run that differs

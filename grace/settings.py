@@ -7,11 +7,23 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from grace.section import LEAST, BelowOne, Natural, Positive, Rate, Section, Signed, Temperature, Weight
 
 LearningRate = Annotated[float, Field(ge=LEAST, le=1)]  # Adam moves each weight by about so much in a step
+TEXT = "{text}"  # where a direct prompt has the text
+
+
+def _has_text(prompt: str) -> str:
+    if prompt not in ("chat", "plain") and TEXT not in prompt:
+        raise PydanticCustomError("prompt", "give chat, plain, or a prompt with {place} in it", {"place": TEXT})
+    return prompt
+
+
+# Of texts that are embedded without rationale: `chat` keeps the rationale's prompt, `plain` is the text alone.
+DirectPrompt = Annotated[str, AfterValidator(_has_text)]
 
 
 class Prompt(Section):
@@ -22,11 +34,28 @@ class Prompt(Section):
 
 
 class Pooling(Section):
-    """How hidden states become one vector (eqs. 10-11)."""
+    """How hidden states become one vector (eqs. 10-11): of which tokens, from which layer, and how.
 
-    method: Literal["mean", "max", "eos"]
-    layer: Literal["last", "penultimate"]
-    normalize: bool
+    tokens: of the text, the rationale, or `both` with the template's glue between them. Of a rationale they are the
+        states that its tokens were drawn from.
+    closing: what the model reads last, such as the beginning of an answer; its last token alone is pooled.
+    """
+
+    method: Literal["mean", "max", "eos"]  # eos: the last token's state
+    layer: Literal["last", "penultimate"] | Natural  # a number: after so many blocks; 0 is the table of embeddings
+    normalize: bool = False  # to unit length; the released evaluation does not
+    tokens: Literal["both", "text", "rationale"] = "both"
+    skip: Natural = 0  # tokens at the start of the text that are left out
+    closing: Annotated[str, Field(min_length=1)] | None = None
+    standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
+
+    @model_validator(mode="after")
+    def _together(self) -> Pooling:
+        if self.closing is not None and (self.method != "eos" or self.tokens != "both"):
+            raise ValueError("closing: its last token is what is pooled; set method: eos and tokens: both")
+        if self.skip and (self.method == "eos" or self.tokens == "rationale"):
+            raise ValueError("skip: leaves out tokens of the text, and none is pooled; leave this key out")
+        return self
 
 
 class Generation(Section):

@@ -44,7 +44,14 @@ class Shown(Runs):
         """Our run -> the paper's row, with the runs that no table names where the table lists the rest."""
         named = {run for one in self.study.tables.values() for run in one.rows}
         rest = [run for run, at in self.study.runs.items() if run not in named and not (at.ablation or at.extra)]
+        if entry.kind == "general":
+            rest = [run for run in rest if run not in self.encoder_runs]
         return {**entry.rows, **dict.fromkeys(rest if isinstance(entry, Table) and entry.rest else [])}
+
+    @property
+    def encoder_runs(self) -> list[str]:
+        """Runs of an encoder-only model, which writes nothing."""
+        return [run for run, at in self.study.runs.items() if at.method == "encoder"]
 
     def seeds(self, entry: Table | Figure) -> list[int]:
         """Those that were asked for, else the exhibit's own, else the study's."""
@@ -70,6 +77,7 @@ class Shown(Runs):
         runs = [REFERENCE, *self._rows(entry)]
         if isinstance(entry, Figure):
             runs += [name for point in self.figure_points(entry) for name in (point.run, point.of)]
+            runs += self.encoder_runs if entry.kind == "latency" else []
         subset = bool(entry.ablations) or (isinstance(entry, Table) and entry.subset)
 
         def results(backbone: str, run: str, seed: int) -> list[str]:

@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from grace.config import Backbone, General, Mining, Source, Study
+from grace.config import Backbone, Encoder, General, Mining, Source, Study
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
-from grace.settings import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
+from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
 
 
 class SourceSpec(Section):
-    version: int = 2
+    version: int = 3
     name: str
     source: Source
     max_rows: Positive | None
@@ -61,6 +61,11 @@ class BackboneSpec(Section):
     prompt: Prompt
 
 
+class EncoderSpec(Section):
+    version: int = 1
+    encoder: Encoder
+
+
 class EncodeSpec(Section):
     """How a run's model turns texts into embeddings."""
 
@@ -68,7 +73,7 @@ class EncodeSpec(Section):
     pooling: Pooling
     engine: Literal["transformers", "vllm"] = "transformers"
     rationales: bool
-    direct_prompt: Literal["chat", "plain"]
+    direct_prompt: DirectPrompt
     max_new_tokens: int
     sampling_temperature: float
     batch_size: int
@@ -100,7 +105,7 @@ class TrainSpec(Section):
     seed: Natural
     prompt: Prompt
     pooling: Pooling
-    direct_prompt: Literal["chat", "plain"] | None = None
+    direct_prompt: DirectPrompt | None = None
     generation: Generation | None = None
     reward: RewardConfig | None = None
     grace: Grace | None = None
@@ -132,14 +137,17 @@ class TrainSpec(Section):
 
 
 class EvaluateSpec(Section):
-    version: int = 3
+    version: int = 4  # 4: `tied`
     run: str
     group: str
     tasks: list[str]
     local: dict[str, str]
     store: Literal["float32", "float16"]
-    encode: EncodeSpec
+    encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store
+    layers: list[int] = Field(default_factory=list)  # that are pooled in the same pass, for runs that wait for this one
+    rows: int | None = None  # held-out rows that the demo's tasks are made of; None: all
+    standardize: int | None = None  # training texts by whose embeddings each dimension is standardised
     pairs: int = 0  # held-out pairs whose geometry is measured
 
 
@@ -148,10 +156,11 @@ class GeneralSpec(Section):
     run: str
     general: General
     encode: EncodeSpec
+    rows: int | None = None  # as of `EvaluateSpec`
 
 
 class LatencySpec(Section):
-    version: int = 1
+    version: int = 2  # 2: a real encoder-only model
     latency: Latency
     encode: EncodeSpec  # of a run with rationales
     seed: int
@@ -212,6 +221,7 @@ class TablesSpec(Section):
     table: Table
     tasks: list[str]  # every MTEB task that a model of this table is evaluated on
     cells: list[Cell]
+    encoders: list[str] = Field(default_factory=list)  # runs of an encoder-only model
     cases: dict[str, str] = Field(default_factory=dict)  # backbone -> file of its rationales
     traded: Traded | None = None  # of the kinds tradeoff and effects, which have no cells of their own
 
@@ -246,6 +256,8 @@ class ClaimsSpec(Section):
     tasks: list[str]
     cells: list[Cell]  # MTEB results
     general: list[Cell]
+    baselines: list[str] = Field(default_factory=list)  # runs of one forward pass without training, of `cells`
+    subset: list[str] = Field(default_factory=list)  # the tasks that those are evaluated on
     traded: Traded | None = None  # where the trade-off was asked for
 
 

@@ -38,7 +38,12 @@ class Plan(Shown):
         )
 
     def spec_triples(self) -> str:
-        return _json(specs.TriplesSpec(mining=self.study.data.mining))
+        mining = self.study.data.mining
+        folders = self.mining_encoder()
+        return _json(specs.TriplesSpec(mining=mining.model_copy(update={"encoder": folders[0]}) if folders else mining))
+
+    def spec_encoder(self, encoder: str) -> str:
+        return _json(specs.EncoderSpec(encoder=self.encoders[encoder]))
 
     def spec_lengths(self, data: str) -> str:
         return _json(
@@ -83,7 +88,7 @@ class Plan(Shown):
         readers = [run for run, at in self.study.runs.items() if at.data == data and self.rationales_read(run)]
         wanted = [contrastive(self.sections(run), self.study.runs[run].method).rows for run in readers]
         at = self.study
-        encode = self._encode("backbone", 0).model_copy(
+        encode = self.encode("backbone", 0).model_copy(
             update={"sampling_temperature": at.generation.sampling_temperature}
         )
         rows = None if None in wanted else max((n for n in wanted if n), default=None)
@@ -100,7 +105,7 @@ class Plan(Shown):
 
     # ---- evaluation ---------------------------------------------------------------------
 
-    def _encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
+    def encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
         at = self.sections(run)
         # vLLM serves one set of weights; here what writes is an adapter that is off while texts are pooled.
         two = run != "backbone" and self.study.runs[run].method == "adapter+grace"
@@ -118,7 +123,7 @@ class Plan(Shown):
             seed=int(seed),
         )
 
-    def spec_evaluate(self, run: str, seed: int | str, group: str) -> str:
+    def spec_evaluate(self, backbone: str, run: str, seed: int | str, group: str) -> str:
         at = self.sections(run).evaluation
         names = at.groups[group]
         source = self.rationales_of(run)
@@ -126,11 +131,32 @@ class Plan(Shown):
             specs.EvaluateSpec(
                 run=run, group=group, tasks=names,
                 local={name: at.local[name] for name in names if name in at.local},
-                store=at.store, encode=self._encode(run, seed),
-                rationales_of=self._encode(source, seed) if source else None,
+                store=at.store, encode=None if run in self.encoder_runs else self.encode(run, seed),
+                rationales_of=self.encode(source, seed) if source else None,
+                layers=self._layers_below(backbone, run), standardize=at.standardize, rows=at.rows.get(backbone),
                 pairs=at.pairs if self.pair_rows(run, group) else 0,
             )
         )  # fmt: skip
+
+    def standard_rows(self, run: str) -> list[str]:
+        """Training rows by whose embeddings a run's are standardised."""
+        rows = f"{self.root}/data/split/{self.study.data.supervised}/train.jsonl"
+        return [rows] if self.sections(run).evaluation.standardize else []
+
+    def _sweep(self, backbone: str, run: str) -> dict[int, str]:
+        """Layer -> run, of the direct embeddings that differ from those of `run` in their layer alone."""
+        points = [at for every in self.points.values() for at in every if {*at.at} == {"layer"}]
+        of = next((at.of for at in points if at.run == run != at.of), None)
+        return {
+            int(at.at["layer"]): at.run
+            for at in points
+            if at.of == of != at.run and backbone in self.backbones_of_run(at.run) and not self.run(at.run).rationales
+        }  # fmt: skip
+
+    def _layers_below(self, backbone: str, run: str) -> list[int]:
+        """Of a sweep's deepest layer the others: its pass pools them too."""
+        *others, deepest = sorted(self._sweep(backbone, run)) or [-1]
+        return others if self._sweep(backbone, run).get(deepest) == run else []
 
     def pair_rows(self, run: str, group: str) -> list[str]:
         """Held-out pairs, in the one group in which a run's geometry is measured."""
@@ -145,28 +171,32 @@ class Plan(Shown):
             return None
         if entry.method == "adapter":
             of = REFERENCE if REFERENCE in self.study.runs else None
+        elif of is None and not entry.trained and run != REFERENCE and REFERENCE in self.study.runs:
+            of = REFERENCE
         elif of is None or (entry.trained and entry.model != of) or not self.study.runs[of].rationales:
             return None
         if of is None:
             return None
-        ours, theirs = self._encode(run, 0), self._encode(of, 0)
+        ours, theirs = self.encode(run, 0), self.encode(of, 0)
         free = {"pooling": ours.pooling, "max_new_tokens": ours.max_new_tokens}
         same = theirs.model_copy(update=free) == ours and ours.max_new_tokens <= theirs.max_new_tokens
         return of if same else None
 
     def evaluated_before(self, backbone: str, run: str, seed: int | str, group: str) -> list[str]:
-        """The result whose job has written this job's rationales."""
-        of = self.rationales_of(run)
-        return [f"{self.root}/mteb/{backbone}/{of}/seed{seed}/{group}.json"] if of else []
+        """The result whose job has written this job's rationales, or pooled its layer."""
+        sweep = self._sweep(backbone, run)
+        of = self.rationales_of(run) or (sweep[max(sweep)] if sweep else None)
+        return [f"{self.root}/mteb/{backbone}/{of}/seed{seed}/{group}.json"] if of and of != run else []
 
-    def spec_general(self, run: str, seed: int | str) -> str:
+    def spec_general(self, backbone: str, run: str, seed: int | str) -> str:
         # lm-eval's model and the rationales share one copy of the weights.
-        encode = self._encode(run, seed).model_copy(update={"engine": "transformers"})
-        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode))
+        encode = self.encode(run, seed).model_copy(update={"engine": "transformers"})
+        rows = self.study.evaluation.rows.get(backbone)
+        return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode, rows=rows))
 
     def spec_latency(self) -> str:
         seed = self.study.seeds[0]
-        encode = self._encode(REFERENCE if REFERENCE in self.study.runs else "backbone", seed)
+        encode = self.encode(REFERENCE if REFERENCE in self.study.runs else "backbone", seed)
         return _json(specs.LatencySpec(latency=self.study.latency, encode=encode, seed=seed))
 
     def case_models(self, backbone: str) -> list[tuple[str, str]]:
@@ -174,7 +204,7 @@ class Plan(Shown):
         seed = self.study.seeds[0]
         folder = f"{self.root}/models/{backbone}"
         found = []
-        for one in self._case_models():
+        for one in self._case_models(backbone):
             if one.step == 0:
                 ready = self.backbone_folder(backbone)
                 found.append((ready, f"{ready}/manifest.json"))
@@ -183,20 +213,23 @@ class Plan(Shown):
             found.append((f"{ready}/step{one.step}" if one.step else ready, f"{ready}/manifest.json"))
         return found
 
-    def _case_models(self) -> list[specs.CaseModel]:
+    def _case_models(self, backbone: str) -> list[specs.CaseModel]:
         cases = self.study.cases
-        runs = [run for run in (cases.progress, *cases.also) if run in self.study.runs]
+        named = [run for run in (cases.progress, *cases.also) if run in self.study.runs]
+        runs = [run for run in named if backbone in self.backbones_of_run(run)]
         steps = [0, *self.keep_steps(cases.progress)] if cases.progress in runs else [0]
         return [specs.CaseModel(run=cases.progress, step=step) for step in steps] + [
             specs.CaseModel(run=run, step=None) for run in runs
         ]
 
-    def spec_cases(self) -> str:
+    def spec_cases(self, backbone: str) -> str:
         cases = self.study.cases
-        encode = self._encode("backbone", self.study.seeds[0])
+        encode = self.encode("backbone", self.study.seeds[0])
         encode = encode.model_copy(update={"engine": "transformers", "max_new_tokens": cases.max_new_tokens})
         return _json(
-            specs.CasesSpec(models=self._case_models(), documents=cases.documents, queries=cases.queries, encode=encode)
+            specs.CasesSpec(
+                models=self._case_models(backbone), documents=cases.documents, queries=cases.queries, encode=encode
+            )
         )
 
     # ---- report -------------------------------------------------------------------------
@@ -208,6 +241,7 @@ class Plan(Shown):
                 study=self.name, bootstrap=self.study.bootstrap, name=table,
                 table=entry.model_copy(update={"rows": self._rows(entry)}),
                 tasks=self._tasks(bool(entry.ablations) or entry.subset), cells=self.cells(table),
+                encoders=[run for run in self._rows(entry) if run in self.encoder_runs],
                 cases=self._cases(table), traded=self.traded(entry) if entry.kind in AT_ONCE else None,
             )
         )  # fmt: skip
@@ -231,14 +265,23 @@ class Plan(Shown):
 
     def spec_claims(self) -> str:
         main = [run for run, at in self.study.runs.items() if not (at.ablation or at.extra)]
+        rows = self.study.tables["baselines"].rows if "baselines" in self.study.tables else []
+        passes = [run for run in rows if run in self.study.runs and self.run(run).method == "base"]
         cells = self._cells(main, self.study.backbones, self.mteb_results)
+        cells += self._cells(
+            [run for run in passes if run not in main],
+            self.study.backbones,
+            lambda backbone, run, seed: self.mteb_results(backbone, run, seed, subset=True),
+        )
+        writing = [run for run in main if run not in self.encoder_runs]
         general = self._cells(
-            main, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
+            writing, self.study.backbones, lambda backbone, run, seed: [self.general_result(backbone, run, seed)]
         )
         return _json(
             specs.ClaimsSpec(
                 study=self.name, bootstrap=self.study.bootstrap, tasks=self._tasks(False), cells=cells,
-                general=general, traded=self.traded(*self.trade_off()) if self.tradeoff_wanted else None,
+                general=general, baselines=passes, subset=self._tasks(True),
+                traded=self.traded(*self.trade_off()) if self.tradeoff_wanted else None,
             )
         )  # fmt: skip
 

@@ -3,7 +3,8 @@
 
 rule source:
     output:
-        f"{ROOT}/data/raw/{{source}}.jsonl",
+        out=f"{ROOT}/data/raw/{{source}}.jsonl",
+        card=f"{ROOT}/data/raw/{{source}}.card.json",
     log:
         f"{ROOT}/logs/source/{{source}}.log",
     benchmark:
@@ -20,7 +21,7 @@ rule source:
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.source --spec {params.spec:q} --threads {threads}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --out {output.out:q} --card {output.card:q} > {log:q} 2>&1"
 
 
 rule pairs:
@@ -68,7 +69,7 @@ rule split:
         runtime=runtime("split"),
         gpu=RESOURCES["split"].gpu,
     params:
-        spec=PLAN.spec_split(),
+        spec=lambda wildcards: PLAN.spec_split(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.split --spec {params.spec:q} --threads {threads} --pairs {input:q}"
@@ -78,7 +79,8 @@ rule split:
 
 rule triples:
     input:
-        f"{ROOT}/data/split/{{source}}/train.jsonl",
+        train=f"{ROOT}/data/split/{{source}}/train.jsonl",
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.mining_encoder()],
     output:
         out=f"{ROOT}/data/triples/{{source}}.jsonl",
         report=f"{ROOT}/data/triples/{{source}}.report.json",
@@ -95,11 +97,11 @@ rule triples:
         runtime=runtime("triples"),
         gpu=RESOURCES["triples"].gpu,
     params:
-        spec=PLAN.spec_triples(),
+        spec=lambda wildcards: PLAN.spec_triples(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.data.triples --spec {params.spec:q} --threads {threads}"
-        " --train {input:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
+        " --train {input.train:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
 
 
 rule lengths:

@@ -19,7 +19,7 @@ rule tasks:
         runtime=runtime("tasks"),
         gpu=RESOURCES["tasks"].gpu,
     params:
-        spec=PLAN.spec_tasks(),
+        spec=lambda wildcards: PLAN.spec_tasks(),
     shell:
         "python -m grace.gpus {resources.gpu} --"
         " python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
@@ -33,6 +33,7 @@ rule evaluate:
         ),
         data=PLAN.task_data(),
         pairs=lambda wildcards: PLAN.pair_rows(wildcards.run, wildcards.group),
+        standard=lambda wildcards: PLAN.standard_rows(wildcards.run),
         before=lambda wildcards: PLAN.evaluated_before(
             wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
         ),
@@ -51,7 +52,7 @@ rule evaluate:
         gpu=RESOURCES["evaluate"].gpu,
     params:
         spec=lambda wildcards: PLAN.spec_evaluate(
-            wildcards.run, wildcards.seed, wildcards.group
+            wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
         ),
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, wildcards.run, wildcards.seed
@@ -60,8 +61,8 @@ rule evaluate:
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
         " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --store {params.store:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --standard {input.standard:q}"
+        " --store {params.store:q} --out {output:q} > {log:q} 2>&1"
 
 
 rule general:
@@ -87,7 +88,9 @@ rule general:
         runtime=runtime("general"),
         gpu=RESOURCES["general"].gpu,
     params:
-        spec=lambda wildcards: PLAN.spec_general(wildcards.run, wildcards.seed),
+        spec=lambda wildcards: PLAN.spec_general(
+            wildcards.backbone, wildcards.run, wildcards.seed
+        ),
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, wildcards.run, wildcards.seed
         ),
@@ -104,6 +107,7 @@ rule latency:
         model=lambda wildcards: PLAN.model_ready(
             wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
         ),
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.timed_encoder()],
         texts=PLAN.test_rows(),
     output:
         f"{ROOT}/latency/{{backbone}}.json",
@@ -119,16 +123,18 @@ rule latency:
         runtime=runtime("latency"),
         gpu=RESOURCES["latency"].gpu,
     params:
-        spec=PLAN.spec_latency(),
+        spec=lambda wildcards: PLAN.spec_latency(),
         threads=RESOURCES["latency"].threads,
         backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
         model=lambda wildcards: PLAN.model(
             wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
         ),
+        encoder=PLAN.timed_encoder(),
     shell:
         "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.latency"
         " --spec {params.spec:q} --threads {params.threads} --backbone {params.backbone:q}"
-        " --model {params.model:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
+        " --model {params.model:q} --encoder {params.encoder:q} --texts {input.texts:q}"
+        " --out {output:q} > {log:q} 2>&1"
 
 
 # Rationales of a few held-out texts, before, in and after training.
@@ -152,7 +158,7 @@ rule cases:
         runtime=runtime("cases"),
         gpu=RESOURCES["cases"].gpu,
     params:
-        spec=PLAN.spec_cases(),
+        spec=lambda wildcards: PLAN.spec_cases(wildcards.backbone),
         models=lambda wildcards: [
             folder for folder, _ in PLAN.case_models(wildcards.backbone)
         ],

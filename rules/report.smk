@@ -108,7 +108,7 @@ rule audit:
         runtime=runtime("report"),
         gpu=RESOURCES["report"].gpu,
     params:
-        spec=PLAN.spec_audit(),
+        spec=lambda wildcards: PLAN.spec_audit(),
         printed=PRINTED,
     shell:
         "python -m grace.gpus {resources.gpu} --"
@@ -164,7 +164,7 @@ rule report:
         runtime=runtime("report"),
         gpu=RESOURCES["report"].gpu,
     params:
-        spec=PLAN.spec_page(),
+        spec=lambda wildcards: PLAN.spec_page(),
         records=lambda wildcards, input: [
             path for path in input[:-2] if path.endswith(".json")
         ],

@@ -38,7 +38,7 @@ rule download:
     benchmark:
         f"{ROOT}/benchmarks/download/{{backbone}}/seed{{seed}}.tsv"
     wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("hub", "local")),
+        backbone=one_of(PLAN.backbones_of("hub", "local", "gguf")),
     conda:
         "../envs/grace.yaml"
     threads: 1
@@ -50,6 +50,29 @@ rule download:
         spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
     shell:
         "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+
+
+# The encoder-only models that the study evaluates, times or mines with.
+rule encoder:
+    output:
+        f"{ROOT}/encoders/{{encoder}}/manifest.json",
+    log:
+        f"{ROOT}/logs/encoder/{{encoder}}.log",
+    benchmark:
+        f"{ROOT}/benchmarks/encoder/{{encoder}}.tsv"
+    wildcard_constraints:
+        encoder=one_of(PLAN.encoders),
+    conda:
+        "../envs/grace.yaml"
+    threads: 1
+    resources:
+        mem_mb=mem_mb("source"),
+        runtime=runtime("source"),
+        gpu=0,
+    params:
+        spec=lambda wildcards: PLAN.spec_encoder(wildcards.encoder),
+    shell:
+        "python -m grace.training.encoder --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
 
 
 # What the frozen backbone writes about the training texts, once for all trainings that learn from it. They lie in the

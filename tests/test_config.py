@@ -114,7 +114,19 @@ def test_every_study_is_valid(study):
         ("studies/demo/data/mining", {"rank_min": 3, "rank_max": 3}, "data.mining.rank_max: the window [3, 3)"),
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
+        ("sources/docstrings/sha256", "f" * 63, "sources.docstrings.sha256:"),
+        (
+            "sources/docstrings",
+            {"kind": "jsonl", "form": "pairs", "path": "x", "sha256": "f" * 64},
+            "sources.docstrings.sha256: a source of kind 'jsonl' takes none",
+        ),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
+        (
+            "available_backbones/tiny/kind",
+            "gguf",
+            "available_backbones.tiny.path: a backbone of kind 'gguf' needs path",
+        ),
+        ("available_backbones/tiny", {"kind": "gguf", "package": "x", "file": "y"}, "or package, version and file"),
         ("studies/demo/extends", "smoke", "extend each other in a circle"),
         ("studies/demo/prompt", None, "prompt:"),
         ("ablations", "yes", "ablations: it is 'yes'; give true or false"),
@@ -152,7 +164,8 @@ def test_every_study_is_valid(study):
         ),
         ("studies/demo/latency/budgets", [], "latency.budgets: "),
         ("defaults/latency/top", 100000000, "latency.top: 100000000 of 10000 embeddings"),
-        ("studies/demo/latency/encoder/heads", 3, "latency.encoder: heads (3) must divide width (128)"),
+        ("defaults/encoder", "minlm", "encoder: unknown encoder 'minlm' (did you mean 'minilm'?)"),
+        ("studies/demo/runs/encoder", {"method": "encoder"}, "runs.encoder.method: 'encoder' is the study's encoder"),
         ("defaults/latency/run", "gracee", "latency.run: unknown run 'gracee' (did you mean 'grace'?)"),
         ("studies/demo/evaluation/subset", ["x"], "evaluation.subset: unknown group 'x'"),
     ],
@@ -163,6 +176,60 @@ def test_wrong_settings(path, value, said):
         Plan(config)
     text = str(error.value)
     assert said in text and text.startswith("config: ") and "\n" not in text and text.endswith(".")
+
+
+ENCODED = {"encoder": "minilm", "runs": {"encoder": {"method": "encoder"}}}
+
+
+@pytest.mark.parametrize(
+    ("given", "entry", "said"),
+    [
+        (
+            {"runs": {"encoder": {"method": "encoder", "mode": "reasoning"}}},
+            {},
+            "runs.encoder.mode: an encoder-only model",
+        ),
+        ({}, {}, None),
+        (
+            {"runs": {"encoder": {"method": "encoder", "settings": {"x": {"y": 1}}}}},
+            {},
+            "runs.encoder.settings: an enc",
+        ),
+        ({"runs": {"encoder": {"method": "encoder", "data": "supervised"}}}, {}, "runs.encoder.data: an encoder-only"),
+        (
+            {"ablations": {"budget": {"runs": ["encoder"]}}},
+            {},
+            "ablations.budget.runs: run 'encoder' is an encoder-only",
+        ),
+        (
+            {"tables": {"table5": {"rows": {"encoder": None}}}},
+            {},
+            "tables.table5.rows: run 'encoder' is an encoder-only",
+        ),
+        ({"figures": {"pareto": {"rows": {"encoder": None}}}}, {}, "figures.pareto.rows: run 'encoder' is an encoder-"),
+        (
+            {"cases": {"also": ["encoder"]}},
+            {},
+            "cases.also: run 'encoder' is an encoder-only model, which writes nothing",
+        ),
+        ({}, {"id": "x/y"}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"package": None}, "available_encoders.minilm.package: give exactly one of package, id and path"),
+        ({}, {"folder": None}, "available_encoders.minilm.folder: an encoder of a package needs this key"),
+        ({}, {"file": "x"}, "available_encoders.minilm.file: unknown key (did you mean 'folder'"),
+    ],
+)
+def test_an_encoder_only_model_is_a_row_and_nothing_else(given, entry, said):
+    config = copy.deepcopy(CONFIG)
+    config["defaults"] = merge(config["defaults"], merge(ENCODED, given))
+    config["available_encoders"]["minilm"] |= entry
+    for name, value in given.items():  # what the demo has of its own
+        config["studies"]["demo"][name] = merge(config["studies"]["demo"].get(name, {}), value)
+    if said is None:
+        Plan(config)
+        return
+    with pytest.raises(UserError) as error:
+        Plan(config)
+    assert str(error.value).startswith(f"config: {said}") and str(error.value).endswith(".")
 
 
 def test_the_papers_values():
@@ -222,8 +289,9 @@ def test_null_on_the_command_line(path):
 
 @pytest.mark.parametrize("value", [None, 5, "x", [], [{"a": 1}]])
 @pytest.mark.parametrize(
-    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "studies/demo", "defaults/figures",
-             "defaults/runs", "defaults/evaluation", "studies/demo/ablations", "presets/as_printed",
+    "path", ["defaults", "studies", "presets", "sources", "available_backbones", "available_encoders",
+             "studies/demo", "defaults/figures", "defaults/runs", "defaults/evaluation",
+             "studies/demo/ablations", "presets/as_printed",
              "defaults/ablations/pooling/points/mean-penultimate/pooling"],
 )  # fmt: skip
 def test_what_should_hold_keys(path, value):

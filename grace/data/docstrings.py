@@ -1,6 +1,7 @@
 """Pairs of summary and description from the docstrings of installed packages.
 
-Source files are read with `ast` and never imported: real text about many subjects, on every machine.
+Source files are read with `ast` and never imported: real text about many subjects. The same versions of the packages
+give the same rows on every Python of the project, processor and build.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ import ast
 import gc
 import importlib.util
 import random
-import sysconfig
 import warnings
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from importlib import metadata
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,38 +24,33 @@ from grace.data.prose import document, mask, words
 from grace.data.similarity import normal
 from grace.section import UserError
 
-# Folders that hold no documented library code.
-SKIPPED = {"test", "tests", "idle_test", "__pycache__", "site-packages", "dist-packages", "lib-dynload", "node_modules"}
+# Folders that hold no documented library code, and numpy's that is there for Python 3.11 alone.
+SKIPPED = {"test", "tests", "__pycache__", "node_modules", "distutils"}
+OLDEST = (3, 11)  # of the Pythons of the project: what it cannot read, newer ones leave out too
 MIN_QUERY, MAX_QUERY, MIN_DOCUMENT = 4, 60, 12  # words
 SEED = 0  # of the draw of files
 Job = tuple[str, str, Path]  # label, module, file
 
 
 def package_files(package: str) -> list[tuple[str, Path]]:
-    """(dotted module, file) of each source file of an installed package, sorted by module.
-
-    `stdlib` is Python's standard library. Tests are left out.
+    """(dotted module, file) of each source file of an installed package, sorted by module. Tests are left out.
 
     Raises:
         UserError: naming the package that is not installed.
     """
-    if package == "stdlib":
-        roots = [Path(sysconfig.get_path("stdlib"))]
-    else:
-        try:
-            found = importlib.util.find_spec(package) if package.isidentifier() else None
-        except (ImportError, ValueError):
-            found = None
-        if found is None:
-            raise UserError(
-                f"config: sources: the package {package!r} is not installed here; install it or take it from packages."
-            )
-        if not found.submodule_search_locations:  # a module of one file
-            return [(package, Path(found.origin))] if found.origin and found.origin.endswith(".py") else []
-        roots = [Path(place) for place in found.submodule_search_locations]
+    try:
+        found = importlib.util.find_spec(package) if package.isidentifier() else None
+    except (ImportError, ValueError):
+        found = None
+    if found is None:
+        raise UserError(
+            f"config: sources: the package {package!r} is not installed here; install it or take it from packages."
+        )
+    if not found.submodule_search_locations:  # a module of one file
+        return [(package, Path(found.origin))] if found.origin and found.origin.endswith(".py") else []
     files = {}
-    for root in roots:
-        for path in root.rglob("*.py"):
+    for root in map(Path, found.submodule_search_locations):
+        for path in sorted(root.rglob("*.py")):
             parts = path.relative_to(root).with_suffix("").parts
             if not SKIPPED.intersection(parts[:-1]) and not parts[-1].startswith(("test_", "conftest")):
                 name = ".".join((package, *(part for part in parts if part != "__init__")))
@@ -97,12 +93,12 @@ def pair(text: str, names: set[str]) -> tuple[str, str] | None:
 
 
 def file_rows(job: Job) -> list[dict[str, Any]]:
-    """Rows of one source file; a file that is not Python of this version has none."""
+    """Rows of one source file; a file that is not Python of the oldest version has none."""
     label, module, path = job
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of other people's code
-            tree = ast.parse(path.read_bytes())
+            tree = ast.parse(path.read_bytes(), feature_version=OLDEST)
         found = list(objects(tree, module))
     except (SyntaxError, ValueError, RecursionError, OSError):
         return []
@@ -118,7 +114,7 @@ def corpus(packages: list[str], threads: int = 1, enough: int | None = None) -> 
     """Rows {"id", "query", "positive", "label", "sublabel"} in a fixed order, exact duplicates removed.
 
     Args:
-        packages: top-level packages, or `stdlib`; label is the package.
+        packages: top-level packages; label is the package.
         threads: processes that parse.
         enough: read only so many files, drawn over all packages by a fixed seed, as give this many rows or more.
 
@@ -137,6 +133,16 @@ def corpus(packages: list[str], threads: int = 1, enough: int | None = None) -> 
         if times[row["id"]] > 1:  # a name defined twice, under an if
             row["id"] += f"#{times[row['id']]}"
         yield row
+
+
+def unpinned(packages: list[str], lock: Path) -> list[str]:
+    """`numpy 2.3.5 (2.4.6)` of each package whose installed version is not that of `lock`, a requirements.lock."""
+    pins = dict(line.lower().replace("_", "-").split("==") for line in lock.read_text().splitlines() if "==" in line)
+    owners = metadata.packages_distributions()
+    names = sorted({name.lower().replace("_", "-") for package in packages for name in owners.get(package, [])})
+    # What follows a + is the build, such as torch's for CUDA.
+    found = {name: metadata.version(name).partition("+")[0] for name in names}
+    return [f"{name} {found[name]} ({pins.get(name, 'none')})" for name in names if found[name] != pins.get(name)]
 
 
 def _drawn(jobs: list[Job], threads: int, enough: int | None) -> Iterator[list[dict[str, Any]]]:

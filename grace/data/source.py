@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import shutil
 from collections.abc import Iterator
@@ -13,14 +14,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from grace import stage
+from grace import manifest, stage
 from grace.data import docstrings
 from grace.data.fetch import Download
 from grace.data.rows import read
-from grace.files import write_jsonl
+from grace.files import sha256, write_json, write_jsonl
 from grace.section import UserError
 from grace.specs import SourceSpec
 
+PINS = Path(__file__).parents[2] / "requirements.lock"
 LOCK = Path(__file__).parents[2] / "sources.lock"  # in the project, to be committed; size and sha256 of downloads
 SEED = 0  # of the sample that max_rows takes from docstrings
 
@@ -50,7 +52,17 @@ def rows(spec: SourceSpec, threads: int, folder: Path, lock: Path) -> Iterator[d
     yield from read(path, source.form, folder, spec.max_rows)
 
 
-@stage.entry(SourceSpec, outputs=("out", "lock?"))
+def departure(spec: SourceSpec, digest: str) -> str | None:
+    """What to say of all the rows of docstrings where `digest`, their sha256, is not the recorded one."""
+    source = spec.source
+    if source.path or spec.max_rows is not None or source.sha256 in (None, digest):
+        return None
+    other = ", ".join(docstrings.unpinned(source.packages, PINS))
+    why = f"installed (and pinned in {PINS.name}): {other}" if other else f"all versions are those of {PINS.name}"
+    return f"{spec.name}: not the rows of sources.{spec.name}.sha256, so scores may differ from published ones; {why}"
+
+
+@stage.entry(SourceSpec, outputs=("out", "card?", "lock?"))
 def main(spec: SourceSpec, paths: SimpleNamespace) -> None:
     folder = paths.out.with_suffix(".download")
     try:
@@ -58,8 +70,14 @@ def main(spec: SourceSpec, paths: SimpleNamespace) -> None:
         first = next(found, None)
         if first is None:
             raise UserError(f"{spec.source.path or spec.source.kind}: the source holds no row.")
-        write_jsonl(paths.out, tqdm(chain([first], found), "rows", mininterval=1))
+        count = write_jsonl(paths.out, tqdm(chain([first], found), "rows", mininterval=1))
         shutil.rmtree(folder, ignore_errors=True)
+        digest = sha256(paths.out)
+        if warning := departure(spec, digest):
+            logging.warning("%s", warning)
+        if paths.card:
+            made = manifest.make("source", spec, [], paths.started, warning=warning)
+            write_json(paths.card, {"rows": count, "sha256": digest, "manifest": made})
     finally:
         for empty in (*folder.glob("*/"), folder):
             with suppress(OSError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,10 +10,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from grace.encoder import adapters
-from grace.encoder.direct import direct_ids
-from grace.encoder.engines import adapted, packed
+from grace.encoder import adapters, reads
+from grace.encoder.default import default_model
+from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
+from grace.encoder.engines.reading import layer_of
 from grace.encoder.explain import Explanation, cosines, explain
 from grace.encoder.inputs import check_context, check_model, checked_texts, context_of
 from grace.encoder.loading import load_model, load_tokenizer
@@ -64,17 +64,18 @@ class RationaleEncoder:
 
     def __init__(self, model: Any, tokenizer: Any, spec: EncodeSpec, vllm: Any = None, writes: bool = True) -> None:
         self.model, self.tokenizer, self.spec, self.writes = model.eval(), tokenizer, spec, writes
-        self._reasons(None)
         self.template = PromptTemplate.from_tokenizer(tokenizer, spec.prompt.instruction, spec.prompt.max_prompt_tokens)
         self.ends = engine.end_tokens(model, tokenizer)
-        # What writes rationales: bound to its model, called with prompts and `generate_batches`'s other arguments.
-        own: Any = adapted if adapters.separate(model) else engine
-        self.write = vllm.generate_batches if vllm else partial(own.generate_batches, model, compile=spec.compile)
+        self._reasons(None)
+        layer_of(model, spec.pooling)
+        self.vllm = vllm
+        # Whether the pass that writes a rationale has all hidden states that are pooled.
+        self.fused = not (vllm or adapters.separate(model) or spec.pooling.closing)
 
     @classmethod
     def from_pretrained(
         cls,
-        path: str | Path,
+        path: str | Path | None = None,
         *,
         rationales: bool | None = None,
         max_new_tokens: int | None = None,
@@ -90,7 +91,7 @@ class RationaleEncoder:
         the model's context leaves of it.
 
         Args:
-            path: folder, or a repository of the hub.
+            path: folder, or a repository of the hub; None is SmolLM2-135M-Instruct (`grace.encoder.default`).
             rationales: default of `encode`; True, but what trained direct embeddings says False.
             max_new_tokens: longest rationale; 256.
             sampling_temperature: 0 is greedy; 1.
@@ -103,6 +104,7 @@ class RationaleEncoder:
             UserError: when there is no usable model at `path`, or a setting is wrong.
         """
         given = {name: value for name, value in locals().items() if name in Encode.model_fields}
+        path = default_model() if path is None else path
         context = context_of(check_model(path))
         return cls.from_spec(path, read_settings(path, given, context), device)
 
@@ -166,6 +168,7 @@ class RationaleEncoder:
 
         Raises:
             TypeError: when a text is no string. Whatever the model raises is passed on.
+            UserError: when `pooling.tokens` names what is not there with, or without, rationales.
         """
         embeddings = np.zeros((len(texts), self.width), dtype=np.float32)
         written: list[Any] | None = [None] * len(texts) if self._reasons(rationales) else None
@@ -232,18 +235,17 @@ class RationaleEncoder:
                 raise ValueError(f"rationale {i}: {len(ids)} tokens without an end token; {limit} may be written")
         return self._finished(self._pool(texts, cut))
 
-    def sequences(self, texts: list[str], token_ids: Sequence[list[int]] | None = None) -> tuple[list[list[int]], int]:
-        """What the model reads of each text, and from which token on that is pooled.
+    def sequences(self, texts: list[str], token_ids: Sequence[list[int]] | None = None) -> list[reads.Read]:
+        """What the model reads of each text, and which tokens of that are pooled.
 
         Args:
             texts: N strings.
             token_ids: N rationales, or None for direct embeddings.
         """
+        pooling = self.spec.pooling
         if token_ids is None:
-            return direct_ids(self.template, texts, self.spec.direct_prompt, self.ends)
-        # The last token has no part in an embedding, as where the engine writes it.
-        read = [prompt + ids[:-1] for prompt, ids in zip(self.template.ids(texts), token_ids, strict=True)]
-        return read, len(self.template.prefix)
+            return reads.direct(self.template, texts, self.spec.direct_prompt, pooling, self.ends)
+        return reads.written(self.template, self.template.ids(texts), token_ids, pooling, self.ends)
 
     def rationales(self, token_ids: Sequence[list[int]]) -> list[Rationale]:
         """What the model wrote, from its token ids with the end token where it was reached; none is empty."""
@@ -266,40 +268,82 @@ class RationaleEncoder:
         reasons = self.spec.rationales if rationales is None else rationales
         if reasons and not self.writes:
             raise UserError(MERGED)
+        reads.check(self.spec.pooling, reasons, "encoder")
         new = self.spec.max_new_tokens if reasons else 0
+        new += len(reads.closing_ids(self.template, self.spec.pooling))
         check_context(self.model.config, self.spec.prompt.max_prompt_tokens, new)
         return reasons
 
     def _reason(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
-        batches = self.write(
-            self.template.ids(texts),
-            pool_from=len(self.template.prefix),
-            pooling=self.spec.pooling,
+        prompts = self.template.ids(texts)
+        for made in self.write(prompts, texts):
+            pooled = made.pooled
+            if not self.fused:
+                some = [prompts[row] for row in made.rows]
+                pooled = self.pooled(reads.written(self.template, some, made.token_ids, self.spec.pooling, self.ends))
+            yield made.rows, pooled, self.rationales(made.token_ids)
+
+    def write(
+        self, prompts: list[list[int]], texts: list[str], max_new_tokens: int | list[int] | None = None
+    ) -> Iterator[engine.Written]:
+        """Rationales of `prompts`, pooled where `fused`. Between two batches the model is as it was.
+
+        Args:
+            max_new_tokens: the limit of all, or one per prompt; None is that of `spec`.
+        """
+        settings: dict[str, Any] = dict(
             keys=[text_key(self.spec.seed, text) for text in texts],
             temperatures=[self.spec.sampling_temperature] * len(texts),
-            max_new_tokens=self.spec.max_new_tokens,
+            max_new_tokens=max_new_tokens or self.spec.max_new_tokens,
             ends=self.ends,
             batch_size=self.spec.batch_size,
         )
-        for made in batches:
-            yield made.rows, made.pooled, self.rationales(made.token_ids)
+        if self.vllm:
+            yield from self.vllm.generate_batches(prompts, **settings)
+            return
+        pooling = self.spec.pooling if self.fused else None
+        with adapters.writing(self.model) as writer:
+            batches = engine.generate_batches(
+                writer, prompts, pool_from=reads.pooled_from(self.template, self.spec.pooling), pooling=pooling,
+                compile=self.spec.compile, **settings,
+            )  # fmt: skip
+        while True:
+            with adapters.writing(self.model):
+                made = next(batches, None)
+            if made is None:
+                return
+            yield made
 
     def _pool(
         self, texts: list[str], token_ids: list[list[int]]
     ) -> Iterator[tuple[list[int], torch.Tensor, list[Rationale]]]:
-        for rows, pooled in self._embedded(*self.sequences(texts, token_ids)):
+        for rows, pooled in self._parts(self.sequences(texts, token_ids)):
             yield rows, pooled, self.rationales([token_ids[i] for i in rows])
 
-    def _embedded(self, sequences: list[list[int]], pool_from: int) -> Iterator[tuple[list[int], torch.Tensor]]:
+    def _parts(self, given: list[reads.Read]) -> Iterator[tuple[list[int], torch.Tensor]]:
         """Given sequences, longest first, in parts after each of which they can be kept."""
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        order = sorted(range(len(given)), key=lambda i: -len(given[i].ids))
         for start in range(0, len(order), 8 * self.spec.batch_size):
             rows = order[start : start + 8 * self.spec.batch_size]
-            some = [sequences[i] for i in rows]
+            yield rows, self.pooled([given[i] for i in rows])
+
+    def pooled(self, given: list[reads.Read]) -> torch.Tensor:
+        """[N, d] float32 of N sequences, neither standardised nor normalised, on the CPU."""
+        with adapters.embedding(self.model) as model:
+            return packed.embed(model, given, pooling=self.spec.pooling).cpu()
+
+    def encode_layers(self, texts: list[str], layers: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Direct embeddings by the states after each of L numbers of blocks, in one pass: [n, L, d] of n texts."""
+        given = self.sequences(checked_texts(texts))
+        order = sorted(range(len(given)), key=lambda i: -len(given[i].ids))
+        for start in range(0, len(order), 8 * self.spec.batch_size):
+            rows = order[start : start + 8 * self.spec.batch_size]
             with adapters.embedding(self.model) as model:
-                pooled = packed.embed(model, some, pool_from=pool_from, pooling=self.spec.pooling)
-            yield rows, pooled.cpu()
+                pooled = packed.embed_layers(model, [given[i] for i in rows], pooling=self.spec.pooling, layers=layers)
+            if self.spec.pooling.normalize:
+                pooled = torch.nn.functional.normalize(pooled, dim=-1)
+            yield rows, pooled.cpu().numpy()
 
     def _direct(self, texts: list[str]) -> Iterator[tuple[list[int], torch.Tensor, None]]:
-        for rows, pooled in self._embedded(*self.sequences(texts)):
+        for rows, pooled in self._parts(self.sequences(texts)):
             yield rows, pooled, None

@@ -13,7 +13,7 @@ what the model would give for a text without it.
 - A token belongs to the sentence in which it ends; white space to the sentence before it.
 - The glue and the marks `<think>` and `</think>` belong to no sentence and always stay.
 - Max pooling: the maximum over the tokens that stay. With eos pooling the embedding is one token's hidden state, from
-  which nothing can be taken out: refused.
+  which nothing can be taken out: there the model reads again, without the sentence's tokens.
 - A text of one sentence leaves the glue and the rationale. Where nothing is left (the prompt `plain`, one sentence),
   the cosine without it counts as 0, so the effect is the cosine.
 - Of a cut text and of a cut rationale only what the model has read counts; a part of which no token is pooled, such as
@@ -33,6 +33,7 @@ from grace.encoder.adapters import embedding
 from grace.encoder.engines.packed import left_pad
 from grace.encoder.engines.reading import hidden_states
 from grace.encoder.inputs import checked_texts
+from grace.encoder.reads import Read
 from grace.encoder.splitting import rationale_sentences, sentences
 from grace.method.prompt import head
 from grace.section import UserError
@@ -89,7 +90,7 @@ def explain(encoder: RationaleEncoder, a: str, b: str, rationales: bool | None =
         rationales: True with, False without; None as the encoder does.
 
     Raises:
-        UserError: with eos pooling, or a tokenizer that does not say where in the text its tokens are.
+        UserError: for a tokenizer that does not say where in the text its tokens are.
         TypeError: when a text is no string.
     """
     return compare(*read(encoder, [a, b], rationales))
@@ -116,62 +117,76 @@ def read(
     Raises:
         as `explain`.
     """
-    if encoder.spec.pooling.method == "eos":
-        raise UserError(
-            "explain: with eos pooling an embedding is one token's hidden state, from which no sentence can be left "
-            "out; use a model with mean or max pooling."
-        )
     texts = checked_texts(texts)
     reasons = encoder.spec.rationales if rationales is None else rationales
     if token_ids is None and reasons:
         token_ids = [rationale.token_ids for rationale in encoder.encode(texts, rationales=True).rationales or []]
-    written = encoder.rationales(token_ids) if token_ids is not None else None
-    sequences, pool_from = encoder.sequences(texts, token_ids)
-    found: list[Any] = [None] * len(texts)
-    order = sorted(range(len(texts)), key=lambda i: -len(sequences[i]))
-    for start in range(0, len(order), TOGETHER):
-        rows = order[start : start + TOGETHER]
-        for i, hidden in zip(rows, _hidden(encoder, [sequences[i] for i in rows], pool_from), strict=True):
-            found[i] = _reading(encoder, texts[i], written[i] if written else None, hidden)
-    return found
-
-
-@torch.no_grad()
-def _hidden(encoder: RationaleEncoder, sequences: list[list[int]], pool_from: int) -> list[np.ndarray]:
-    """The hidden states that are pooled of each sequence: [n, d] float64."""
-    device = next(encoder.model.parameters()).device
-    ids, mask = left_pad(sequences, device)
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    with embedding(encoder.model) as model:
-        states, _ = hidden_states(
-            model, encoder.spec.pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
-        )
-    width = ids.shape[1]
+    written = encoder.rationales(token_ids) if token_ids is not None else [None] * len(texts)
+    given = encoder.sequences(texts, token_ids)
+    parts = [_parts(encoder, *at) for at in zip(texts, written, given, strict=True)]
+    pooled = _read_again if encoder.spec.pooling.method == "eos" else _taken_out
+    vectors = pooled(encoder, given, [[(start, end) for *_, start, end in some] for some in parts])
     return [
-        row[width - len(sequence) + pool_from :].double().cpu().numpy()
-        for row, sequence in zip(states, sequences, strict=True)
+        Reading(text, rationale, [(kind, said) for kind, said, *_ in some], *vector)
+        for text, rationale, some, vector in zip(texts, written, parts, vectors, strict=True)
     ]
 
 
-def _reading(encoder: RationaleEncoder, text: str, rationale: Rationale | None, hidden: np.ndarray) -> Reading:
-    parts: list[tuple[Kind, str]] = []
-    spans: list[tuple[int, int]] = []
-    room, glue = encoder.template.max_prompt_tokens, 0
-    if rationale is not None or encoder.spec.direct_prompt == "chat":
-        room, glue = encoder.template.text_room, len(encoder.template.suffix)
-    ends = _text_ends(encoder.tokenizer, text, room)
+def _parts(
+    encoder: RationaleEncoder, text: str, rationale: Rationale | None, given: Read
+) -> list[tuple[Kind, str, int, int]]:
+    """The sentences, and from which token of `given` on and before which each is."""
+    ends = _text_ends(encoder.tokenizer, text, given.size)
     seen = text[: ends[-1]] if ends else ""
+    found: list[tuple[Kind, str, int, int]] = []
     for start, end in sentences(seen):
-        parts.append(("text", seen[start:end].strip()))
-        spans.append((bisect_right(ends, start), bisect_right(ends, end)))
+        at = given.text + bisect_right(ends, start), given.text + bisect_right(ends, end)
+        found.append(("text", seen[start:end].strip(), *at))
     if rationale is not None:
-        first = len(ends) + glue
+        first = given.text + given.size + len(encoder.template.suffix)
         said, where = _rationale_ends(encoder, rationale)
         for start, end in rationale_sentences(said):
-            parts.append(("rationale", said[start:end].strip()))
-            spans.append((first + where(start), first + where(end)))
-    whole, without = _left_out(hidden, spans, encoder.spec.pooling.method)
-    return Reading(text, rationale, parts, whole, without)
+            found.append(("rationale", said[start:end].strip(), first + where(start), first + where(end)))
+    return found
+
+
+Spans = list[list[tuple[int, int]]]  # of each text, of its sentences
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # the embedding [d] and those without each of P sentences [P, d]
+
+
+def _read_again(encoder: RationaleEncoder, given: list[Read], spans: Spans) -> Vectors:
+    """The last token's state, when the tokens of a sentence are not read."""
+    every = [
+        one for read, some in zip(given, spans, strict=True) for one in (read, *(_without(read, *at) for at in some))
+    ]
+    vectors = iter(encoder.pooled(every).double().numpy())
+    return [(next(vectors), np.array([next(vectors) for _ in some])) for some in spans]
+
+
+def _without(read: Read, start: int, end: int) -> Read:
+    ids = read.ids[:start] + read.ids[end:]
+    return Read(ids, min(read.start, len(ids) - 1), len(ids))
+
+
+@torch.no_grad()
+def _taken_out(encoder: RationaleEncoder, given: list[Read], spans: Spans) -> Vectors:
+    """The pooled states, and pooled without those of a sentence."""
+    found: Any = [None] * len(given)
+    order = sorted(range(len(given)), key=lambda i: -len(given[i].ids))
+    for start in range(0, len(order), TOGETHER):
+        rows = order[start : start + TOGETHER]
+        ids, mask = left_pad([given[i].ids for i in rows], next(encoder.model.parameters()).device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        with embedding(encoder.model) as model:
+            states, _ = hidden_states(
+                model, encoder.spec.pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
+            )
+        for i, row in zip(rows, states, strict=True):
+            first, last = (ids.shape[1] - len(given[i].ids) + at for at in given[i][1:3])
+            pooled = row[first:last].double().cpu().numpy()
+            inside = np.clip(np.array(spans[i], dtype=int).reshape(-1, 2) - given[i].start, 0, len(pooled))
+            found[i] = _left_out(pooled, inside, encoder.spec.pooling.method)
+    return found
 
 
 def _text_ends(tokenizer: Any, text: str, room: int) -> list[int]:
@@ -196,21 +211,20 @@ def _rationale_ends(encoder: RationaleEncoder, rationale: Rationale) -> tuple[st
     return decoded(len(ids)), where
 
 
-def _left_out(hidden: np.ndarray, spans: list[tuple[int, int]], method: str) -> tuple[np.ndarray, np.ndarray]:
-    """Pooled `hidden` [n, d], and pooled without each of P ranges of its rows [P, d]; zeros of no rows."""
+def _left_out(hidden: np.ndarray, spans: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
+    """Pooled `hidden` [n, d], and pooled without each of P ranges of its rows [P, d]."""
     count, width = hidden.shape
     without = np.zeros((len(spans), width))
     if method == "mean":
         sums = np.concatenate([np.zeros((1, width)), hidden.cumsum(0)])
         for row, (start, end) in enumerate(spans):
-            start, end = min(start, count), min(end, count)
             left = count - (end - start)
             without[row] = (sums[-1] - (sums[end] - sums[start])) / left if left else 0
-        return sums[-1] / max(1, count), without
+        return sums[-1] / count, without
     for row, (start, end) in enumerate(spans):
         kept = [part.max(0) for part in (hidden[:start], hidden[end:]) if len(part)]
         without[row] = np.max(kept, axis=0) if kept else 0
-    return hidden.max(0) if count else np.zeros(width), without
+    return hidden.max(0), without
 
 
 def _explained(one: Reading, other: Reading, whole: float) -> Explained:

@@ -16,14 +16,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from grace.encoder.folders import may_be_repository
 from grace.encoder.registering import MODULE
 from grace.files import read_json, write_json
 from grace.mistakes import in_one_sentence
 from grace.section import Positive, Section, Temperature, UserError, build
-from grace.settings import Pooling, Prompt
+from grace.settings import DirectPrompt, Pooling, Prompt
 from grace.specs import EncodeSpec
 
 # Written beside the weights by training, so that a model is used as it was trained.
@@ -44,7 +44,7 @@ DEFAULT_PROMPT = Prompt(
     ),
     max_prompt_tokens=1024,
 )
-DEFAULT_POOLING = Pooling(method="mean", layer="last", normalize=True)
+DEFAULT_POOLING = Pooling(method="mean", layer="last")
 log = logging.getLogger(__name__)
 
 
@@ -56,7 +56,7 @@ class Encode(Section):
     sampling_temperature: Temperature = 1.0
     batch_size: Positive = 64
     seed: int = 0
-    direct_prompt: Literal["chat", "plain"] = "chat"
+    direct_prompt: DirectPrompt = "chat"
 
 
 class Adapter(Section):

@@ -38,15 +38,19 @@ ABANDONED = 3600.0  # a temporary file or half a segment of this age was left by
 log = logging.getLogger(__name__)
 
 
-def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str, template: str = "") -> dict[str, Any]:
+def settings(encode: EncodeSpec | None, weights: str, dtype: str, precision: str, template: str = "") -> dict[str, Any]:
     """What decides an embedding, and nothing else: runs that differ in the rest share a folder.
 
     Args:
+        encode: None of an encoder-only model, whose folder says how it embeds.
         weights: `grace.manifest.weights_hash` of the model.
         dtype: precision that the model computes in.
         precision: float32 or float16, of the embeddings kept.
         template: `PromptTemplate.digest`; "" where it is not known.
     """
+    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision}
+    if encode is None:
+        return fixed
     spec = encode.model_dump()
     names = ["prompt", "pooling", "rationales"]
     if encode.rationales:
@@ -54,7 +58,6 @@ def settings(encode: EncodeSpec, weights: str, dtype: str, precision: str, templ
         names += ["seed"] if encode.sampling_temperature > 0 else []
     else:
         names += ["direct_prompt"]
-    fixed = {"version": VERSION, "weights": weights, "dtype": dtype, "precision": precision}
     fixed |= {"template": template} if template else {}
     return fixed | {name: spec[name] for name in names}
 
@@ -72,13 +75,21 @@ class Store:
         settings: of `settings`.
         width: d, the length of an embedding.
         seconds: embeddings are held back in memory no longer than this; SECONDS unless given.
+        model: what an error calls the model.
 
     Raises:
         UserError: when the folder of these settings holds something else.
     """
 
-    def __init__(self, root: Path | str, settings: dict[str, Any], width: int, seconds: float | None = None) -> None:
-        self.folder, self.settings, self.width = folder_under(root, settings), settings, width
+    def __init__(
+        self,
+        root: Path | str,
+        settings: dict[str, Any],
+        width: int,
+        seconds: float | None = None,
+        model: Path | str = "the model",
+    ) -> None:
+        self.folder, self.settings, self.width, self.model = folder_under(root, settings), settings, width, model
         self.seconds = SECONDS if seconds is None else seconds
         self.dtype = np.dtype(settings["precision"])
         self._small: list[Segment] = []  # written by this job
@@ -106,8 +117,16 @@ class Store:
         return self.index.find(digests) >= 0
 
     def read(self, digests: np.ndarray) -> np.ndarray:
-        """Embeddings [n, d] float32 of digests [n, 2]. Raises: KeyError for an unknown one."""
-        return self._despite_merges(self._read, digests)
+        """Embeddings [n, d] float32 of digests [n, 2].
+
+        Raises:
+            KeyError: for an unknown one.
+            UserError: when one is not finite: the file was damaged.
+        """
+        found = self._despite_merges(self._read, digests)
+        if bad := _not_finite(found):
+            raise UserError(f"{self.folder}: holds {bad} embeddings that are not finite; delete it and run again.")
+        return found
 
     def notes(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Of the rationales of digests [n, 2]: lengths in tokens [n], truncated [n] bool, well formed [n] bool."""
@@ -211,10 +230,16 @@ class Store:
         """
         with np.errstate(over="ignore"):
             vectors = embeddings.astype(self.dtype)
-        if not np.isfinite(vectors).all():
-            if np.isfinite(embeddings).all():
-                raise UserError("evaluation.store: float16 cannot hold this model's embeddings; set float32.")
-            raise UserError("the model gives embeddings that are not finite; its training has diverged.")
+        if bad := _not_finite(embeddings):
+            raise UserError(
+                f"{self.model}: its embeddings of {bad} of {len(embeddings)} texts of a batch are not finite, so its "
+                "training has diverged or its files are damaged; train or fetch it again."
+            )
+        if bad := _not_finite(vectors):
+            raise UserError(
+                f"{self.model}: its embeddings of {bad} of {len(vectors)} texts of a batch are too large for "
+                f"{self.dtype}; set evaluation.store: float32."
+            )
         held, made = self._held, rationales if rationales is not None else ()
         notes = np.zeros(len(vectors), dtype=np.uint32)
         if len(made):
@@ -290,6 +315,11 @@ class Store:
                     path.unlink()
             except FileNotFoundError:  # another job was faster
                 continue
+
+
+def _not_finite(vectors: np.ndarray) -> int:
+    """How many rows of [n, d] hold a number that is not finite."""
+    return int((~np.isfinite(vectors).all(axis=1)).sum())
 
 
 @dataclass

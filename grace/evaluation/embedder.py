@@ -29,6 +29,7 @@ class Embedder:
 
     def __init__(self, encoder: Any, store: Store, written: Store | None = None) -> None:
         self.encoder, self.store, self.written = encoder, store, written
+        self.standard: tuple[np.ndarray, np.ndarray] | None = None  # mean and deviation [d] of each dimension
         self.seen = Index()  # the distinct texts of this job, in the store before or not
         self.tokens = self.truncated = self.well_formed = self.reused = 0
 
@@ -42,7 +43,15 @@ class Embedder:
             _, first = np.unique(digests[unknown], axis=0, return_index=True)
             self._embed(texts, digests, unknown[np.sort(first)])
         self._count(np.unique(digests, axis=0))
-        return self.store.read(digests)
+        found = self.store.read(digests)
+        return found if self.standard is None else (found - self.standard[0]) / self.standard[1]
+
+    def standardize(self, texts: list[str]) -> None:
+        """From now on give each dimension with the mean 0 and the deviation 1 that it has over `texts`."""
+        vectors = Embedder(self.encoder, self.store, self.written).encode(texts).astype(np.float64)
+        deviation = vectors.std(0)
+        parts = vectors.mean(0), np.where(deviation > 0, deviation, 1)
+        self.standard = parts[0].astype(np.float32), parts[1].astype(np.float32)
 
     def check_room(self, batches: Iterable[list[str]], at_most: int) -> None:
         """Raises: UserError when the disk has no room for the unknown ones of at most `at_most` texts."""

@@ -7,10 +7,12 @@ Scores never do: mteb's cache is off, and its revision is a hash of weights and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +21,8 @@ import numpy as np
 
 from grace import manifest, specs, stage, tasks
 from grace.encoder import hub, store
-from grace.evaluation import geometry
+from grace.encoder.digests import digests_of
+from grace.evaluation import geometry, held_out
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.tasks import load
 from grace.mistakes import refused
@@ -79,7 +82,8 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
     """Evaluate the tasks that `find` gave; their data are unloaded one after the other.
 
     Returns:
-        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}.
+        {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}, of
+        a retrieval also "tied": the share of queries whose score equal scores of documents decide.
 
     Raises:
         UserError: for data that cannot be loaded, or a disk too small for a corpus's embeddings.
@@ -108,6 +112,7 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
             "main_score": main if math.isfinite(main) else None,
             "metric": task.metadata.main_score,
             "items": kept,
+            **_tied(kept),
         }
         log.info("%s: %s %.4f", title, task.metadata.main_score, main)
         for leaf in leaves(task):
@@ -155,8 +160,15 @@ def _joined(pieces: list[tuple[float, dict[str, Any] | None]]) -> tuple[float, d
         return pieces[0]
     if not all(math.isfinite(main) for main, _ in pieces):
         return math.nan, None
-    values = [value for _, kept in pieces if kept for part in kept["parts"] for value in part["values"]]
-    return float(np.mean(values)), {"statistic": "mean", "parts": [{"values": values}]}
+    parts = [part for _, kept in pieces if kept for part in kept["parts"]]
+    whole = {key: [value for part in parts for value in part[key]] for key in parts[0]}
+    return float(np.mean(whole["values"])), {"statistic": "mean", "parts": [whole]}
+
+
+def _tied(kept: dict[str, Any] | None) -> dict[str, float]:
+    """The share of queries that are tied; their flags leave the items."""
+    flags = [flag for part in (kept or {"parts": []})["parts"] for flag in part.pop("tied", [])]
+    return {"tied": float(np.mean(flags))} if flags else {}
 
 
 def _load(task: Any) -> None:
@@ -205,7 +217,7 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     Raises:
         UserError: when what was written there is not the beginning of what would be written here.
     """
-    if spec.rationales_of is None:
+    if spec.rationales_of is None or spec.encode is None:
         return None
     theirs = store.settings(spec.rationales_of, writer, ours["dtype"], spec.store, ours["template"])
     differing = [
@@ -221,33 +233,71 @@ def _source(spec: specs.EvaluateSpec, root: Path, ours: dict[str, Any], writer: 
     return store.Store(root, theirs, width)
 
 
-@stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*"), outputs=("out", "store?"))
+class Layers:
+    """Pools several layers of a `RationaleEncoder` in one pass: those of other runs go to their stores.
+
+    Args:
+        others: number of blocks -> the store of the same embeddings by that layer.
+    """
+
+    def __init__(self, encoder: Any, others: dict[int, store.Store]) -> None:
+        self.encoder, self.others = encoder, others
+
+    def encode_batches(self, texts: list[str]) -> Iterator[tuple[list[int], Any]]:
+        digests, own = digests_of(texts), self.encoder.spec.pooling.layer
+        for rows, pooled in self.encoder.encode_layers(texts, [own, *self.others]):
+            for place, other in enumerate(self.others.values(), 1):
+                other.add(digests[rows], pooled[:, place], None)
+            yield rows, SimpleNamespace(embeddings=pooled[:, 0], rationales=None)
+
+
+@stage.entry(specs.EvaluateSpec, inputs=("model", "data*", "pairs*", "standard*"), outputs=("out", "store?"))
 def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
     with stage.imports():
         import sentence_transformers  # noqa: F401  # mteb's `evaluate` does
 
         from grace.encoder.encoder import RationaleEncoder
+        from grace.encoder.encoder_only import EncoderOnly
         from grace.encoder.engines.vllm import require_vllm
         from grace.evaluation import mteb_tasks  # noqa: F401  # `find` does
 
-    if spec.encode.engine == "vllm" and spec.encode.rationales:
+    if spec.encode and spec.encode.engine == "vllm" and spec.encode.rationales:
         require_vllm("evaluation.engine")
-    data = load(paths.data)
+    data = load(paths.data, spec.rows)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
     todo = find(spec.tasks, data, spec.local)
-    encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
     weights = manifest.weights_hash(paths.model)
-    settings = store.settings(spec.encode, weights, encoder.dtype, spec.store, encoder.template.digest)
-    revision = f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
-    with tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary:
+    encoder: Any
+    if spec.encode is None:
+        encoder, template, revision = EncoderOnly(paths.model), "", weights[:12]
+    else:
+        encoder = RationaleEncoder.from_spec(paths.model, spec.encode)
+        template, revision = encoder.template.digest, f"{weights[:12]}-{manifest.settings_hash(spec.encode)}"
+    width, settings = encoder.width, store.settings(spec.encode, weights, encoder.dtype, spec.store, template)
+    with (
+        tempfile.TemporaryDirectory(dir=paths.out.parent, prefix=".store-") as temporary,
+        contextlib.ExitStack() as stores,
+    ):
         root = paths.store or Path(temporary)
-        source = _source(spec, root, settings, manifest.writer_hash(paths.model), encoder.width)
-        with store.Store(root, settings, encoder.width) as kept:
+        if spec.layers and spec.encode:
+            others = {}
+            for layer in spec.layers:
+                theirs = spec.encode.model_copy(
+                    update={"pooling": spec.encode.pooling.model_copy(update={"layer": layer})}
+                )
+                known = store.settings(theirs, weights, encoder.dtype, spec.store, template)
+                others[layer] = stores.enter_context(store.Store(root, known, encoder.width, model=paths.model))
+            encoder = Layers(encoder, others)
+        source = _source(spec, root, settings, manifest.writer_hash(paths.model), width)
+        with store.Store(root, settings, width, model=paths.model) as kept:
             embedder = Embedder(encoder, kept, source)
+            if spec.standardize:
+                texts = [row["positive"] for row in held_out.by_hash(paths.standard[0])]
+                embedder.standardize(texts[: spec.standardize])
             found = run_found(embedder, todo, f"grace/{spec.run}", revision)
             rationale = embedder.rationale()  # of the tasks' texts, without those of the pairs
             shape = geometry.measure(*pairs, embedder.encode) if pairs else None
-    inputs = [paths.model, *paths.data, *(paths.pairs if pairs else [])]
+    inputs = [paths.model, *paths.data, *(paths.pairs if pairs else []), *paths.standard]
     record = manifest.make("evaluate", spec, inputs, paths.started, revision=revision)
     manifest.write_result(paths.out, record, tasks=found, geometry=shape, rationale=rationale)
 

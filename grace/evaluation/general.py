@@ -63,7 +63,7 @@ def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
         from grace.encoder.encoder import RationaleEncoder
         from grace.evaluation import likelihood  # noqa: F401  # `harness` does
 
-    data = load(paths.data)
+    data = load(paths.data, spec.rows)
     texts = held_out(data, paths.texts, spec.general.rationales)
     with tempfile.TemporaryDirectory() as folder:
         loaded = harness.load(spec.general.tasks, data, spec.general.local, Path(folder))

@@ -5,6 +5,7 @@ the mean over the parts (splits, subsets, the 12 forums of CQADupstack) of the s
     mean               the mean of `values` (queries, classified texts, sets of a clustering, documents);
     average_precision  of `values` as scores against `gold` in {0, 1};
     spearman           rank correlation of `values` with `gold`.
+A part of a retrieval also has `tied`: per query, whether equal scores decide its value.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ def _statistic(name: str, part: Part) -> float:
 def _part(task: AbsTask, split: str, subset: str, saved: Any, scores: Any) -> tuple[str, Part] | None:
     metric = task.metadata.main_score
     if isinstance(task, AbsTaskRetrieval):
-        return ("mean", {"values": _queries(task, task.dataset[subset][split], saved, metric)})
+        return ("mean", _queries(task, task.dataset[subset][split], saved, metric))
     if isinstance(task, AbsTaskClusteringLegacy) and metric == "v_measure":
         return ("mean", {"values": [float(value) for value in scores["v_measures"]]})
     data: Any = task.dataset
@@ -97,8 +98,8 @@ def _part(task: AbsTask, split: str, subset: str, saved: Any, scores: Any) -> tu
     return None
 
 
-def _queries(task: AbsTaskRetrieval, data: Any, saved: dict[str, dict[str, float]], metric: str) -> list[float]:
-    """Per query (in the order of their ids) the measure that mteb averages, by the same trec_eval."""
+def _queries(task: AbsTaskRetrieval, data: Any, saved: dict[str, dict[str, float]], metric: str) -> Part:
+    """Per query (in the order of their ids) the measure that mteb averages, by the same trec_eval, and `tied`."""
     import pytrec_eval
 
     name, _, depth = metric.removeprefix(SUBQUERIES).rpartition("_at_")
@@ -109,7 +110,25 @@ def _queries(task: AbsTaskRetrieval, data: Any, saved: dict[str, dict[str, float
     if metric.startswith(SUBQUERIES):
         saved, relevant = _merged(saved, relevant)
     scores = pytrec_eval.RelevanceEvaluator(relevant, {f"{measure}.{depth}"}).evaluate(saved)
-    return [round(scores[query][f"{measure}_{depth}"], 9) for query in sorted(scores)]
+    return {
+        "values": [round(scores[query][f"{measure}_{depth}"], 9) for query in sorted(scores)],
+        "tied": [_tied(saved[query], relevant[query], int(depth)) for query in sorted(scores)],
+    }
+
+
+def _tied(found: dict[str, float], relevant: dict[str, int], depth: int) -> bool:
+    """Whether equal scores decide a query's measure: of such documents trec_eval puts the larger id first.
+
+    They do where documents of one score and different relevance reach into the first `depth`, or where one score goes
+    on from there to the end of a longer ranking: what else has it is not known.
+    """
+    scores = np.fromiter(found.values(), np.float32, len(found))  # as trec_eval holds them
+    gains = np.array([relevant.get(document, 0) for document in found])
+    order = np.lexsort((gains, scores))[::-1]
+    scores, gains = scores[order], gains[order]
+    first = np.searchsorted(-scores, -scores)  # rank of the first document of the same score
+    apart = (scores[1:] == scores[:-1]) & (gains[1:] != gains[:-1]) & (first[1:] < depth)
+    return bool(apart.any() or (first[depth:][-1:] < depth).any())
 
 
 def _merged(saved: dict[str, dict[str, float]], relevant: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

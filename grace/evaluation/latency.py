@@ -9,7 +9,7 @@ A text's time is the sum of three parts:
 - match: the cosine with every vector of a corpus, and the best of them.
 
 Rationales end where the model ends them, at the latest at the budget. The transformers engine writes them whatever
-the study's engine is: vLLM is made for many texts at once.
+the study's engine is: vLLM is made for many texts at once. An encoder-only model computes in its own precision.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ with stage.imports():
     from tqdm import tqdm
 
     from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.encoder_only import EncoderOnly
     from grace.encoder.inputs import context_of
     from grace.evaluation.systems import System, systems
 
@@ -163,7 +164,7 @@ def _check(latency: Latency, encoder: RationaleEncoder, folder: Path) -> None:
         )
 
 
-@stage.entry(specs.LatencySpec, inputs=("backbone", "model", "texts"), outputs=("out",))
+@stage.entry(specs.LatencySpec, inputs=("backbone", "model", "encoder*", "texts"), outputs=("out",))
 def main(spec: specs.LatencySpec, paths: SimpleNamespace) -> None:
     latency = spec.latency
     texts = chosen(paths.texts, latency.texts)
@@ -171,19 +172,18 @@ def main(spec: specs.LatencySpec, paths: SimpleNamespace) -> None:
     backbone = RationaleEncoder.from_spec(paths.backbone, encode)
     _check(latency, backbone, paths.backbone)
     model = RationaleEncoder.from_spec(paths.model, encode)
-    timed = systems(latency, backbone, model, spec.seed)
+    timed = systems(latency, backbone, model, *(EncoderOnly(folder) for folder in paths.encoder[:1]))
     times = run(timed, texts, latency, backbone.model.device, spec.seed)
     found = [summary(system, own) for system, own in zip(timed, times, strict=True)]
     for one in found:
         log.info("%s, budget %s: p50 %.4f s per text", one["system"], one["budget"], one["total"]["p50"])
-    record = manifest.make("latency", spec, [paths.backbone, paths.model, paths.texts], paths.started)
+    record = manifest.make("latency", spec, [paths.backbone, paths.model, *paths.encoder, paths.texts], paths.started)
     manifest.write_result(
         paths.out,
         record,
         engine=encode.engine,
         device=str(backbone.model.device),
         precision=backbone.dtype,
-        encoder_weights="random",
         corpus=latency.corpus,
         top=latency.top,
         texts=len(texts),

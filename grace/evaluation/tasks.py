@@ -175,14 +175,29 @@ def read_split(path: Path) -> list[Row]:
     return list(read_jsonl(path, need=FIELDS))
 
 
-def load(paths: list[Path]) -> dict[str, Any] | None:
-    """The task data, from none or one file. Raises: UserError when it is cut off or not what `tasks` writes."""
+def load(paths: list[Path], rows: int | None = None) -> dict[str, Any] | None:
+    """The task data, from none or one file; of a draw of `rows` of each split, the same for all, where given.
+
+    Raises:
+        UserError: when it is cut off or not what `tasks` writes, or so few rows make no tasks.
+    """
     if not paths:
         return None
     data = manifest.read_result(paths[0])
     if missing := [key for key in ("test", "validation", "sts", "choice") if key not in data]:
         raise UserError(f"{paths[0]}: no task data ({missing[0]!r} is missing); give the file of the rule `tasks`.")
-    return data
+    if rows is None:
+        return data
+    seed = data["manifest"]["settings"]["seed"]
+    drawn = []
+    for part in ("test", "validation"):
+        places = np.random.default_rng([seed, *part.encode()]).permutation(len(data[part]))[:rows]
+        drawn.append([data[part][i] for i in np.sort(places).tolist()])
+    try:
+        return build(*drawn, seed)
+    except UserError as error:
+        reason = str(error).removeprefix("config: ")
+        raise UserError(f"config: evaluation.rows: {rows} are too few: {reason}") from None
 
 
 @stage.entry(specs.TasksSpec, inputs=("test", "validation"), outputs=("out",))

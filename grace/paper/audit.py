@@ -31,4 +31,5 @@ def audit(frame: pd.DataFrame, lambda1: float, lambda2: float) -> list[Finding]:
         check_subset.averages(printed),
         check_gains.repeated(printed),
         check_gains.above(printed),
+        check_gains.reasoning(printed),
     ]

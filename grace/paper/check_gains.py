@@ -88,3 +88,20 @@ def above(printed: Printed) -> Outcome:
         found += f" By category it is behind contrastive training in {len(behind)} of {every} ({counts})."
     head = ["case", "over base", "over contrastive", "categories where it is behind contrastive"]
     return Outcome(claim, found, "contradicted" if below else "confirmed", grid(head, lines))
+
+
+@check("reasoning-baseline", "What reasoning without training is compared with", "Table 1")
+def reasoning(printed: Printed) -> Outcome:
+    lines = []
+    for backbone, name in numbers.BACKBONES.items():
+        base, after = (printed.row("table1", backbone, row).average for row in ("base", "reasoning"))
+        lines.append([name, base, after, after - base])
+    gains = [float(line[-1]) for line in lines]
+    claim = "Untrained reasoning gains over base, the mean of the chat prompt's last hidden states."
+    found = (
+        f"Printed gains: {_each(gains)}. The paper has no other untrained forward pass, such as the last token of a "
+        "one-word prompt or an early layer, so what reasoning gains over the best of them cannot be told from it; the "
+        "claims of a study with the table `baselines` say it of ours."
+    )
+    arithmetic = grid(["backbone", "base, printed", "reasoning, printed", "gain"], lines)
+    return Outcome(claim, found, "cannot be checked", arithmetic)

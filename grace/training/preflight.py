@@ -119,8 +119,8 @@ def write(trainer: Any, spec: TrainSpec, at_most: int | None = None) -> None:
         cache = torch.empty(batch * numbers, dtype=dtype, device=trainer.accelerator.device)
         engine.generate(
             model, [[i % config.vocab_size for i in range(spec.prompt.max_prompt_tokens)]] * batch,
-            pool_from=0, pooling=spec.pooling, keys=[0] * batch, temperatures=[1.0] * batch, max_new_tokens=2,
-            ends=trainer.ends, batch_size=batch,
+            pool_from=0, pooling=None if trainer.pools_apart else spec.pooling, keys=[0] * batch,
+            temperatures=[1.0] * batch, max_new_tokens=2, ends=trainer.ends, batch_size=batch,
         )  # fmt: skip
         del cache
 

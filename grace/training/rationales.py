@@ -91,7 +91,7 @@ def opened(spec: RationalesSpec, backbone: Path, root: Path) -> Iterator[Store]:
     prompt = spec.encode.prompt
     template = PromptTemplate.from_tokenizer(load_tokenizer(backbone), prompt.instruction, prompt.max_prompt_tokens)
     known = settings(spec.encode, manifest.weights_hash(backbone), dtype, spec.store, template.digest)
-    with Store(root, known, width) as store:
+    with Store(root, known, width, model=backbone) as store:
         yield store
 
 

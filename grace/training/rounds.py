@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +22,6 @@ from transformers import set_seed
 
 from grace.encoder.adapters import EMBEDDING, GENERATOR, writing
 from grace.encoder.encoder import RationaleEncoder
-from grace.encoder.engines import transformers as engine
 from grace.encoder.sampling import text_key
 from grace.encoder.store import Store, settings
 from grace.files import writing as writing_file
@@ -170,8 +168,8 @@ def _written(
     kind = torch.bfloat16 if place != "cpu" and spec.grace and spec.grace.precision == "bf16" else torch.float32
     encoder = RationaleEncoder(model.to(place, kind), tokenizer, encode)
     known = settings(encode, phase.name, encoder.dtype, "float32", encoder.template.digest)
-    with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model) as generator:
+    with Store(checkpoints / WRITTEN, known, encoder.width) as store, writing(model):
         # What is pooled on the way is the generator's, and nobody asks for it: no pass with EMBEDDING is needed.
-        encoder.write = partial(engine.generate_batches, generator, compile=encode.compile)
+        encoder.fused = True
         rationales.complete(lambda: encoder, texts, store)
         return rationales.Rationales(texts, store)

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from transformers import DynamicCache
 
-from grace.encoder.direct import direct_ids
+from grace.encoder import reads
 from grace.encoder.engines import transformers as engine
 from grace.encoder.engines.reading import batches, hidden_states
+from grace.encoder.reads import Read
 from grace.method.pooling import pool
 from grace.method.prompt import PromptTemplate
 from grace.settings import Pooling
@@ -51,25 +52,24 @@ class PooledText(InputModule):
         self.model, self.template, self.pooling, self.prompt, self.loss = model, template, pooling, prompt, loss
         self.tokenizer, self.rationales = template.tokenizer, rationales
         self.ends = engine.end_tokens(model, template.tokenizer)
-        self.skip = 0 if loss == "direct" and prompt == "plain" else len(template.prefix)
+        self.common = len(template.prefix) if loss != "direct" or prompt == "chat" else 0  # tokens that all begin with
 
     def preprocess(self, inputs: Any, prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
         texts = list(inputs)
         if self.loss == "direct":
-            sequences, _skip = direct_ids(self.template, texts, self.prompt, self.ends)
-            return features(sequences, [len(ids) for ids in sequences])
+            return features(reads.direct(self.template, texts, self.prompt, self.pooling, self.ends))
         assert self.rationales is not None
         prompts = self.template.ids(texts)
-        # The last token has no part in an embedding, as where the engine writes it.
-        sequences = [p + r[:-1] for p, r in zip(prompts, self.rationales(texts), strict=True)]
-        return features(sequences, [len(ids) for ids in prompts])
+        given = reads.written(self.template, prompts, self.rationales(texts), self.pooling, self.ends)
+        return features(given, [len(ids) for ids in prompts])
 
     def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
         ids, mask = features["input_ids"], features["attention_mask"]
         found, order = [], []
-        for rows, hidden, start in passes(self.model, self.pooling, ids, mask, self.skip):
+        for rows, hidden, start in passes(self.model, self.pooling, ids, mask, self.common):
             position = torch.arange(start, start + hidden.shape[1], device=ids.device)
-            whole = mask[rows, start : start + hidden.shape[1]].bool() & (position >= self.skip)
+            first, stop = (features[name][rows].unsqueeze(1) for name in ("start", "stop"))
+            whole = (position >= first) & (position < stop)
             direct = whole & (position < features["prompt_tokens"][rows].unsqueeze(1))
             pooled = {"direct": [direct], "rationale": [whole], "half": [direct, whole]}[self.loss]
             found.append(torch.cat([pool(hidden.float(), at, self.pooling.method) for at in pooled], 1))
@@ -84,14 +84,16 @@ class PooledText(InputModule):
         self.model.save_pretrained(output_path)
 
 
-def features(sequences: list[list[int]], prompt_tokens: list[int]) -> dict[str, Tensor]:
-    """Sequences padded on the right: ids [N, L], mask [N, L], and how many tokens of each are its prompt [N]."""
-    ids = torch.zeros(len(sequences), max(map(len, sequences)), dtype=torch.long)
-    for row, sequence in zip(ids, sequences, strict=True):
-        row[: len(sequence)] = torch.tensor(sequence)
-    lengths = torch.tensor([len(sequence) for sequence in sequences])
+def features(given: list[Read], prompt_tokens: list[int] | None = None) -> dict[str, Tensor]:
+    """Sequences padded on the right: ids [N, L], mask [N, L], the tokens that are pooled from `start` [N] on and before
+    `stop` [N], and how many tokens of each are its prompt [N]."""
+    lengths, start, stop = torch.tensor([(len(one.ids), one.start, one.stop) for one in given]).T
+    ids = torch.zeros(len(given), int(lengths.max()), dtype=torch.long)
+    for row, one in zip(ids, given, strict=True):
+        row[: len(one.ids)] = torch.tensor(one.ids)
     mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long()
-    return {"input_ids": ids, "attention_mask": mask, "prompt_tokens": torch.tensor(prompt_tokens)}
+    prompts = lengths if prompt_tokens is None else torch.tensor(prompt_tokens)
+    return {"input_ids": ids, "attention_mask": mask, "start": start, "stop": stop, "prompt_tokens": prompts}
 
 
 def passes(

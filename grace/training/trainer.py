@@ -24,6 +24,7 @@ from torch import Tensor
 from trl import GRPOConfig, GRPOTrainer
 from trl.models import unwrap_model_for_generation
 
+from grace.encoder import reads
 from grace.encoder.adapters import embedding, separate, writing
 from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
@@ -71,7 +72,10 @@ class GraceTrainer(GRPOTrainer):
         self.ends = engine.end_tokens(model, tokenizer)
         self.grpo = args
         self.silent: set[str] = set()  # terms already reported as teaching nothing
-        self.pools_apart = separate(model)  # with an adapter that is not trained here
+        # With an adapter that is not trained here, or at a closing that is read after what was written.
+        self.pools_apart = separate(model) or spec.pooling.closing is not None
+        reads.check(spec.pooling, True)
+        reads.closing_ids(self.template, spec.pooling)
         _freeze(model, self.algorithm.frozen)  # nothing with adapters, which freeze all else themselves
         sharding.configure(args, model)
         super().__init__(
@@ -139,8 +143,9 @@ class GraceTrainer(GRPOTrainer):
         if self.algorithm.engine == "transformers":
             with self.policy() as model, writing(model) as writer:
                 made = engine.generate(
-                    writer, prompts, pool_from=len(self.template.prefix), pooling=self.spec.pooling, keys=keys,
-                    temperatures=temperatures, max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
+                    writer, prompts, pool_from=reads.pooled_from(self.template, self.spec.pooling),
+                    pooling=None if self.pools_apart else self.spec.pooling, keys=keys, temperatures=temperatures,
+                    max_new_tokens=self.generation.max_new_tokens, ends=self.ends,
                     batch_size=self.generation.batch_size, compile=self.generation.compile,
                 )  # fmt: skip
             token_ids, pooled, logprobs = made.token_ids, made.pooled, None
@@ -197,11 +202,9 @@ class GraceTrainer(GRPOTrainer):
 
     def embed(self, prompts: list[list[int]], token_ids: list[list[int]]) -> Tensor:
         """[N, d] embeddings of rationales that were written elsewhere, equal to the fused ones."""
+        given = reads.written(self.template, prompts, token_ids, self.spec.pooling, self.ends)
         with self.policy() as model, embedding(model) as pools:
-            return packed.embed(
-                pools, [p + r[:-1] for p, r in zip(prompts, token_ids, strict=True)],
-                pool_from=len(self.template.prefix), pooling=self.spec.pooling,
-            )  # fmt: skip
+            return packed.embed(pools, given, pooling=self.spec.pooling)
 
     # ---- the policy's log-probabilities -------------------------------------------------
 

@@ -16,7 +16,8 @@ from grace.mistakes import in_one_sentence
 
 app = typer.Typer(
     help="Use a trained GRACE model: embeddings of texts, with the rationales that they come from.",
-    epilog="Name the model with --model, or once and for all: export GRACE_MODEL=results/demo/models/tiny/grace/seed0",
+    epilog="Name the model with --model, or once and for all: export GRACE_MODEL=results/demo/models/tiny/grace/seed0. "
+    "Where none is named it is SmolLM2-135M-Instruct, fetched once into the user's cache.",
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,
@@ -31,9 +32,12 @@ class Engine(StrEnum):
 
 
 Model = Annotated[
-    str,
-    typer.Option("--model", "-m", envvar="GRACE_MODEL", metavar="PATH", help="Folder, or owner/name on the hub."),
-]
+    str | None,
+    typer.Option(
+        "--model", "-m", envvar="GRACE_MODEL", metavar="PATH",
+        help="Folder, or owner/name on the hub; SmolLM2-135M-Instruct unless given.",
+    ),
+]  # fmt: skip
 Tokens = Annotated[int | None, typer.Option("--max-new-tokens", min=1, help="Longest rationale.")]
 Temperature = Annotated[float | None, typer.Option("--temperature", min=0, help="Of sampling rationales; 0 is greedy.")]
 Rationales = Annotated[
@@ -61,7 +65,7 @@ def embed(
     out: Annotated[
         str, typer.Option("--out", "-o", help=".parquet, .npy or .jsonl; - is JSON lines on standard output.")
     ],
-    model: Model,
+    model: Model = None,
     field: Field = "text",
     text: Annotated[bool, typer.Option("--text/--digest", help="Write the texts, or their digests.")] = True,
     store: Annotated[Path | None, typer.Option(help="Keep embeddings in this folder, for other files too.")] = None,
@@ -92,7 +96,7 @@ Examples:
 def search(
     corpus: Annotated[str, typer.Argument(help=".jsonl, .json, .csv, .tsv, .txt or .parquet.")],
     queries: Annotated[list[str], typer.Argument(metavar="QUERY...", help="One or more; - is standard input.")],
-    model: Model,
+    model: Model = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Hits per query.")] = 10,
     why: Annotated[bool, typer.Option("--why", help="Rationales, and the sentences that carry each score.")] = False,
     json: Json = False,
@@ -136,7 +140,7 @@ Examples:
 def explain(
     a: Annotated[str, typer.Argument(help="A text.", show_default=False)],
     b: Annotated[str, typer.Argument(help="Another text.", show_default=False)],
-    model: Model,
+    model: Model = None,
     json: Json = False,
     max_new_tokens: Tokens = None,
     temperature: Temperature = None,
@@ -188,7 +192,9 @@ def explore(
     print(work.write(results, out, backbone=backbone, runs=run or None, texts=texts, why=why))
 
 
-def _options(model: str, tokens: Any, temperature: Any, rationales: Any, batch: Any, seed: Any, engine: Engine) -> Any:
+def _options(
+    model: str | None, tokens: Any, temperature: Any, rationales: Any, batch: Any, seed: Any, engine: Engine
+) -> Any:
     from grace.section import build
     from grace.use.model import Options
 

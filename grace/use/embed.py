@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from grace.encoder.default import NAME
 from grace.use import outputs, texts
 from grace.use.kept import Kept
 from grace.use.model import Options, load
@@ -31,7 +32,7 @@ def run(source: str, out: str, options: Options, field: str, text: bool, store: 
     outputs.check(out, source)
     total = count(source, field)
     encoder, settings = load(options)
-    about = {"model": options.model, **settings}
+    about = {"model": options.model or NAME, **settings}
     done = 0
     with folder_of(out, store) as root:
         with (

@@ -160,7 +160,7 @@ def _one(
     missing += [f"{one.model.run}: {reason}" for reason in (no_rationales, without) if reason]
     about = {
         "name": one.model.run, "seed": one.model.seed, "about": _about(one.model),
-        "writes": one.model.encode.rationales, "trained": one.model.trained, "no_rationales": no_rationales,
+        "writes": one.model.writes, "trained": one.model.trained, "no_rationales": no_rationales,
         "queries": queries, "first": first, "ten": ten, "explained": len(made.effects),
     }  # fmt: skip
     data = {
@@ -180,7 +180,7 @@ def _small(values: list[float]) -> list[int]:
 
 def _rationales(one: Found, shown: Corpus, known: np.ndarray) -> tuple[list[str] | None, list[int], str]:
     """The rationales of all texts ("" where there is none), the numbers of those cut off, and why there are none."""
-    if not one.model.encode.rationales:
+    if not one.model.writes:
         return None, [], ""
     path = one.model.folder / "tokenizer.json"
     if not path.exists():
@@ -229,8 +229,9 @@ def _maps(drawn: layout.Layout, known: np.ndarray) -> dict[str, Any]:
 
 
 def _about(model: Evaluated) -> str:
-    how = "reasons, then embeds" if model.encode.rationales else "embeds the text directly"
-    return f"{'trained' if model.trained else 'the backbone as it is'}; {how}"
+    how = "reasons, then embeds" if model.writes else "embeds the text directly"
+    what = "trained" if model.trained else "the backbone as it is" if model.encode else "an encoder-only model"
+    return f"{what}; {how}"
 
 
 def _meta(

@@ -20,10 +20,10 @@ WANTED = ["*.json", "*.safetensors", "*.jinja", "tokenizer*", "*.model", "merges
 class Options(Section):
     """Which model, and how it writes and embeds; None is what the model's folder says, else the encoder's default.
 
-    model: a folder, or a repository of the hub as owner/name.
+    model: a folder, or a repository of the hub as owner/name; None is `grace.encoder.default`'s.
     """
 
-    model: str
+    model: str | None = None
     rationales: bool | None = None
     max_new_tokens: int | None = None
     sampling_temperature: float | None = None
@@ -38,17 +38,19 @@ def load(options: Options) -> tuple[RationaleEncoder, dict[str, Any]]:
     Raises:
         UserError: when there is no model, it is no causal language model, or it cannot be loaded.
     """
-    folder = find(options.model)
+    named = find(options.model) if options.model is not None else None
     from transformers.utils import logging
 
     from grace import manifest
     from grace.encoder import store
+    from grace.encoder.default import default_model
     from grace.encoder.encoder import RationaleEncoder
     from grace.encoder.inputs import check_model, context_of
     from grace.encoder.saved import read_settings
 
     logging.disable_progress_bar()
     logging.set_verbosity_error()
+    folder = named or default_model()
     context = context_of(check_model(folder))
     weights = manifest.weights_hash(folder)
     given = options.model_dump(exclude={"model", "engine"})

@@ -1,10 +1,12 @@
 import ast
 import json
 import sys
+from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
-from grace.data.docstrings import corpus, package_files, sublabel
+from grace.data.docstrings import corpus, package_files, sublabel, unpinned
 from grace.data.prose import document, mask, words
 from grace.section import UserError
 
@@ -64,6 +66,10 @@ def package(tmp_path, monkeypatch):
     (root / "inner" / "broken.py").write_text("def (:")
     (root / "inner" / "latin.py").write_bytes(b'"""caf\xe9 without a coding line, so not Python."""')
     (root / "inner" / "tests" / "test_curves.py").write_text(NUMPYDOC)
+    other = NUMPYDOC.replace("smooth", "jagged").replace("read from", "written to")
+    (root / "inner" / "newer.py").write_text(f"type Points = list[float]\n{other}")  # Python 3.12 reads it
+    (root / "distutils").mkdir()  # numpy has such a folder for Python 3.11 alone
+    (root / "distutils" / "core.py").write_text(other)
     monkeypatch.syspath_prepend(str(tmp_path))
     return "fakelib"
 
@@ -114,10 +120,26 @@ def test_enough_draws_files_over_all_packages():
     assert {row["label"] for row in some} == set(packages)
 
 
-def test_order_is_fixed_and_the_standard_library_has_no_tests():
-    files = package_files("stdlib")
-    assert files == sorted(files) and len(files) > 300
-    assert not any("site-packages" in path.parts or "tests" in path.parts for _, path in files)
+def test_order_of_files_on_disk_does_not_matter(package, tmp_path, monkeypatch):
+    (tmp_path / "fakelib/inner/curves").mkdir()
+    (tmp_path / "fakelib/inner/curves/__init__.py").write_text(NUMPYDOC)  # its name is that of curves.py
+    found, rglob = package_files(package), Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda *of: reversed(list(rglob(*of))))
+    assert package_files(package) == found
+
+
+def test_versions_that_the_lock_does_not_pin(tmp_path):
+    lock = tmp_path / "requirements.lock"
+    torch = version("torch").partition("+")[0]  # as pinned for every build
+    lock.write_text(f"Networkx=={version('networkx')}\nscikit_learn==0.1\ntorch=={torch}\n")
+    assert unpinned(["networkx", "torch"], lock) == []
+    other = [f"scikit-learn {version('scikit-learn')} (0.1)", f"sympy {version('sympy')} (none)"]
+    assert unpinned(["sympy", "torch", "sklearn"], lock) == other
+
+
+def test_order_is_fixed():
+    files = package_files("email")
+    assert files == sorted(files) and len(files) > 20
     rows = list(corpus(["email"]))
     assert rows == list(corpus(["email"])) and len({row["id"] for row in rows}) == len(rows) > 20
     json.dumps(rows).encode()
@@ -158,5 +180,5 @@ def test_long_first_paragraph_is_cut_at_a_sentence():
 def test_sublabel_is_the_folder(tmp_path):
     assert sublabel("scipy.optimize._minimize", tmp_path / "_minimize.py") == "scipy.optimize"
     assert sublabel("scipy.optimize", tmp_path / "__init__.py") == "scipy.optimize"
-    assert sublabel("stdlib.argparse", tmp_path / "argparse.py") == "stdlib.argparse"
+    assert sublabel("networkx.convert", tmp_path / "convert.py") == "networkx.convert"
     assert sublabel("a.b.c.d.e", tmp_path / "e.py") == "a.b.c"

@@ -1,13 +1,15 @@
+import hashlib
 import json
 import sys
 import tarfile
 import zipfile
+from importlib.metadata import version
 
 import pytest
 
 from grace.config import Source
 from grace.data.rows import Fields
-from grace.data.source import main, rows
+from grace.data.source import departure, main, rows
 from grace.section import UserError
 from grace.specs import SourceSpec
 from tests.data.commands import ROOT, call, one_sentence, run, write
@@ -216,6 +218,33 @@ def test_docstrings_are_sampled_over_all_packages(tmp_path):
     assert len(some) == 60 and some == stream(source, tmp_path, 60)
     assert {row["label"] for row in some} == {"email", "json", "logging"}
     assert [row for row in every if row in some] == some
+
+
+@pytest.mark.parametrize("recorded", ["these rows", "other rows", "of a sample"])
+def test_rows_of_docstrings_that_are_not_the_recorded_ones(tmp_path, caplog, monkeypatch, recorded):
+    monkeypatch.setattr("grace.data.source.PINS", tmp_path / "requirements.lock")
+    (tmp_path / "requirements.lock").write_text("nltk==0.1\nbeautifulsoup4==0.1\n")
+    out, card = tmp_path / "out/raw.jsonl", tmp_path / "out/raw.card.json"
+    source = {"kind": "docstrings", "form": "pairs", "packages": ["bs4"], "sha256": "0" * 64}
+    if recorded == "these rows":
+        every = stream(Source(**source), tmp_path)
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in every)
+        source["sha256"] = hashlib.sha256(lines.encode()).hexdigest()
+    given = {"name": "mine", "source": source, "max_rows": 60 if recorded == "of a sample" else None}
+    assert call(main, "--spec", json.dumps(given), "--threads", 1, "--out", out, "--card", card).returncode == 0
+    found = json.loads(card.read_text())
+    assert found["sha256"] == hashlib.sha256(out.read_bytes()).hexdigest()
+    assert found["rows"] == len(out.read_text().splitlines())
+    if recorded == "other rows":
+        assert found["manifest"]["warning"] == (
+            "mine: not the rows of sources.mine.sha256, so scores may differ from published ones; "
+            f"installed (and pinned in requirements.lock): beautifulsoup4 {version('beautifulsoup4')} (0.1)"
+        )
+        assert found["manifest"]["warning"] in caplog.text
+        (tmp_path / "requirements.lock").write_text(f"beautifulsoup4=={version('beautifulsoup4')}\n")
+        assert departure(SourceSpec(**given), "1" * 64).endswith("; all versions are those of requirements.lock")
+    else:
+        assert found["manifest"]["warning"] is None and "sha256" not in caplog.text
 
 
 def test_without_gdown(tmp_path, monkeypatch):

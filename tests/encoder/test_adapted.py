@@ -6,14 +6,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from grace import RationaleEncoder
 from grace.encoder import adapters
-from grace.encoder.engines import adapted as engine
-from grace.encoder.engines import vllm
-from grace.encoder.engines.packed import forward_pooled, left_pad
+from grace.encoder.engines import packed, vllm
 from grace.section import UserError
+from tests.pooled import by_hand as pooled_by_hand
 
 
 def encoder(folder, **more):
@@ -21,12 +19,10 @@ def encoder(folder, **more):
 
 
 def by_hand(one, texts, rationales):
-    """One padded forward pass of the whole sequences by peft's own model, without the engines."""
-    read, pool_from = one.sequences(texts, [r.token_ids for r in rationales] if rationales else None)
+    """The whole sequences by peft's own model, without the engines."""
+    read = one.sequences(texts, [r.token_ids for r in rationales] if rationales else None)
     one.model.set_adapter(adapters.EMBEDDING)
-    with torch.no_grad():
-        pooled = forward_pooled(one.model, *left_pad(read), pool_from, one.spec.pooling)
-    return torch.nn.functional.normalize(pooled, dim=-1).numpy()
+    return pooled_by_hand(one.model, read, one.spec.pooling).numpy()
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
@@ -69,7 +65,7 @@ def test_written_rationales_are_embedded_as_if_they_were_written_now(adapted_fol
 def test_explanations_are_of_the_cosine_that_it_gives(adapted_folder, texts, rationales):
     one = encoder(adapted_folder)
     made = one.encode(texts[:2], rationales=rationales).embeddings
-    assert one.explain(*texts[:2], rationales).similarity == pytest.approx(float(made[0] @ made[1]), abs=1e-5)
+    assert one.explain(*texts[:2], rationales).similarity == pytest.approx(one.similarity(*made).item(), abs=1e-5)
 
 
 def test_the_model_is_free_between_two_batches(adapted_folder, texts):
@@ -87,7 +83,7 @@ def test_an_error_while_it_writes_leaves_nothing_switched(adapted_folder, texts,
     one = encoder(adapted_folder)
     before = one.encode(texts).embeddings
     with monkeypatch.context() as patched:
-        patched.setattr(engine.packed, "embed", lambda *_, **__: 1 / 0)
+        patched.setattr(packed, "embed", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             one.encode(texts, rationales=True)
         patched.setattr("grace.encoder.engines.transformers._Writer.step", lambda _: 1 / 0)
@@ -133,9 +129,10 @@ def test_vllm_serves_the_backbone_and_what_it_writes_is_embedded_with_the_adapte
     assert Path(served[0]).samefile(tiny_folder)
     made = one.encode(texts, rationales=True)
     done = [(i, rationale.token_ids) for i, rationale in enumerate(made.rationales)]
-    prompts, pool_from = one.template.ids(texts), len(one.template.prefix)
-    pooled = by_vllm.write.__self__._embedded(done, prompts, pool_from, one.spec.pooling, one.ends).pooled
-    np.testing.assert_allclose(torch.nn.functional.normalize(pooled, dim=-1), made.embeddings, atol=1e-5)
+    monkeypatch.setattr(by_vllm.vllm, "generate_batches", lambda *_, ends, **__: [vllm._written(done, ends)])
+    again = by_vllm.encode(texts)
+    assert again.rationales == made.rationales
+    np.testing.assert_allclose(again.embeddings, made.embeddings, atol=1e-5)
 
 
 def test_vllm_does_not_write_with_an_adapter(tiny_folder, generator_folder):

@@ -136,11 +136,6 @@ def test_many_texts_read_together_compare_as_pairs_do(tiny_folder, texts):
     np.testing.assert_allclose([p.effect for p in pair.b.parts], [p.effect for p in alone.b.parts], atol=1e-5)
 
 
-def test_eos_pooling_is_refused(tiny):
-    with pytest.raises(UserError, match="with eos pooling an embedding is one token"):
-        pooled_as(tiny, "eos").explain("a", "b")
-
-
 def test_one_sentence_leaves_the_glue_or_nothing(tiny_folder):
     plain = encoder(tiny_folder, rationales=False, direct_prompt="plain").explain("one sentence", "another one. And.")
     (part,) = plain.a.parts

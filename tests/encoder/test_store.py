@@ -247,12 +247,27 @@ def test_a_folder_is_shared_by_what_gives_the_same_embeddings(base, change, same
 
 
 def test_embeddings_that_are_not_finite_are_refused(make):
-    wrong = vectors(2)
+    wrong = vectors(3)
     wrong[1, 3] = np.inf
-    with pytest.raises(UserError, match="diverged"):
-        make().add(texts(2), wrong)
-    with pytest.raises(UserError, match=r"evaluation\.store: float16"):
-        make(precision="float16").add(texts(2), 1e6 * vectors(2))
+    with pytest.raises(UserError, match=r"^the model: its embeddings of 1 of 3 texts .* not finite, .* train or fetch"):
+        make().add(texts(3), wrong)
+    wrong[1, 3] = 65_520.0  # the first number that float16 rounds to infinity
+    make().add(texts(3), wrong)
+    with pytest.raises(UserError, match=r"1 of 3 texts .* too large for float16; set evaluation\.store: float32"):
+        make(precision="float16").add(texts(3), wrong)
+
+
+def test_a_damaged_file_of_embeddings_is_named(make):
+    one = make()
+    one.add(texts(3), vectors(3))
+    one.flush()
+    (path,) = one.folder.glob("*.npy")
+    damaged = np.load(path)
+    damaged[2] = np.nan
+    np.save(path, damaged)
+    assert np.isfinite(make().read(texts(2))).all()
+    with pytest.raises(UserError, match="holds 1 embeddings that are not finite; delete it"):
+        make().read(texts(3))
 
 
 def test_too_little_room_is_said_before_anything_is_embedded(make, monkeypatch):

@@ -41,7 +41,7 @@ def job(tmp_path, data, monkeypatch):
     (tmp_path / "model/model.safetensors").write_bytes(b"weights")
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
+    spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS"], "pairs": 0, "rationales_of": None}
     out = tmp_path / "out/docstrings.json"
     names = {"--model": "model", "--data": "tasks.json", "--out": "out/docstrings.json"}

@@ -13,7 +13,7 @@ import numpy as np
 from grace.encoder.store import Store
 from grace.evaluation.embedder import Embedder
 
-PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "stdlib": 2}
+PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "nltk": 2}
 WORDS = [
     "return",
     "array",
@@ -112,15 +112,13 @@ class FakeEncoder:
 
 
 class Broken(FakeEncoder):
-    """Fails, or embeds all texts as `nan` or as the same `constant` vector."""
+    """Fails, or embeds all texts as the same `constant` vector."""
 
     def __init__(self, error):
         super().__init__(size=4)
         self.error = error
 
     def encode(self, texts, rationales=None, progress=False):
-        if self.error == "nan":
-            return Encoding(np.full((len(texts), 4), np.nan, dtype=np.float32), None)
         if self.error == "constant":
             return Encoding(np.ones((len(texts), 4), dtype=np.float32) / 2, None)
         raise RuntimeError("generation failed")

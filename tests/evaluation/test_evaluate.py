@@ -6,12 +6,12 @@ import json
 
 import numpy as np
 import pytest
+import pytrec_eval
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, ndcg_score
 
 from grace import tasks as names
 from grace.evaluation import evaluate, items
-from grace.section import UserError
 from tests.evaluation.fakes import Broken, Encoding, FakeEncoder, embedder
 
 DEMO = list(names.DEMO.values())
@@ -103,14 +103,46 @@ def test_a_text_is_encoded_once_however_often_it_recurs(ran, data):
 def test_failing_generation_stops_the_job(data, fresh):
     with pytest.raises(RuntimeError, match="generation failed"):
         evaluate.run(fresh(Broken("raise")), DEMO[:1], data, "grace/x", "r")
-    with pytest.raises(UserError, match="not finite"):
-        evaluate.run(fresh(Broken("nan")), DEMO[:1], data, "grace/x", "r")
 
 
 def test_an_undefined_metric_is_missing_and_not_zero(data, fresh):
     ran = evaluate.run(fresh(Broken("constant")), ["DocstringSTS"], data, "grace/x", "r")
     assert ran["DocstringSTS"]["main_score"] is None
     json.dumps(ran, allow_nan=False)
+
+
+def test_queries_that_equal_scores_decide_are_counted(ran, data, fresh):
+    assert [ran[0][name].get("tied") for name in DEMO] == [0.0, 0.0, None, None, None, None]
+    made = evaluate.run(fresh(Broken("constant")), DEMO[:2], data, "grace/x", "r")
+    assert [made[name]["tied"] for name in DEMO[:2]] == [1.0, 1.0]
+    assert set(made[DEMO[0]]["items"]["parts"][0]) == {"values"}
+
+
+@pytest.mark.parametrize(("measure", "depth"), [("ndcg_cut", 10), ("map_cut", 1000)])
+def test_a_query_is_tied_where_other_ids_give_another_score(measure, depth):
+    """By trec_eval itself: the same ranking with the documents named otherwise."""
+    dice = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        scores = dice.integers(0, 9, 14) / 10
+        gains = dice.integers(0, 2, 14) * (dice.random(14) < 0.4)
+        given = set()
+        for _ in range(20):
+            names = [f"d{i:02}" for i in dice.permutation(14)]
+            judged = {"q": dict(zip(names, gains.tolist(), strict=True))}
+            made = pytrec_eval.RelevanceEvaluator(judged, {f"{measure}.{depth}"}).evaluate(
+                {"q": dict(zip(names, scores.tolist(), strict=True))}
+            )
+            given.add(round(made["q"][f"{measure}_{depth}"], 9))
+        cut = (scores > scores.min()).sum() < depth < 14  # what comes after the last document is not known
+        assert items._tied(dict(enumerate(scores)), dict(enumerate(gains)), depth) == (len(given) > 1 or cut)
+        found.append(len(given) > 1)
+    assert 50 < sum(found) < 290
+
+
+def test_scores_are_equal_where_trec_eval_holds_them_equal():
+    close = {"a": 0.5, "b": 0.5 + 1e-9}
+    assert items._tied(close, {"b": 1}, 10) and not items._tied({"a": 0.5, "b": 0.5 + 1e-6}, {"b": 1}, 10)
 
 
 def test_subqueries_of_one_query_are_merged():

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 
 from grace import tasks as names
+from grace.encoder.store import Store
 from grace.evaluation import evaluate
+from grace.evaluation.embedder import Embedder
 from tests.evaluation.fakes import Broken, FakeEncoder
 from tests.evaluation.jobs import changed, results
 
@@ -146,6 +148,24 @@ def test_a_vllm_that_cannot_be_used_stops_the_command(job, tmp_path, monkeypatch
 def test_a_model_that_writes_no_rationales_needs_no_vllm(job):
     evaluate.main(changed(job[0], encode={"engine": "vllm", "rationales": False}))
     assert job[1].exists()
+
+
+def test_an_encoder_only_model_goes_the_same_way(job, data, encoder_folder, tmp_path):
+    """Score, intervals' items, geometry and store as of any other model; another pooling is another model."""
+    from grace.encoder.encoder_only import EncoderOnly
+
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": "0", **row}) + "\n" for row in data["test"]))
+    spec = json.loads(job[0][1]) | {"encode": None, "tasks": ["DocstringSTS"], "pairs": 20}
+    arguments = ["--spec", json.dumps(spec), "--model", str(encoder_folder), *job[0][4:]]
+    arguments += ["--pairs", str(tmp_path / "test.jsonl")]
+    made = results(arguments, job[1], tmp_path / "store")
+    encoder = EncoderOnly(encoder_folder)
+    one = Embedder(encoder, Store(tmp_path / "own", {"precision": "float32"}, encoder.width))
+    assert made["tasks"] == evaluate.run(one, ["DocstringSTS"], data, "grace/x", "r")
+    assert made["geometry"]["width"] == 32 and made["rationale"] is None
+    (settings,) = (tmp_path / "store").glob("*/settings.json")
+    assert set(json.loads(settings.read_text())) == {"version", "weights", "dtype", "precision"}
+    assert results(arguments, job[1], tmp_path / "store") == made and len(list((tmp_path / "store").iterdir())) == 1
 
 
 def test_the_stage_writes_nothing_when_generation_fails(job, monkeypatch):

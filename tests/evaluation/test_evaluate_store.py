@@ -8,10 +8,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from grace import tasks as names
+from grace.encoder.digests import digests_of
 from grace.encoder.store import Store
 from grace.evaluation import evaluate
 from grace.files import write_jsonl
@@ -109,6 +112,52 @@ def test_an_adapter_takes_the_rationales_that_its_backbone_has_written(job, tmp_
         start("generator_folder", given, "store")
 
 
+SUMMARIES = {
+    "text": "a document", "human_summaries": ["by a person"], "machine_summaries": ["one", "two", "three"],
+    "relevance": [1.0, 2.0, 3.0],
+}  # fmt: skip
+
+
+class Odd(FakeEncoder):
+    """Embeds the first text that it is given with a number of the test's, all others well."""
+
+    number, text = 0.0, ""
+
+    def encode(self, texts, rationales=None, progress=False):
+        made = super().encode(texts, rationales)
+        self.text = self.text or texts[0]
+        made.embeddings[[text == self.text for text in texts], 1] = self.number
+        return made
+
+
+@pytest.mark.parametrize("task", [*names.DEMO.values(), "SummEval"])
+@pytest.mark.parametrize(
+    ("number", "precision", "said"),
+    [
+        (np.nan, "float32", "are not finite, so its training has diverged or its files are damaged; train or fetch"),
+        (np.inf, "float16", "are not finite"),
+        (1e5, "float16", r"are too large for float16; set evaluation\.store: float32"),
+    ],
+)
+def test_an_embedding_that_is_not_finite_stops_a_task_of_any_type(
+    job, tmp_path, monkeypatch, task, number, precision, said
+):
+    """mteb ranks a NaN first for every query, and says nothing."""
+    from grace.encoder.encoder import RationaleEncoder
+
+    one = Odd()
+    one.number = number
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: one)
+    write_jsonl(tmp_path / "summaries/test.jsonl", [SUMMARIES, SUMMARIES])
+    arguments = changed(job[0], tasks=[task], local={"SummEval": str(tmp_path / "summaries")}, store=precision)
+    with pytest.raises(SystemExit, match=rf"^error: {tmp_path}/model: its embeddings of 1 of \d+ texts .*{said}"):
+        results(arguments, job[1], tmp_path / "store")
+    assert not job[1].exists()
+    (settings,) = (tmp_path / "store").glob("*/settings.json")
+    kept = Store(tmp_path / "store", json.loads(settings.read_text()), one.width)
+    assert not kept.known(digests_of([one.text])).any()
+
+
 @pytest.mark.parametrize(
     ("encode", "source", "named"),
     [
@@ -156,7 +205,7 @@ def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, t
 
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
     config = yaml.safe_load((ROOT / "config.yaml").read_text())
-    spec = json.loads(study.Plan(config).spec_evaluate("reasoning", 0, "docstrings"))
+    spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"], "pairs": 0}
     spec["encode"] |= {"batch_size": 4, "max_new_tokens": 8}
     arguments = ["--spec", json.dumps(spec), "--threads", "1", "--model", str(tiny_folder)]

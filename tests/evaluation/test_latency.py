@@ -18,7 +18,6 @@ from tests.evaluation.fakes import make_rows
 CPU = torch.device("cpu")
 SETTINGS = {
     "run": "grace", "budgets": [5, 20], "texts": 4, "repeats": 3, "corpus": 50, "top": 3,
-    "encoder": {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32, "vocab_size": 50},
 }  # fmt: skip
 ENCODE = {
     "prompt": {"instruction": "Name the key words.", "max_prompt_tokens": 80},
@@ -49,7 +48,7 @@ def test_the_parts_are_prompt_rationale_and_match(clock, monkeypatch, tiny_folde
     encoder.model.lm_head.register_forward_hook(advance(clock, 0.125))
     monkeypatch.setattr(Corpus, "match", advance(clock, 4.0))
     corpus = Corpus(5, encoder.width, 1, CPU, 0)
-    _, direct, short, long, *_ = systems(Latency(**SETTINGS), encoder, encoder, seed=0)
+    direct, short, long, *_ = systems(Latency(**SETTINGS), encoder, encoder)
     assert latency.measure(direct, texts[0], corpus) == Timed(1.0, 0.0, 4.0, 0)
     lengths = []
     for system in (short, long, long):
@@ -69,7 +68,7 @@ def test_a_model_with_an_adapter_for_pooling_reads_its_rationale_once_more(clock
     base.model.register_forward_hook(advance(clock, 1.0))
     base.lm_head.register_forward_hook(advance(clock, 0.125))
     monkeypatch.setattr(Corpus, "match", advance(clock, 4.0))
-    *_, system = systems(Latency(**SETTINGS), encoder, encoder, seed=0)
+    *_, system = systems(Latency(**SETTINGS), encoder, encoder)
     made = latency.measure(system, texts[0], Corpus(5, encoder.width, 1, CPU, 0))
     assert made.encode == 1.0 and made.generate == 0.125 * made.new_tokens + (made.new_tokens - 1) + 1
 
@@ -118,24 +117,26 @@ def test_match_finds_the_largest_cosines():
 def job(tmp_path, tiny_folder):
     """Runs the stage with changed settings and rows; gives its output's path."""
 
-    def start(change=(), rows=None):
+    def start(change=(), rows=None, encoder=()):
         write_jsonl(tmp_path / "test.jsonl", make_rows(12) if rows is None else rows)
         spec = {"latency": {**SETTINGS, **dict(change)}, "encode": ENCODE, "seed": 0}
         latency.main(
             ["--spec", json.dumps(spec), "--threads", "1", "--backbone", str(tiny_folder), "--model", str(tiny_folder),
-             "--texts", str(tmp_path / "test.jsonl"), "--out", str(tmp_path / "out/latency.json")]
+             "--encoder", *map(str, encoder), "--texts", str(tmp_path / "test.jsonl"),
+             "--out", str(tmp_path / "out/latency.json")]
         )  # fmt: skip
         return tmp_path / "out/latency.json"
 
     return start
 
 
-def test_the_stage_times_every_system(job, tiny_folder, tmp_path):
-    out = manifest.read_result(job())
+def test_the_stage_times_every_system(job, tiny_folder, encoder_folder, tmp_path):
+    out = manifest.read_result(job(encoder=[encoder_folder]))
     assert not manifest.edited(out) and out["manifest"]["stage"] == "latency"
-    assert {key: out[key] for key in ("corpus", "top", "texts", "repeats", "engine", "encoder_weights")} == {
-        "corpus": 50, "top": 3, "texts": 4, "repeats": 3, "engine": "transformers", "encoder_weights": "random",
+    assert {key: out[key] for key in ("corpus", "top", "texts", "repeats", "engine")} == {
+        "corpus": 50, "top": 3, "texts": 4, "repeats": 3, "engine": "transformers",
     }  # fmt: skip
+    assert out["manifest"]["inputs"][str(encoder_folder)] == manifest.weights_hash(encoder_folder)
     named = [(one["system"], one["budget"]) for one in out["systems"]]
     assert named == [
         ("encoder", None), ("direct", None), ("reasoning", 5), ("reasoning", 20), ("grace", 5), ("grace", 20),
@@ -156,7 +157,11 @@ def test_the_stage_times_every_system(job, tiny_folder, tmp_path):
 
 def test_fewer_texts_than_asked_for_are_said(job, caplog):
     out = manifest.read_result(job({"repeats": 1}, make_rows(2)))
-    assert out["texts"] == 2 and "has 2 distinct documents, fewer than 4" in caplog.text
+    assert (
+        out["systems"][0]["system"] == "direct"
+        and out["texts"] == 2
+        and "has 2 distinct documents, fewer than 4" in caplog.text
+    )
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ import pytest
 import torch
 
 from grace import RationaleEncoder
-from grace.evaluation.systems import encoder_only, systems
-from grace.exhibits import EncoderShape, Latency
+from grace.encoder.encoder_only import EncoderOnly
+from grace.evaluation.systems import systems
+from grace.exhibits import Latency
 
-SHAPE = EncoderShape(layers=2, width=16, heads=2, feed_forward=32, vocab_size=50)
-LATENCY = Latency(run="grace", budgets=[4, 24], encoder=SHAPE, texts=2, repeats=1, corpus=20, top=3)
+LATENCY = Latency(run="grace", budgets=[4, 24], texts=2, repeats=1, corpus=20, top=3)
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def models(tiny_folder):
 
 
 def test_every_system_embeds_as_the_encoder_does(models, texts, tiny_folder):
-    _, direct, *reasoning = systems(LATENCY, *models, seed=0)
+    direct, *reasoning = systems(LATENCY, *models)
     assert [(one.name, one.budget, one.width) for one in reasoning] == [
         ("reasoning", 4, 32), ("reasoning", 24, 32), ("grace", 4, 32), ("grace", 24, 32),
     ]  # fmt: skip
@@ -44,31 +44,10 @@ def test_every_system_embeds_as_the_encoder_does(models, texts, tiny_folder):
     assert 4 in counts and max(counts) > 8  # neither budget is the models' own
 
 
-def test_the_encoder_only_model_is_a_bert_pooled_by_the_mean(models, texts):
-    from transformers import BertConfig, BertModel
-
-    embed = encoder_only(SHAPE, models[0], seed=3)
-    vector, tokens = embed(texts[1])
-    torch.manual_seed(3)
-    bert = BertModel(
-        BertConfig(
-            vocab_size=50, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32
-        ),
-        add_pooling_layer=False,
-    ).eval()  # fmt: skip
-    ids = torch.tensor([[one % 50 for one in models[0].tokenizer(texts[1])["input_ids"]]])
-    expected = bert(ids, attention_mask=torch.ones_like(ids)).last_hidden_state.mean(1)[0]
-    np.testing.assert_allclose(vector, expected.detach().numpy(), atol=1e-5)
+def test_the_encoder_only_model_comes_first_and_embeds_as_it_is(models, texts, encoder_folder):
+    encoder = EncoderOnly(encoder_folder, "cpu")
+    first, second, *_ = systems(LATENCY, *models, encoder)
+    assert (first.name, first.budget, first.width, first.head, second.name) == ("encoder", None, 32, None, "direct")
+    vector, tokens = first.embed(texts[1])
+    np.testing.assert_array_equal(vector, encoder.encode([texts[1]])[0])
     assert tokens == 0
-    assert sum(p.numel() for p in bert.parameters()) == 50 * 16 + 512 * 16 + 2 * 16 + 2 * 16 + 2 * 2224
-
-
-def test_the_encoder_only_model_cuts_texts_to_its_positions(models):
-    embed = encoder_only(SHAPE, models[0], seed=0)
-    room = min(512, models[0].template.text_room)
-    words = "array " * 3000
-    ids = models[0].template.text_ids([words])[0]
-    head = models[0].tokenizer.decode(ids[:room])
-    assert len(ids) > room and models[0].template.text_ids([head])[0] == ids[:room]
-    np.testing.assert_array_equal(embed(words)[0], embed(head)[0])
-    assert np.isfinite(embed("")[0]).all()

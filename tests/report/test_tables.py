@@ -242,6 +242,28 @@ def test_a_difference_inside_its_interval_is_not_bold(study, tmp_path):
     assert "**" not in line[3] and "grace" in line[3] and "**" in line[2]
 
 
+def test_an_encoder_only_model_is_told_under_the_table(study, tmp_path):
+    said = "*base* is an encoder-only model, evaluated as it is: no prompt, and pooling, normalisation"
+    for runs in ([], ["base"]):
+        out = made.run(spec_of(study).model_copy(update={"encoders": runs}), tmp_path / str(len(runs)))
+        assert (said in out.md) == bool(runs)
+
+
+def test_queries_that_equal_scores_decide_are_told_under_the_table(study, tmp_path):
+    def table(share):
+        made.change(tmp_path / "cl-0.json", lambda one: one["tasks"]["DocstringRetrieval"].update(tied=share))
+        out = made.run(spec_of(study), tmp_path / str(share))
+        return out, pd.read_csv(out.csv).query("run == 'cl' and column == 'Retrieval'").iloc[0]
+
+    plain, cell = table(0.0)
+    assert "equal scores of documents" not in plain.md and np.isnan(cell["note"])
+    out, cell = table(0.125)
+    said = "cl-0.json: equal scores of documents decide the score of 12.5 % of the queries of DocstringRetrieval"
+    assert said in out.md and said in cell["note"]
+    line = [next(part for part in one.md.splitlines() if "| cl" in part).split("|")[3] for one in (plain, out)]
+    assert "**" in line[0] and "**" in line[1]  # the difference counts
+
+
 def test_the_stage_repeats_byte_for_byte(study, tmp_path):
     for name in ("table1", "table2", "table5"):
         for folder in ("a", "b"):

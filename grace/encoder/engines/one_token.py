@@ -90,12 +90,12 @@ class OneToken:
 
     Args:
         model: that `fits`; its weights must stay where they are. cache: of its keys and values.
-        penultimate: whether what is pooled comes before the last layer.
+        layer: number of blocks after which the states to pool come.
     """
 
-    def __init__(self, model: Any, cache: Slots, penultimate: bool) -> None:
+    def __init__(self, model: Any, cache: Slots, layer: int) -> None:
         decoder = model.get_decoder()
-        self.cache, self.penultimate, self.embedding = cache, penultimate, decoder.embed_tokens.weight
+        self.cache, self.layer, self.embedding = cache, layer, decoder.embed_tokens.weight
         self.layers, self.norm = [_parts(layer) for layer in decoder.layers], _norm(decoder.norm)
         self.positions = torch.arange(cache.capacity, device=self.embedding.device)
         cos, sin = (table[0, :, None] for table in decoder.rotary_emb(self.embedding, self.positions[None]))
@@ -112,13 +112,13 @@ class OneToken:
         seen = (self.positions[:width] <= lengths[:, None])[:, None, None]
         turn = self.cos[lengths], self.sin[lengths]
         hidden = pooled = F.embedding(tokens, self.embedding)
-        for layer, part in zip(self.layers, self.cache.parts, strict=True):
-            pooled = hidden
+        for number, (layer, part) in enumerate(zip(self.layers, self.cache.parts, strict=True)):
+            pooled = hidden if number <= self.layer else pooled
             hidden = hidden + self._attend(layer, part, layer.before_attention(hidden), turn, seen)
             x = layer.before_mlp(hidden)
             hidden = hidden + layer.down(F.silu(layer.gate(x)).mul_(layer.up(x)))
         last = self.norm(hidden)
-        return pooled if self.penultimate else last, last
+        return pooled if self.layer < len(self.layers) else last, last
 
     def _attend(self, at: _Layer, part: Any, x: Tensor, turn: tuple[Tensor, Tensor], seen: Tensor) -> Tensor:
         rows = len(x)

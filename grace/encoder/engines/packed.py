@@ -17,8 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.reading import Reader, batches, hidden_states
+from grace.encoder.engines.reading import MAX_TOKENS, Reader, batches, first_blocks, hidden_states, layer_of
 from grace.encoder.engines.slots import Slots, attending
+from grace.encoder.reads import Read
 from grace.method.pooling import pool
 from grace.settings import Pooling
 
@@ -26,36 +27,55 @@ from grace.settings import Pooling
 @torch.no_grad()
 def embed(
     model: Any,
-    sequences: list[list[int]],
+    reads: list[Read],
     *,
-    pool_from: int,
     pooling: Pooling,
     packed: bool | None = None,
     max_tokens: int | None = None,
 ) -> Tensor:
-    """Pool given token sequences; equals `forward_pooled` up to floating-point error.
+    """Pool given token sequences.
+
+    Of a layer before the last only the blocks below it are computed.
 
     Args:
         model: a causal LM of transformers, unwrapped.
-        sequences: token ids; every token from `pool_from` on is pooled.
         packed: one row or padded ones; None takes what is faster for the model.
         max_tokens: memory and speed only; None takes the device's.
 
     Returns:
-        [N, d] float32, not normalised, in the order of `sequences`; zeros where there is nothing to pool.
+        [N, d] float32, not normalised, in the order of `reads`.
     """
-    device, config = next(model.parameters()).device, model.config.get_text_config()
-    pooled = torch.zeros(len(sequences), config.hidden_size, device=device)
-    reader = Reader(model, Slots(0, 0, config.num_hidden_layers), pool_from, pooling)
+    device, blocks = next(model.parameters()).device, layer_of(model, pooling)
+    pooled = torch.zeros(len(reads), model.config.get_text_config().hidden_size, device=device)
+    reader = Reader(model, Slots(0, 0, blocks), pooling)
     room = max_tokens or reader.max_tokens
-    if runs_flash_attention(model) if packed is None else packed:
-        for rows in batches([len(ids) for ids in sequences], room, similar=0):
-            pooled[rows] = forward_packed(model, [sequences[i] for i in rows], pool_from, pooling)
-        return pooled
-    with attending(model):
-        reader.read_prefix([ids for ids in sequences if ids])
-        for rows in batches([max(0, len(ids) - reader.cache.prefix) for ids in sequences], room):
-            pooled[rows] = reader.embed([sequences[i] for i in rows])
+    with first_blocks(model, blocks):
+        if runs_flash_attention(model) if packed is None else packed:
+            for rows in batches([len(one.ids) for one in reads], room, similar=0):
+                pooled[rows] = forward_packed(model, [reads[i] for i in rows], pooling)
+            return pooled
+        with attending(model):
+            reader.read_prefix([one.ids for one in reads], min((one.start for one in reads), default=0))
+            for rows in batches([len(one.ids) - reader.cache.prefix for one in reads], room):
+                pooled[rows] = reader.embed([reads[i] for i in rows])
+    return pooled
+
+
+@torch.no_grad()
+def embed_layers(model: Any, reads: list[Read], *, pooling: Pooling, layers: list[int]) -> Tensor:
+    """`embed` by the states after each of L numbers of blocks, whatever layer `pooling` names: [N, L, d], one pass."""
+    device = next(model.parameters()).device
+    pooled = torch.zeros(len(reads), len(layers), model.config.get_text_config().hidden_size, device=device)
+    for rows in batches([len(one.ids) for one in reads], MAX_TOKENS.get(device.type, 4096)):
+        some = [reads[i] for i in rows]
+        ids, mask = left_pad([one.ids for one in some], device)
+        position = (mask.cumsum(1) - 1).clamp(min=0)
+        states = model.get_decoder()(
+            input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False, output_hidden_states=True
+        ).hidden_states
+        start, stop = torch.tensor([(one.start, one.stop) for one in some], device=device).T[:, :, None]
+        used = mask.bool() & (position >= start) & (position < stop)
+        pooled[rows] = torch.stack([pool(states[layer].float(), used, pooling.method) for layer in layers], 1)
     return pooled
 
 
@@ -64,24 +84,24 @@ def runs_flash_attention(model: Any) -> bool:
     return "flash" in str(model.config._attn_implementation)
 
 
-def forward_packed(model: Any, sequences: list[list[int]], pool_from: int, pooling: Pooling) -> Tensor:
-    """[n, d] float32 embeddings of n sequences, none of them empty, in one forward pass."""
+def forward_packed(model: Any, reads: list[Read], pooling: Pooling) -> Tensor:
+    """[n, d] float32 embeddings of n sequences in one forward pass."""
     device = next(model.parameters()).device
-    lengths = torch.tensor([len(ids) for ids in sequences])
-    owner = torch.arange(len(sequences)).repeat_interleave(lengths)
+    lengths, start, stop = torch.tensor([(len(one.ids), one.start, one.stop) for one in reads]).T
+    owner = torch.arange(len(reads)).repeat_interleave(lengths)
     first = lengths.cumsum(0) - lengths
     position = torch.arange(int(lengths.sum())) - first[owner]
     found, _ = hidden_states(
         model,
         pooling,
-        input_ids=torch.tensor([[token for ids in sequences for token in ids]], device=device),
+        input_ids=torch.tensor([[token for one in reads for token in one.ids]], device=device),
         position_ids=position.unsqueeze(0).to(device),
         attention_mask=None,
         use_cache=False,
     )
     hidden = found[0]
-    used = position >= pool_from
-    return pool_segments(hidden[used.to(device)].float(), owner[used].to(device), len(sequences), pooling.method)
+    used = (position >= start[owner]) & (position < stop[owner])
+    return pool_segments(hidden[used.to(device)].float(), owner[used].to(device), len(reads), pooling.method)
 
 
 def pool_segments(hidden: Tensor, owner: Tensor, count: int, method: str) -> Tensor:
@@ -98,15 +118,6 @@ def pool_segments(hidden: Tensor, owner: Tensor, count: int, method: str) -> Ten
         return pooled
     index = owner.unsqueeze(1).expand_as(hidden)
     return pooled.scatter_reduce(0, index, hidden, {"mean": "mean", "max": "amax"}[method], include_self=False)
-
-
-def forward_pooled(model: Any, ids: Tensor, mask: Tensor, pool_from: int, pooling: Pooling) -> Tensor:
-    """[N, d] float32 embeddings of padded `ids` [N, L] with `mask` [N, L], gradients kept."""
-    position = (mask.cumsum(1) - 1).clamp(min=0)
-    hidden, _ = hidden_states(
-        model, pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
-    )
-    return pool(hidden.float(), mask.bool() & (position >= pool_from), pooling.method)
 
 
 def left_pad(rows: list[list[int]], device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:

@@ -6,6 +6,7 @@ The latter by `one_token` where it knows the model, else by transformers, as all
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache, cached_property
 from typing import Any
 
@@ -14,7 +15,9 @@ from torch import Tensor
 
 from grace.encoder.engines.one_token import OneToken, fits
 from grace.encoder.engines.slots import Slots
+from grace.encoder.reads import Read
 from grace.method.pooling import pool
+from grace.section import UserError
 from grace.settings import Pooling
 
 # Tokens that go through the model together; a longer sequence goes alone. A CPU is fastest while they fit its cache.
@@ -35,36 +38,34 @@ class Reader:
 
     Args:
         model: a causal LM of transformers, which attends by `slots.attending`.
-        pool_from: number of leading tokens that are not pooled.
         pooling: None pools nothing.
         compiled: let torch compile what reads one token of every slot.
     """
 
-    def __init__(
-        self, model: Any, cache: Slots, pool_from: int, pooling: Pooling | None, compiled: bool = False
-    ) -> None:
-        self.model, self.cache, self.pool_from, self.pooling = model, cache, pool_from, pooling
-        self.compiled = compiled
+    def __init__(self, model: Any, cache: Slots, pooling: Pooling | None, compiled: bool = False) -> None:
+        self.model, self.cache, self.pooling, self.compiled = model, cache, pooling, compiled
         self.device = next(model.parameters()).device
         self.max_tokens = MAX_TOKENS.get(self.device.type, 4096)
-        self.penultimate = pooling is not None and pooling.layer != "last"
-        if compiled and self.penultimate:  # the first use installs transformers' own hooks, which torch does not trace
+        self.layer = layer_of(model, pooling)
+        if (
+            compiled and self.layer < model.config.get_text_config().num_hidden_layers
+        ):  # the first use installs transformers' own hooks, which torch does not trace
             one = torch.zeros(1, 1, dtype=torch.long, device=self.device)
             model.get_decoder()(input_ids=one, output_hidden_states=True, use_cache=False)
 
     @cached_property
     def one_token(self) -> OneToken | None:
         """Made by the first row that is written; what only reads needs none."""
-        return OneToken(self.model, self.cache, self.penultimate) if fits(self.model) and not self.compiled else None
+        return OneToken(self.model, self.cache, self.layer) if fits(self.model) and not self.compiled else None
 
-    def read_prefix(self, rows: list[list[int]]) -> None:
-        """Read what all rows begin with, if it is what is not pooled; each must have more than that."""
-        first = rows[0][: self.pool_from] if rows else []
+    def read_prefix(self, rows: list[list[int]], at_most: int) -> None:
+        """Read what all rows begin with, if it is `at_most` tokens, none of them pooled; each must have more."""
+        first = rows[0][:at_most] if rows else []
         if first and len(rows) >= SHARED_BY and all(len(r) > len(first) and r[: len(first)] == first for r in rows):
             self._forward(torch.tensor([first], device=self.device), torch.arange(len(first), device=self.device)[None])
             self.cache.keep_prefix()
 
-    def read(self, rows: list[list[int]]) -> tuple[Tensor, Tensor]:
+    def read(self, rows: list[Read]) -> tuple[Tensor, Tensor]:
         """Read n rows that begin with the prefix.
 
         Returns:
@@ -73,25 +74,26 @@ class Reader:
         """
         self.cache.lengths = None
         start = self.cache.prefix
-        lengths = torch.tensor([len(row) - start for row in rows], device=self.device)
-        ids = torch.zeros(len(rows), max(len(row) for row in rows) - start, dtype=torch.long)
+        lengths = torch.tensor([len(row.ids) - start for row in rows], device=self.device)
+        ids = torch.zeros(len(rows), max(len(row.ids) for row in rows) - start, dtype=torch.long)
         for i, row in enumerate(rows):
-            ids[i, : len(row) - start] = torch.tensor(row[start:])
+            ids[i, : len(row.ids) - start] = torch.tensor(row.ids[start:])
         position = torch.arange(start, start + ids.shape[1], device=self.device)[None]
         hidden, last = self._forward(ids.to(self.device), position)
         last = last[torch.arange(len(rows), device=self.device), lengths - 1]
         if self.pooling is None:
             return last.new_zeros(len(rows), 0, dtype=torch.float32), last
-        used = (position < start + lengths[:, None]) & (position >= self.pool_from)
+        first, stop = torch.tensor([row[1:3] for row in rows], device=self.device).T[:, :, None]
+        used = (position >= first) & (position < stop)
         if self.pooling.method == "mean":
             return (hidden.float() * used.unsqueeze(-1)).sum(1), last  # no product of matrices: autocast would round it
         return pool(hidden.float(), used, self.pooling.method), last
 
-    def embed(self, rows: list[list[int]]) -> Tensor:
-        """[n, d] float32 embeddings of n rows that begin with the prefix; zeros where there is nothing to pool."""
+    def embed(self, rows: list[Read]) -> Tensor:
+        """[n, d] float32 embeddings of n rows that begin with the prefix."""
         pooled, _ = self.read(rows)
         if self.pooling is not None and self.pooling.method == "mean":
-            pooled /= torch.tensor([[max(1, len(row) - self.pool_from)] for row in rows], device=self.device)
+            pooled /= torch.tensor([[row.stop - row.start] for row in rows], device=self.device)
         return pooled
 
     def feed(self, tokens: Tensor, lengths: Tensor, width: int) -> tuple[Tensor, Tensor]:
@@ -140,17 +142,46 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, fullgraph=True, dynamic=False, **COMPILER)
 
 
+def layer_of(model: Any, pooling: Pooling | None) -> int:
+    """Blocks after which the states to pool come; all of them where nothing is.
+
+    Raises:
+        UserError: when the model has fewer.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    layer = "last" if pooling is None else pooling.layer
+    number = {"last": count, "penultimate": count - 1}.get(layer, layer) if isinstance(layer, str) else layer
+    if number > count:
+        raise UserError(f"config: pooling.layer: {number}, but this model has {count} blocks; give at most {count}.")
+    return int(number)
+
+
+@contextmanager
+def first_blocks(model: Any, count: int) -> Iterator[None]:
+    """Let `model` end after `count` blocks, for states before the last that nothing is written with."""
+    decoder = model.get_decoder()
+    layers, norm = decoder.layers, decoder.norm
+    if count == len(layers):
+        yield
+        return
+    try:
+        decoder.layers, decoder.norm = layers[:count], torch.nn.Identity()
+        yield
+    finally:
+        decoder.layers, decoder.norm = layers, norm
+
+
 def hidden_states(model: Any, pooling: Pooling | None, **inputs: Any) -> tuple[Tensor, Tensor]:
     """Hidden states to pool and those of the last layer, each [n, l, d]; of many tokens no other layer's are kept."""
-    decoder = model.get_decoder()
-    if pooling is None or pooling.layer == "last":
+    decoder, layer = model.get_decoder(), layer_of(model, pooling)
+    if layer >= len(decoder.layers):  # or ends there, in `first_blocks`
         last = decoder(**inputs).last_hidden_state
         return last, last
     if inputs["input_ids"].shape[1] == 1:  # torch does not compile hooks
         out = decoder(**inputs, output_hidden_states=True)
-        return out.hidden_states[-2], out.last_hidden_state
+        return out.hidden_states[layer], out.last_hidden_state
     caught: list[Tensor] = []
-    hook = decoder.layers[-1].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    hook = decoder.layers[layer].register_forward_pre_hook(lambda _, given: caught.append(given[0]))
     try:
         last = decoder(**inputs).last_hidden_state
     finally:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from grace.encoder.engines.reading import Reader, batches, compiled, compiled_capacity
 from grace.encoder.engines.slots import Slots, attending
+from grace.encoder.reads import Read
 from grace.encoder.sampling import sample
 from grace.method.prompt import turn_end
 from grace.section import UserError
@@ -104,7 +105,7 @@ def generate_batches(
     Args:
         model: a causal LM of transformers, unwrapped.
         prompts: token ids, none empty.
-        pool_from: L_sys, the number of leading tokens that are not pooled (eq. 11).
+        pool_from: the first token of a prompt that is pooled, as L_sys (eq. 11); counted from its end where negative.
         pooling: None pools nothing.
         keys: one per prompt (`sampling.text_key`); the sampled tokens depend on it and on the prompt alone.
         temperatures: one per prompt; 0 is greedy.
@@ -148,6 +149,7 @@ class _State:
     temperatures: Tensor  # [S]
     limits: Tensor  # [S] tokens that may be written
     steps: Tensor  # [S] tokens that are written
+    starts: Tensor  # [S] the first token that is pooled
     lengths: Tensor  # [S] tokens in the cache
     token: Tensor  # [S] the last one written
     tokens: Tensor  # [S, limit]
@@ -186,7 +188,7 @@ class _Writer:
         compile: bool,
     ) -> None:
         self.prompts, self.keys, self.temperatures, self.limits, self.ends = prompts, keys, temperatures, limits, ends
-        self.pool_from, self.pooling, self.head = pool_from, pooling, model.get_output_embeddings()
+        self.pooling, self.head = pooling, model.get_output_embeddings()
         self.greedy = not any(temperatures)
         # Longest first: neighbours pad little, and too large a batch fails at once instead of an hour later.
         self.queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
@@ -197,8 +199,9 @@ class _Writer:
         if compile:
             capacity = compiled_capacity(capacity)
         self.cache = Slots(self.size, capacity, layers, fixed=compile)
-        self.reader = Reader(model, self.cache, pool_from, pooling, compile)
-        self.reader.read_prefix(prompts)
+        self.reader = Reader(model, self.cache, pooling, compile)
+        self.starts = [min(pool_from, len(prompt) - 1) % len(prompt) for prompt in prompts]
+        self.reader.read_prefix(prompts, min(self.starts))
         self.ending = torch.tensor(ends, device=self.reader.device)
         self.rows: list[int] = []  # of `prompts`, that the slots in use serve
         self.lengths: list[int] = []  # `state.lengths` of these slots, without asking the device
@@ -227,7 +230,8 @@ class _Writer:
             owners.setdefault(tuple(self.prompts[i]), []).append(i)
         distinct = list(owners)
         for some in batches([len(prompt) - self.cache.prefix for prompt in distinct], self.reader.max_tokens):
-            pooled, hidden = self.reader.read([list(distinct[i]) for i in some])
+            read = [Read(list(distinct[i]), self.starts[owners[distinct[i]][0]], len(distinct[i])) for i in some]
+            pooled, hidden = self.reader.read(read)
             source = [(number, row) for number, i in enumerate(some) for row in owners[distinct[i]]]
             self._seat([row for _, row in source], torch.tensor([number for number, _ in source]), pooled, hidden)
 
@@ -245,6 +249,7 @@ class _Writer:
             temperatures=torch.tensor([self.temperatures[row] for row in rows], device=device),
             limits=torch.tensor([self.limits[row] for row in rows], device=device),
             steps=0,
+            starts=torch.tensor([self.starts[row] for row in rows], device=device),
             lengths=torch.tensor(lengths, device=device),
             hidden=hidden[source],
             pooled=pooled[source],
@@ -261,6 +266,7 @@ class _Writer:
             temperatures=torch.zeros(self.size, device=hidden.device),
             limits=whole(),
             steps=whole(),
+            starts=whole(),
             lengths=whole() + self.cache.prefix,
             token=whole(),
             tokens=whole(max(self.limits)),
@@ -310,7 +316,7 @@ class _Writer:
             return
         pooled = at.pooled[ended]
         if self.pooling is not None and self.pooling.method == "mean":
-            pooled /= (at.lengths[ended] - self.pool_from).clamp(min=1).unsqueeze(1)
+            pooled /= (at.lengths[ended] - at.starts[ended]).unsqueeze(1)
         written = zip(ended, at.tokens[ended].tolist(), at.steps[ended].tolist(), pooled, strict=True)
         self.done += [(self.rows[slot], ids[:count], vector) for slot, ids, count, vector in written]
         keep = len(over) - len(ended)

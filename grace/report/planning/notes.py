@@ -42,7 +42,8 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    running training 2 x 12; the store, per text and run, width x 2 or 4 bytes and 4 a rationale's token, before
    compression; texts 1 byte a character.
 9. Latency, one text at a time: a prefill, and one with decoding (2, 3; steps = tokens written) for each budget by the
-   backbone and by the run; the small encoder is left out. Cases: 6 with the transformers engine."""
+   backbone and by the run. An encoder-only model is left out, here and in 6 and 8. Cases: 6 with the transformers
+   engine."""
 
 NAMED = 2  # runs of an ablation
 SHAPE = ("layers", "width")  # what no entry of another backbone leaves as it is

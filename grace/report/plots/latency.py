@@ -17,7 +17,7 @@ from grace.report.plots.marks import Mark, Results, among, label, names
 from grace.report.plots.times import PARTS, System
 
 TIME, SCORE = "time per text", "score against time"
-ENCODER, DIRECT, BASE = "encoder", "direct", "base"  # systems that write no rationale, and the run that embeds directly
+ENCODER, DIRECT, BASE = "encoder", "direct", "base"  # systems that write no rationale, and the run of the second
 LABELS = {ENCODER: "encoder only"}
 TICKS = ((300, (1.0,)), (10, (1.0, 3.0)), (1, (1.0, 2.0, 5.0)))  # factor that an axis spans -> digits at its ticks
 COLOURS = {"encode": "#0d2c54", "generate": "#E69F00", "match": "#56B4E9"}
@@ -47,8 +47,8 @@ def _name(system: System) -> str:
     return name if system.budget is None else f"{name}, {system.budget} tokens"
 
 
-def _run(system: System) -> str | None:
-    return {ENCODER: None, DIRECT: BASE}.get(system.name, system.name)
+def _run(system: System) -> str:
+    return BASE if system.name == DIRECT else system.name
 
 
 def _scores(results: Results, backbone: str) -> Iterator[Mark]:
@@ -65,9 +65,7 @@ def _scores(results: Results, backbone: str) -> Iterator[Mark]:
         mark = Mark(
             panel=SCORE, series=_name(system), backbone=backbone, run=run, x=at.p50, x_low=at.p10, x_high=at.p90
         )
-        if system.name == ENCODER:
-            yield replace(mark, planned=False, note="its weights are random, so it has no score")
-        elif run is None:
+        if run is None:
             note = f"not evaluated with {system.budget} tokens in this study"
             yield replace(mark, run=system.name, planned=False, note=note)
         else:
@@ -83,10 +81,8 @@ def notes(results: Results, marks: list[Mark]) -> list[str]:
         "number); whiskers lead from its 10th to its 90th percentile. Right: vertical lines are 95 % intervals of the "
         "score, horizontal ones the same percentiles; numbers are the most tokens of a rationale."
     ]
-    if any(one.series == LABELS[ENCODER] for one in marks):
-        said.append("The encoder-only model has random weights, so its score is missing.")
     if unknown := names([one for one in marks if one.panel == SCORE and not one.planned and one.run], "series"):
-        said.append(f"Not evaluated with their budget in this study: {', '.join(unknown)}.")
+        said.append(f"Not evaluated in this study: {', '.join(unknown)}.")
     return said
 
 

@@ -19,6 +19,7 @@ AXES = {
     "batch": "instances of a batch",
     "rollouts": "rollouts for an instance",
     "max_new_tokens": "most tokens of a rationale",
+    "layer": "blocks of the backbone",
 }
 
 

@@ -14,6 +14,7 @@ from grace import manifest
 # To delete the file would not do: snakemake does not miss a result whose table is there.
 FORCED = "again with snakemake --force and its path, then run snakemake as before"
 AGAIN = f"make it {FORCED}"
+HARMLESS = ("unhashed", "tied")  # kinds of problems beside which a difference still counts
 WELL_FORMED = "well_formed"  # the well-formed rate of rationales, beside the general tasks
 GEOMETRY = ("random_pair_cosine", "uniformity", "alignment", "effective_rank", "width")  # names in a result
 Items = dict[str, Any]
@@ -23,7 +24,8 @@ class Problem(NamedTuple):
     """What is wrong with a result file, or with one task of it (`task`).
 
     kind: broken (nothing of it can be used), score (not a number), duplicated, absent, version, edited, unhashed,
-    weights, items or answers (most replies hold none). text: a sentence that says what to do.
+    weights, items, answers (most replies hold none) or tied (equal scores decide some of it). text: a
+    sentence that says what to do.
     """
 
     path: str
@@ -117,6 +119,12 @@ def entries(path: str, result: dict[str, Any]) -> tuple[list[Entry], list[Proble
             items = None
         if items is not None and (silent := _unanswered(name, tasks.get(name), items)):
             problems.append(Problem(path, name, "answers", f"{path}: {silent}"))
+        if share := _tied(tasks.get(name)):
+            text = (
+                f"{path}: equal scores of documents decide the score of {100 * share:.3g} % of the queries of {name}, "
+                "by the documents' ids: texts occur twice, or embeddings are one."
+            )
+            problems.append(Problem(path, name, "tied", text))
         found.append(Entry(name, float(score), items, category))
     return found, problems
 
@@ -131,6 +139,11 @@ def _unanswered(name: str, entry: Any, items: Items) -> str | None:
         f"{said} of {count} replies to {name} hold no answer, so that its score says nothing of what the model knows: "
         'docs/general.md, "Replies without an answer".'
     )
+
+
+def _tied(entry: Any) -> float:
+    share: Any = entry.get("tied") if isinstance(entry, dict) else None
+    return float(share) if _is_number(share) else 0.0
 
 
 def _tasks(tasks: dict[str, Any]) -> Iterator[tuple[str, Any, Any, str | None]]:

@@ -25,6 +25,7 @@ WORDS = {
     BEYOND: {"reproduced": "holds", "contradicted": "the opposite holds"},
     AT_ONCE: {"reproduced": "holds", "contradicted": "does not hold"},
 }
+BEST = "the best baseline"  # of ClaimsSpec.baselines, on each backbone by the measure itself
 GROUPS = (SUPERVISED, UNSUPERVISED, GENERAL, BEYOND, AT_ONCE)
 WHERE = {"table1": "Table 1", "table2": "Table 2", "table5": "Table 5", "": "not in the paper"}
 
@@ -34,6 +35,7 @@ class Claim:
     """`run` against `other`: above it, below it, within the paper's bound of it, or above it by the printed gain.
 
     table, rows: where the paper prints the two; empty: nowhere. A `gain` is of the mean over the paper's backbones.
+    other: a run, or BEST.
     """
 
     id: str
@@ -79,6 +81,12 @@ CLAIMS = (
           "grace", "base", "table5", ("grace_sup", "base")),
     Claim("grace-unsup-general-within", GENERAL, "Unsupervised GRACE keeps its base's general capability", "within",
           "grace-unsup", "base", "table5", ("grace_unsup", "base")),
+    Claim("reasoning-above-baselines", BEYOND,
+          "Reasoning without training embeds better than the best of one forward pass without it", "above",
+          "reasoning", BEST),
+    Claim("grace-above-baselines", BEYOND, "GRACE embeds better than the best untrained forward pass", "above",
+          "grace", BEST),
+    Claim("grace-rollout-above-baselines", BEYOND, "So it does with rollout credit", "above", "grace-rollout", BEST),
     Claim("grace-above-random", BEYOND, "GRACE's reward does more than one without information", "above",
           "grace", "grace-random"),
     Claim("grace-unsup-above-random", BEYOND, "Unsupervised GRACE's reward does more than one without information",

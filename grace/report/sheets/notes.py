@@ -11,11 +11,11 @@ from grace.report.sheets.grid import MISSING, Line, marked
 LISTED = 5  # missing files that are named
 
 
-def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str]) -> list[Line]:
+def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str], encoders: list[str]) -> list[Line]:
     """Of a table's own cells, without those of the paper alone.
 
     Args:
-        missing: result files that are not there.
+        missing: result files that are not there. encoders: runs of an encoder-only model.
     """
     found = [_intervals(resamples, max((cell["planned"] for cell in cells), default=0))]
     if any(cell["ours"] is None for cell in cells):
@@ -23,7 +23,7 @@ def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str]) -
     if any(cell["problems"] for cell in cells):
         found.append(
             "A raised letter leads to what is wrong behind a number. Such a number is not bold, unless all that is "
-            "wrong is a missing hash."
+            "wrong is a missing hash, or equal scores."
         )
     if any(cell["difference"] is not None for cell in cells):
         found.append("In brackets behind the paper's number: ours minus the paper's, where both are of the same tasks.")
@@ -34,6 +34,11 @@ def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str]) -
             "The paper prints these rows of *GRACE-3B* and does not say which of its two 3B backbones that is."
         )
     found += _columns(table, {cell["column"] for cell in cells})
+    for run in encoders:
+        found.append(
+            f"*{run}* is an encoder-only model, evaluated as it is: no prompt, and pooling, normalisation and the "
+            "longest text are its own. It is the same in the rows of all backbones."
+        )
     if _absent(cells, "Summarization"):
         found.append("Summarization: the study has no such task, or no result of it.")
     if missing:

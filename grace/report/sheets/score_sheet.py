@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from grace import specs
 from grace.paper import numbers
+from grace.report.scoring.results import HARMLESS
 from grace.report.sheets import notes
 from grace.report.sheets.cells import GRACE_3B, Cell
 from grace.report.sheets.columns import Column
@@ -25,7 +26,7 @@ def sheet(spec: specs.TablesSpec, cells: list[Cell], columns: list[Column], miss
     ours, printed = ([cell for cell in cells if cell["reference"] is kind] for kind in (False, True))
     signs = Signs(list(dict.fromkeys(one for cell in ours for one in cell["problems"])))
     made = _by_task(ours, columns, signs) if spec.table.kind == "tasks" else [_by_run(ours, columns, signs)]
-    said = notes.notes(spec.table, ours, spec.bootstrap, missing)
+    said = notes.notes(spec.table, ours, spec.bootstrap, missing, spec.encoders)
     if made:
         made[-1].notes = [*signs.notes(), *(("", note) for note in said)]
     if printed:
@@ -123,7 +124,7 @@ def _shown(cell: Cell | None, column: Column, signs: Signs) -> Shown:
         number = f"{cell['ours']:.{digits}f}"
         apart = cell["delta_low"] is not None and (cell["delta_low"] > 0 or cell["delta_high"] < 0)
         shown.main = [Piece(number)]
-        if apart and all(problem.kind == "unhashed" for problem in cell["problems"]):
+        if apart and all(problem.kind in HARMLESS for problem in cell["problems"]):
             shown.main = [Piece(number, "bold"), Piece(" ↑" if cell["delta_low"] > 0 else " ↓")]
         if cell["seed_sd"] is not None:
             shown.main.append(Piece(f" ± {cell['seed_sd']:.{digits}f}"))

@@ -20,7 +20,7 @@ class Signs:
         self._groups: dict[tuple[str, str], list[Problem]] = {}
         for one in problems:
             self._groups.setdefault(self._key(one), []).append(one)
-        self._letters = dict(zip(self._groups, LETTERS, strict=False))  # nine kinds, so there are enough
+        self._letters = dict(zip(self._groups, LETTERS, strict=False))  # ten kinds, so there are enough
 
     def _key(self, problem: Problem) -> tuple[str, str]:
         return problem.kind, "" if problem.kind in self._shared else problem.path

@@ -7,6 +7,7 @@ from typing import Any
 from grace import specs
 from grace.report.scoring.compute import Compute
 from grace.report.scoring.models import Seed
+from grace.report.scoring.results import HARMLESS
 from grace.report.scoring.scores import Estimate, difference
 from grace.report.scoring.tradeoff import (
     CHANGES,
@@ -146,7 +147,7 @@ def estimated(
 ) -> Shown:
     """A number with its deviation between seeds, bold with an arrow where the interval excludes zero."""
     shown = Shown([Piece(number(measure, one.point, signed))])
-    if interval and (interval[0] > 0 or interval[1] < 0) and all(each.kind == "unhashed" for each in one.problems):
+    if interval and (interval[0] > 0 or interval[1] < 0) and all(each.kind in HARMLESS for each in one.problems):
         shown.main = [Piece(shown.main[0].text, "bold"), Piece(" ↑" if interval[0] > 0 else " ↓")]
     if one.deviation is not None:
         shown.main.append(Piece(f" ± {number(measure, one.deviation, signed=False)}"))

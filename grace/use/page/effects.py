@@ -48,6 +48,8 @@ def explained(
     Raises:
         UserError: when the model's folder is gone, holds other weights, or its pooling cannot be explained.
     """
+    if model.encode is None:
+        raise UserError("effects of sentences are computed of decoders alone.")
     if not model.folder.is_dir():
         raise UserError(f"{model.folder}: the model's folder is gone, so no sentence's effect can be computed.")
     if manifest.weights_hash(model.folder) != model.weights:

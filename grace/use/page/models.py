@@ -27,14 +27,18 @@ class Evaluated(NamedTuple):
 
     run: str
     seed: str
-    encode: EncodeSpec
+    encode: EncodeSpec | None  # None: an encoder-only model
     weights: str
     precision: str
     folder: Path  # of the model, which may be gone
 
     @property
     def trained(self) -> bool:
-        return "backbone" not in self.folder.parts
+        return self.encode is not None and "backbone" not in self.folder.parts
+
+    @property
+    def writes(self) -> bool:
+        return self.encode is not None and self.encode.rationales
 
 
 def choose_backbone(results: Path, wanted: str | None) -> str:
@@ -75,7 +79,7 @@ def read(results: Path, backbone: str, run: str) -> Evaluated:
     record = manifest.read_result(path)["manifest"]
     try:
         settings, (model, weights) = record["settings"], next(iter(record["inputs"].items()))
-        encode = build(EncodeSpec, settings["encode"], "settings.encode")
+        encode = settings["encode"] and build(EncodeSpec, settings["encode"], "settings.encode")
         precision = str(settings["store"])
     except (KeyError, TypeError, AttributeError, StopIteration, UserError):
         raise UserError(f"{path}: written by another version of this workflow; run snakemake again.") from None

@@ -47,7 +47,7 @@ def test_lists_that_differ_behind_what_is_shown_are_told_apart():
 
 def test_sections_follow_the_configuration():
     names = [name for name, _ in deviations.sections({**CONFIG, "study": "demo"}, "demo")]
-    assert names[:5] == ["backbones", "runs", "prompt", "generation", "reward"] and len(names) == len(set(names))
+    assert names[:5] == ["backbones", "encoder", "runs", "prompt", "generation"] and len(names) == len(set(names))
 
 
 def test_without_the_papers_study_there_is_a_sentence():

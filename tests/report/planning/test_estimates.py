@@ -111,6 +111,15 @@ def test_evaluation_by_hand():
     assert reasons.seconds == pytest.approx(written)
 
 
+def test_an_encoder_only_model_takes_jobs_and_next_to_nothing_else(monkeypatch):
+    before = plan(spec("hand"), KEPT)
+    monkeypatch.setitem(HAND, "encoder", "minilm")
+    after = plan(spec("hand", runs={"encoder": {"method": "encoder"}}), KEPT)
+    jobs = [rule(made, "evaluate").jobs for made in (before, after)]
+    assert jobs[1] == jobs[0] + 1 and rule(after, "encoder").jobs == 1 and rule(after, "encoder").gpu_hours == 0
+    assert before.gpu_hours == after.gpu_hours and before.disk == after.disk
+
+
 def test_rationales_that_are_there_are_pooled_in_one_pass():
     made = plan(spec("hand", wanted=True), KEPT)
     first, second = 22 + 154.67 / 5, 22 + 158.46 / 5

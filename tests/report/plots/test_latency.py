@@ -9,6 +9,7 @@ from grace.report.plots import latency
 from tests.report.plots import made
 
 SCORES = {
+    "encoder": 0.42,
     "base": 0.30, "reasoning": 0.35, "reasoning.max_new_tokens-20": 0.34, "grace": 0.5, "grace.max_new_tokens-20": 0.48,
 }  # fmt: skip
 
@@ -34,11 +35,18 @@ def test_a_score_stands_at_the_time_of_its_system(tmp_path):
     assert found["grace, 40 tokens"].x_low == pytest.approx(0.8 * 0.501)
 
 
-def test_the_encoder_has_a_time_and_no_score(tmp_path):
-    results, marks = filled(made.spec("figure4", tmp_path))
+def test_the_encoder_has_its_own_score(tmp_path):
+    spec = made.spec("figure4", tmp_path, "single-gpu")
+    assert {cell.run for cell in spec.cells} >= {"encoder", "base", "grace"}
+    _, marks = filled(spec)
     score = next(one for one in marks if one.panel == latency.SCORE and one.series == "encoder only")
-    assert score.ours is None and "random" in score.note and not score.left_out
-    assert any("encoder-only model has random weights" in note for note in latency.notes(results, marks))
+    assert (score.run, score.ours, score.x) == ("encoder", pytest.approx(42), pytest.approx(0.007))
+
+
+def test_an_encoder_without_a_row_has_a_time_alone(tmp_path):
+    _, marks = filled(made.spec("figure4", tmp_path))
+    score = next(one for one in marks if one.panel == latency.SCORE and one.series == "encoder only")
+    assert score.ours is None and score.note == "not part of this study" and not score.left_out
 
 
 def test_bars_are_stacked_and_points_drawn(tmp_path):

@@ -8,7 +8,7 @@ from grace.encoder.digests import digests_of
 from grace.encoder.loading import load_tokenizer
 from grace.files import write_json
 from grace.section import UserError
-from grace.use.page import models
+from grace.use.page import effects, models
 from tests.use.made_study import Study
 
 
@@ -43,6 +43,19 @@ def test_the_store_is_found_whatever_the_prompt_was_rendered_to(tmp_path):
     with store.Store(made.root / "store", settings, 8) as held:
         held.add(digests_of(["a"]), np.ones((1, 8), np.float32))
     assert len(models.kept(made.root, model)) == 1
+
+
+def test_an_encoder_only_model_is_shown_without_rationales_and_effects(tmp_path):
+    made = Study(tmp_path / "study", 4)
+    weights, settings = "e" * 64, {"encode": None, "store": "float32"}
+    record = {"manifest": {"settings": settings, "inputs": {"results/study/encoders/minilm": weights}}, "tasks": {}}
+    write_json(made.root / "mteb/tiny/encoder/seed0/group.json", record)
+    with store.Store(made.root / "store", store.settings(None, weights, "float32", "float32"), 8) as held:
+        held.add(digests_of(made.texts), np.ones((8, 8), np.float32))
+    model = models.read(made.root, "tiny", "encoder")
+    assert len(models.kept(made.root, model)) == 8 and not model.trained and not model.writes
+    with pytest.raises(UserError, match="of decoders alone"):
+        effects.explained(model, models.kept(made.root, model), made.texts, np.ones(8, bool), None, 4)
 
 
 def test_a_model_with_other_weights_has_no_store(study):

@@ -1,0 +1,39 @@
+"""Bring an encoder-only model, from a package, the hub or a local folder, to where the study's jobs find it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from grace import manifest, stage
+from grace.encoder.encoder_only import EncoderOnly, check_encoder
+from grace.encoder.packaged import packaged
+from grace.files import write_json
+from grace.section import UserError
+from grace.specs import EncoderSpec
+from grace.training.download import copy, from_hub
+
+
+@stage.entry(EncoderSpec, outputs=("out",))
+def main(spec: EncoderSpec, paths: SimpleNamespace) -> None:
+    folder, at = Path(paths.out).parent, spec.encoder
+    if at.id:
+        from_hub(at.id, at.revision, folder, "available_encoders", "{path: FOLDER}", _loads)
+    else:
+        source = packaged(at.package, str(at.version), str(at.folder)) if at.package else Path(str(at.path))
+        check_encoder(source)
+        copy(source, folder, "available_encoders")
+    EncoderOnly(folder, "cpu")  # before other jobs ask for GPUs
+    write_json(paths.out, manifest.make("encoder", spec, [folder], paths.started))
+
+
+def _loads(folder: Path) -> bool:
+    try:
+        EncoderOnly(folder, "cpu")
+    except UserError:
+        return False
+    return True
+
+
+if __name__ == "__main__":
+    main()
