@@ -83,7 +83,7 @@ def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> 
     if lost := [name for name, weight in model.named_parameters() if weight.is_meta]:
         raise UserError(f"{file}: lacks {len(lost)} tensors, that of {lost[0]} among them; fetch it again.")
     model.save_pretrained(folder)
-    tokenizer = _tokenizer(file, split := told["tokenizer.ggml.pre"])
+    tokenizer = load_split(file, split := told["tokenizer.ggml.pre"])
     tokenizer.save_pretrained(folder)
     if _splits(load_tokenizer(folder)) != _splits(tokenizer):  # transformers has its own of some architectures
         raise UserError(
@@ -130,7 +130,7 @@ def _config(architecture: str, told: dict[str, Any], tensors: dict[str, Any]) ->
     return AutoConfig.for_model(architecture, **values, tie_word_embeddings="output.weight" not in tensors)
 
 
-def _tokenizer(file: Path, split: str) -> Any:
+def load_split(file: Path, split: str) -> Any:
     with loading_from(file, "tokenizer"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
     if split == "smollm":

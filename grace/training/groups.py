@@ -61,7 +61,11 @@ def write(spec: TrainSpec, rows: list[Row], backbone: Path, folder: Path) -> lis
     Args:
         spec: whose seed is the round's.
         backbone: folder of the model that writes.
+
+    Raises:
+        UserError: when there are too few rows, or no part of a rationale is pooled.
     """
+    reads.check(spec.pooling, True)
     parts = batches(rows, spec)
     files = [folder / f"{number:06d}.jsonl" for number in range(len(parts))]
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))

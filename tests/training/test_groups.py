@@ -10,7 +10,7 @@ from grace.encoder.engines.transformers import Rationales
 from grace.encoder.loading import load_model
 from grace.method.prompt import PromptTemplate
 from grace.section import UserError
-from grace.settings import RewardConfig
+from grace.settings import Pooling, RewardConfig
 from grace.training import groups
 from grace.training.groups import chosen
 from tests.training.settings import offline_spec, rows
@@ -199,3 +199,21 @@ def test_too_few_rows_are_one_sentence(tiny_folder, tmp_path):
     ):
         groups.write(offline_spec(), rows(7), tiny_folder, tmp_path / "groups")
     assert not (tmp_path / "groups").exists()
+
+
+def test_a_pooling_without_the_rationale_is_one_sentence(tiny_folder, tmp_path):
+    spec = offline_spec()
+    spec = spec.model_copy(update={"pooling": spec.pooling.model_copy(update={"tokens": "text"})})
+    with pytest.raises(UserError, match=r"config: pooling\.tokens: text, so the rationale has no part"):
+        groups.write(spec, rows(8), tiny_folder, tmp_path / "groups")
+    assert not (tmp_path / "groups").exists()
+
+
+def test_a_closing_is_read_after_the_rationale(tiny_folder, tmp_path):
+    """The same words are written, and rewarded by other vectors."""
+    spec = offline_spec()
+    closing = Pooling(method="eos", layer="last", closing=" in short")
+    one = groups.write(spec, rows(8), tiny_folder, tmp_path / "one")
+    two = groups.write(spec.model_copy(update={"pooling": closing}), rows(8), tiny_folder, tmp_path / "two")
+    assert [group["token_ids"] for group in one] == [group["token_ids"] for group in two]
+    assert all(mine["rewards"] != other["rewards"] for mine, other in zip(one, two, strict=True))

@@ -16,6 +16,7 @@ from tests.report.hand import CONFIG, HARDWARE, SMALL
         ("llama3.2-3b", 3.213),
         ("qwen2.5-3b", 3.086),
         ("qwen3-4b", 4.022),
+        ("smollm2-135m", 0.1345),
     ],
 )
 def test_parameters_are_those_of_the_model(name, billions):
