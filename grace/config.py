@@ -127,7 +127,7 @@ class General(Section):
 
     tasks: list[str]
     local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
-    limit: Positive | None  # items per task; null: all
+    limit: Positive | dict[str, Positive] | None  # items per task, of mmlu and bbh per subject; null: all
     rationales: Natural  # held-out texts on which the well-formed rate is measured
     batch_size: Positive
 
@@ -136,10 +136,15 @@ class General(Section):
         for name in self.tasks:
             if name not in tasks.GENERAL:
                 raise ValueError(f"tasks: unknown task {name!r}{hint(name, tasks.GENERAL)}")
-        for name in self.local:
-            if name not in tasks.GENERAL:
-                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.GENERAL)}")
+        for key, given in (("local", self.local), ("limit", self.limit)):
+            for name in given if isinstance(given, dict) else ():
+                if name not in tasks.GENERAL:
+                    raise ValueError(f"{key}: unknown task {name!r}{hint(name, tasks.GENERAL)}")
         return self
+
+    def items(self, task: str) -> int | None:
+        """The limit of a task; None: all of its items."""
+        return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
 
 
 SMALLEST = 261  # tokens of a vocabulary
@@ -280,10 +285,10 @@ class Resources(Section):
 
 
 class Hardware(Section):
-    """What `plan` assumes of the GPUs and of the texts. Assumptions, not measurements."""
+    """What `plan` assumes of the GPUs, or of a processor, and of the texts. Assumptions, not measurements."""
 
     gpu: str
-    gpus: Positive  # at hand; they decide the wall time, not the GPU-hours
+    gpus: Natural  # at hand; they decide the wall time, not the GPU-hours; 0: a processor does the jobs one by one
     memory_gb: Rate  # of one GPU, 10^9 bytes
     tflops: Rate  # dense, bf16
     bandwidth_tb: Rate  # TB/s

@@ -46,6 +46,11 @@ class Needs:
         texts = min(texts, field.texts)
         return field._replace(texts=texts, distinct=min(texts, field.distinct), same_as="")
 
+    @property
+    def processor(self) -> bool:
+        """Whether a processor does the jobs, one by one."""
+        return self.study.hardware.gpus == 0
+
     # ---- runs ---------------------------------------------------------------------------
 
     @cached_property

@@ -68,7 +68,7 @@ def watch(plan: Plan) -> list[str]:
                 f"{rule.name}: the longest job is estimated at {hours(rule.longest / 3600)} hours and is given "
                 f"{rule.runtime / 60:.3g}; raise resources.{rule.name}.runtime, or start it again to go on."
             )
-        if rule.gpus > e.h.gpus:
+        if rule.gpus > e.h.gpus and not e.processor:
             found.append(f"{rule.name}: a job takes {rule.gpus} GPUs, hardware.gpus names {e.h.gpus}.")
     found += _memory(plan) if plan.gpu_hours else []
     found += _lengths(plan)
