@@ -127,7 +127,8 @@ class General(Section):
 
     tasks: list[str]
     local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
-    limit: Positive | dict[str, Positive] | None  # items per task, of mmlu and bbh per subject; null: all
+    limit: Positive | None  # items per task, of mmlu and bbh per subject; null: all
+    limits: dict[str, Positive] = Field(default_factory=dict)  # task -> its own limit
     rationales: Natural  # held-out texts on which the well-formed rate is measured
     batch_size: Positive
 
@@ -136,15 +137,11 @@ class General(Section):
         for name in self.tasks:
             if name not in tasks.GENERAL:
                 raise ValueError(f"tasks: unknown task {name!r}{hint(name, tasks.GENERAL)}")
-        for key, given in (("local", self.local), ("limit", self.limit)):
-            for name in given if isinstance(given, dict) else ():
+        for key in ("local", "limits"):
+            for name in getattr(self, key):
                 if name not in tasks.GENERAL:
                     raise ValueError(f"{key}: unknown task {name!r}{hint(name, tasks.GENERAL)}")
         return self
-
-    def items(self, task: str) -> int | None:
-        """The limit of a task; None: all of its items."""
-        return self.limit.get(task) if isinstance(self.limit, dict) else self.limit
 
 
 SMALLEST = 261  # tokens of a vocabulary

@@ -60,6 +60,7 @@ def test_every_study_is_valid(study):
             {"DocstringSTS": 9},
             "evaluation.sample: DocstringSTS is the demo's own task, of",
         ),
+        ("defaults/general/limits", {"mmmlu": 9}, "general.limits: unknown task 'mmmlu' (did you mean 'mmlu'?)"),
         ("sources", {5: {}}, "data.supervised: unknown source"),
         ("defaults/grace/rollouts", 1, "grace.rollouts:"),
         ("defaults/offline/rollouts", 1, "offline.rollouts: Input should be greater than or equal to 2"),

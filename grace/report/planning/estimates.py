@@ -61,7 +61,7 @@ class Estimates(Trainings):
         for name in general.tasks:
             if (size := GENERAL.get(name)) is None:
                 continue
-            limit = general.items(name)
+            limit = general.limits.get(name, general.limit)
             count = min(size.items, limit * size.parts) if limit else size.items
             steps = math.ceil(count / general.batch_size) * size.written
             seconds = costs.compute_seconds(h, costs.forward_flops(b, count, size.prompt, count))

@@ -17,8 +17,8 @@ class Texts(NamedTuple):
     passage: float
 
 
-# By id. Rows: paper 4.1, of AllNLI its card's. Characters: of wiki1m the mean of its first 11,914 lines, of AllNLI that of
-# 5,711 rows of its kind, of E5 assumed.
+# By id. Rows: paper 4.1, of AllNLI those of its card. Characters: of wiki1m the mean of its first 11,914 lines, of
+# AllNLI that of 5,711 rows of its kind, of E5 assumed.
 SOURCES = {
     "1YqgaJIzmBIH37XBxpRPCVzV_CLh6aOI4": Texts(1_500_000, 60, 500),
     "princeton-nlp/datasets-for-simcse": Texts(1_000_000, 0, 106),

@@ -190,7 +190,7 @@ def limited(result: dict[str, Any]) -> bool:
     """Whether a result of `general` was made with some items of its tasks only."""
     settings = result["manifest"].get("settings")
     general = settings.get("general") if isinstance(settings, dict) else None
-    return isinstance(general, dict) and general.get("limit") not in (None, {})
+    return isinstance(general, dict) and (general.get("limit") is not None or bool(general.get("limits")))
 
 
 def samples(result: dict[str, Any]) -> dict[str, str]:

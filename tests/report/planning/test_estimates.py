@@ -163,6 +163,8 @@ def test_general_by_hand():
     assert rule(made, "general").gpu_hours == pytest.approx(9 * (prefill + decode) / 3600)
     few = plan(spec("hand", general={"limit": 32, "tasks": ["humaneval"], "rationales": 0}), KEPT)
     assert rule(few, "general").work.written == 9 * 32 * 250
+    own = plan(spec("hand", general={"limits": {"humaneval": 16}, "tasks": ["humaneval"], "rationales": 0}), KEPT)
+    assert rule(own, "general").work.written == 9 * 16 * 250
 
 
 def test_disk_by_hand():
