@@ -91,6 +91,8 @@ class Needs:
             return None
         if entry.method == "adapter":  # writes what the untrained run writes
             base = REFERENCE if REFERENCE in self.study.runs else None
+        elif base is None and not entry.trained and run != REFERENCE and REFERENCE in self.study.runs:
+            base = REFERENCE
         elif base is None or (entry.trained and entry.model != base) or not self.study.runs[base].rationales:
             return None
         if base is None:
