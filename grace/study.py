@@ -88,7 +88,7 @@ class Plan(Shown):
         readers = [run for run, at in self.study.runs.items() if at.data == data and self.rationales_read(run)]
         wanted = [contrastive(self.sections(run), self.study.runs[run].method).rows for run in readers]
         at = self.study
-        encode = self._encode("backbone", 0).model_copy(
+        encode = self.encode("backbone", 0).model_copy(
             update={"sampling_temperature": at.generation.sampling_temperature}
         )
         rows = None if None in wanted else max((n for n in wanted if n), default=None)
@@ -105,7 +105,7 @@ class Plan(Shown):
 
     # ---- evaluation ---------------------------------------------------------------------
 
-    def _encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
+    def encode(self, run: str, seed: int | str) -> specs.EncodeSpec:
         at = self.sections(run)
         # vLLM serves one set of weights; here what writes is an adapter that is off while texts are pooled.
         two = run != "backbone" and self.study.runs[run].method == "adapter+grace"
@@ -131,8 +131,8 @@ class Plan(Shown):
             specs.EvaluateSpec(
                 run=run, group=group, tasks=names,
                 local={name: at.local[name] for name in names if name in at.local},
-                store=at.store, encode=None if run in self.encoder_runs else self._encode(run, seed),
-                rationales_of=self._encode(source, seed) if source else None,
+                store=at.store, encode=None if run in self.encoder_runs else self.encode(run, seed),
+                rationales_of=self.encode(source, seed) if source else None,
                 layers=self._layers_below(backbone, run), standardize=at.standardize, rows=at.rows.get(backbone),
                 pairs=at.pairs if self.pair_rows(run, group) else 0,
             )
@@ -177,7 +177,7 @@ class Plan(Shown):
             return None
         if of is None:
             return None
-        ours, theirs = self._encode(run, 0), self._encode(of, 0)
+        ours, theirs = self.encode(run, 0), self.encode(of, 0)
         free = {"pooling": ours.pooling, "max_new_tokens": ours.max_new_tokens}
         same = theirs.model_copy(update=free) == ours and ours.max_new_tokens <= theirs.max_new_tokens
         return of if same else None
@@ -190,13 +190,13 @@ class Plan(Shown):
 
     def spec_general(self, backbone: str, run: str, seed: int | str) -> str:
         # lm-eval's model and the rationales share one copy of the weights.
-        encode = self._encode(run, seed).model_copy(update={"engine": "transformers"})
+        encode = self.encode(run, seed).model_copy(update={"engine": "transformers"})
         rows = self.study.evaluation.rows.get(backbone)
         return _json(specs.GeneralSpec(run=run, general=self.study.general, encode=encode, rows=rows))
 
     def spec_latency(self) -> str:
         seed = self.study.seeds[0]
-        encode = self._encode(REFERENCE if REFERENCE in self.study.runs else "backbone", seed)
+        encode = self.encode(REFERENCE if REFERENCE in self.study.runs else "backbone", seed)
         return _json(specs.LatencySpec(latency=self.study.latency, encode=encode, seed=seed))
 
     def case_models(self, backbone: str) -> list[tuple[str, str]]:
@@ -224,7 +224,7 @@ class Plan(Shown):
 
     def spec_cases(self, backbone: str) -> str:
         cases = self.study.cases
-        encode = self._encode("backbone", self.study.seeds[0])
+        encode = self.encode("backbone", self.study.seeds[0])
         encode = encode.model_copy(update={"engine": "transformers", "max_new_tokens": cases.max_new_tokens})
         return _json(
             specs.CasesSpec(

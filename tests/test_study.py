@@ -1,6 +1,7 @@
 """An edit changes the specs of what it touches, and no other."""
 
 import copy
+import json
 
 import pytest
 
@@ -310,3 +311,51 @@ def test_the_geometry_is_measured_once_per_run():
     assert sum(bool(plan.pair_rows("grace", group)) for group in groups) == 1
     assert not any(plan.pair_rows("grace.pooling-max", group) for group in groups)
     assert sum(bool(plan.pair_rows("grace.direct", group)) for group in groups) == 1  # another mode, other embeddings
+
+
+def test_a_sweep_of_layers_is_one_pass(tmp_path):
+    """The deepest layer that a backbone has pools the others, whose jobs wait for it."""
+    plan = Plan({**CONFIG, "study": "paper", "backbones": ["qwen2.5-1.5b", "qwen3-4b"]})
+    depths = {"qwen2.5-1.5b": (28, 16), "qwen3-4b": (36, 19)}  # blocks, and how many of the grid's numbers they have
+    for backbone, (blocks, count) in depths.items():
+        spec = EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, f"base.layer-{blocks}", 0, "subset-sts"))
+        assert spec.encode.pooling.layer == blocks and len(spec.layers) == count - 1 and blocks not in spec.layers
+        assert not plan.evaluated_before(backbone, f"base.layer-{blocks}", 0, "subset-sts")
+        other = EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, "base.layer-2", 0, "subset-sts"))
+        assert other.encode.pooling.layer == 2 and not other.layers
+        (before,) = plan.evaluated_before(backbone, "base.layer-2", 0, "subset-sts")
+        assert before == f"results/paper/mteb/{backbone}/base.layer-{blocks}/seed0/subset-sts.json"
+        assert not EvaluateSpec.model_validate_json(plan.spec_evaluate(backbone, "base", 0, "subset-sts")).layers
+    assert plan.backbones_of_run("base.layer-36") == ["qwen3-4b"] and "base.layer-40" not in plan.study.runs
+    files = plan.figure_inputs("layers")
+    assert any("qwen3-4b/base.layer-36/" in path for path in files)
+    assert not any("qwen2.5-1.5b/base.layer-36/" in path for path in files)
+
+
+def test_the_baselines_pool_what_reasoning_wrote_or_take_one_pass():
+    plan = Plan(CONFIG)
+    rows = list(plan.study.tables["baselines"].rows)
+    assert len(rows) == 14
+    for run in rows:
+        reasons, waits = plan.run(run).rationales, plan.evaluated_before("tiny", run, 0, "docstrings")
+        expected = ["results/demo/mteb/tiny/reasoning/seed0/docstrings.json"] if reasons and run != "reasoning" else []
+        assert waits == expected and not plan.run(run).trained
+    assert plan.standard_rows("standardized") == ["results/demo/data/split/docstrings/train.jsonl"]
+    assert not plan.standard_rows("base")
+    spec = json.loads(plan.spec_claims())
+    assert set(spec["baselines"]) == {run for run in rows if not plan.run(run).rationales}
+    read = {(cell["backbone"], cell["run"]) for cell in spec["cells"]}
+    assert {(name, run) for name in ("tiny", "smollm2-135m") for run in spec["baselines"]} <= read
+
+
+def test_a_backbone_that_is_evaluated_only():
+    plan = Plan(CONFIG)
+    assert plan.backbones_of_run("grace") == ["tiny"] and plan.backbones_of_run("base") == ["tiny", "smollm2-135m"]
+    assert json.loads(plan.spec_evaluate("smollm2-135m", "base", 0, "docstrings"))["rows"] == 80
+    assert json.loads(plan.spec_evaluate("tiny", "base", 0, "docstrings"))["rows"] is None
+    assert json.loads(plan.spec_general("smollm2-135m", "base", 0))["rows"] == 80
+    paths = [path for name in plan.study.tables for path in plan.table_inputs(name)]
+    assert "results/demo/cases/smollm2-135m.json" in paths
+    assert not any("smollm2-135m/grace" in path or "smollm2-135m/cl" in path for path in paths)
+    assert [one["run"] for one in json.loads(plan.spec_cases("smollm2-135m"))["models"]] == ["grace"]  # step 0
+    assert [folder for folder, _ in plan.case_models("smollm2-135m")] == [plan.backbone_folder("smollm2-135m")]

@@ -48,9 +48,10 @@ class Embedder:
 
     def standardize(self, texts: list[str]) -> None:
         """From now on give each dimension with the mean 0 and the deviation 1 that it has over `texts`."""
-        vectors = Embedder(self.encoder, self.store, self.written).encode(texts)
+        vectors = Embedder(self.encoder, self.store, self.written).encode(texts).astype(np.float64)
         deviation = vectors.std(0)
-        self.standard = vectors.mean(0), np.where(deviation > 0, deviation, 1)
+        parts = vectors.mean(0), np.where(deviation > 0, deviation, 1)
+        self.standard = parts[0].astype(np.float32), parts[1].astype(np.float32)
 
     def check_room(self, batches: Iterable[list[str]], at_most: int) -> None:
         """Raises: UserError when the disk has no room for the unknown ones of at most `at_most` texts."""

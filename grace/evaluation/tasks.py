@@ -196,9 +196,8 @@ def load(paths: list[Path], rows: int | None = None) -> dict[str, Any] | None:
     try:
         return build(*drawn, seed)
     except UserError as error:
-        raise UserError(
-            f"config: evaluation.rows: {rows} are too few ({str(error).removeprefix('config: ')})"
-        ) from None
+        reason = str(error).removeprefix("config: ")
+        raise UserError(f"config: evaluation.rows: {rows} are too few: {reason}") from None
 
 
 @stage.entry(specs.TasksSpec, inputs=("test", "validation"), outputs=("out",))

@@ -195,3 +195,15 @@ def test_a_pooling_that_cannot_be(tiny_folder, rationales, more, said):
 def test_settings_that_exclude_each_other(more, said):
     with pytest.raises(UserError, match=said):
         build(Pooling, {"method": "mean", "layer": "last", **more}, "pooling")
+
+
+@pytest.mark.parametrize("more", [{}, {"method": "max"}, {"method": "eos"}, {"tokens": "text", "normalize": True}])
+def test_all_layers_of_one_pass_are_those_of_each(tiny_folder, texts, more):
+    texts = [f"{text} {i}" for i in range(4) for text in texts]
+    one = encoder(tiny_folder, rationales=False, batch_size=2, **more)
+    found = np.zeros((len(texts), 3, 32), dtype=np.float32)
+    for rows, made in one.encode_layers(texts, [2, 0, 1]):
+        found[rows] = made
+    for place, layer in enumerate((2, 0, 1)):
+        alone = encoder(tiny_folder, rationales=False, layer=layer, **more).encode(texts).embeddings
+        np.testing.assert_allclose(found[:, place], alone, atol=2e-5)

@@ -106,3 +106,20 @@ def test_rationales_that_another_job_writes_meanwhile_are_found(make):
     other.store.flush()
     one.encode(TEXTS[:5])
     assert one.encoder.encoded == [] and one.written.known(digests_of(TEXTS[:5])).all()
+
+
+def test_dimensions_are_standardised_by_other_texts_and_kept_as_they_are(make):
+    encoder = FakeEncoder()
+    made, plain = make(encoder), make(FakeEncoder(), "plain").encode(TEXTS)
+    made.standardize(TEXTS[40:])
+    found = made.encode(TEXTS[:40])
+    reference = plain[40:].astype(np.float64)
+    np.testing.assert_allclose(found, (plain[:40] - reference.mean(0)) / reference.std(0), atol=1e-4)
+    np.testing.assert_array_equal(made.store.read(digests_of(TEXTS[:40])), plain[:40])
+    assert len(made.seen) == 40  # the figures are of the job's own texts
+
+
+def test_a_dimension_without_spread_is_zero(make):
+    made = make(Repooling())
+    made.standardize(["the same"] * 3)
+    assert not made.encode(["the same"]).any() and np.isfinite(made.encode(["another"])).all()

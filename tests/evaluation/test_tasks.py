@@ -105,3 +105,18 @@ def test_the_stage_writes_one_file_with_its_manifest(tmp_path):
     with pytest.raises(SystemExit) as stopped:
         tasks.main(arguments)
     assert "test.jsonl, row 1: the field 'sublabel'" in str(stopped.value)
+
+
+def test_a_part_of_the_rows_makes_the_same_tasks_smaller(tmp_path):
+    test, validation = make_rows(300), make_rows(200, seed=1)
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps({"manifest": {"settings": {"seed": 0}}, **tasks.build(test, validation, seed=0)}))
+    whole, part = tasks.load([path]), tasks.load([path], 80)
+    assert len(whole["test"]) == 300 and len(part["test"]) == len(part["validation"]) == 80
+    assert part == tasks.load([path], 80)
+    assert all(row in whole["test"] for row in part["test"]) and part["test"] != whole["test"][:80]
+    assert part["pairs"] == tasks.build(part["test"], part["validation"], seed=0)["pairs"]
+    assert len({row["label"] for row in part["test"]}) > 3  # not the first ones of the file, which are of one package
+    assert tasks.load([path], 1000)["test"] == whole["test"]
+    with pytest.raises(UserError, match=r"evaluation\.rows: 4 are too few: "):
+        tasks.load([path], 4)

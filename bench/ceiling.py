@@ -1,0 +1,124 @@
+"""How much the choice of a rationale can bring: K rationales of each document, and what the best of them scores.
+
+    python -m bench.ceiling --study laptop --pairs results/laptop/data/split/allnli/validation.jsonl \
+        --model results/laptop/models/smollm2-135m/backbone/seed0 --runs reasoning one-word ...
+
+Of N held-out pairs (the first by hash) each query has to find its own document among all N. By the prompt and pooling
+of each run that reasons:
+
+- any, best, worst: nDCG@10 where each document is embedded with any of K sampled rationales (the mean of K), with the
+  one whose embedding is nearest to its own query, and with the farthest. Best is out of reach: it knows the query.
+- alike: mean cosine of the embeddings of one document with two of its rationales.
+- within, between: standard deviation of cos(query, its document) over the rationales of a document, and over the pairs
+  of their means. GRACE's advantages see the first alone.
+
+Queries are embedded with one sampled rationale. A run that embeds directly has one score.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from bench import common
+from grace.encoder.encoder import RationaleEncoder
+from grace.encoder.explain import cosines
+from grace.evaluation.held_out import by_hash
+from grace.section import build
+from grace.specs import EncodeSpec
+from grace.study import Plan
+
+
+def ndcg(scores: np.ndarray) -> float:
+    """Mean nDCG@10 of N queries, of which document i alone is relevant to query i, by `scores` [N, N]."""
+    rank = (scores > np.diag(scores)[:, None]).sum(1)
+    return float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean())
+
+
+def measure(queries: np.ndarray, documents: np.ndarray) -> dict[str, float]:
+    """What the choice among K rationales does.
+
+    Args:
+        queries: [N, d]. documents: [K, N, d]; row n of each belongs to query n.
+    """
+    every = np.stack([cosines(queries, one) for one in documents])  # [K, N, N]
+    own = every.diagonal(axis1=1, axis2=2)  # [K, N]
+    count = len(documents)
+    pairs = [np.diag(cosines(documents[i], documents[j])).mean() for i in range(count) for j in range(i)]
+    columns = np.arange(own.shape[1])
+    return {
+        "any": float(np.mean([ndcg(one) for one in every])),
+        "best": ndcg(every[own.argmax(0), :, columns].T),
+        "worst": ndcg(every[own.argmin(0), :, columns].T),
+        "alike": float(np.mean(pairs)),
+        "within": float(own.std(0, ddof=1).mean()),
+        "between": float(own.mean(0).std(ddof=1)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--study", required=True)
+    parser.add_argument("--config", type=Path, default=Path("config.yaml"))
+    parser.add_argument("--model", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--pairs", type=Path, required=True, help="rows {id, query, positive}")
+    parser.add_argument("--runs", nargs="+", default=["reasoning"], help="of the study: whose prompts and poolings")
+    parser.add_argument("--count", type=int, default=120, help="N")
+    parser.add_argument("--samples", type=int, default=4, help="K")
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    plan = Plan({**yaml.safe_load(arguments.config.read_text(encoding="utf-8")), "study": arguments.study})
+    rows = by_hash(arguments.pairs)[: arguments.count]
+    queries, documents = [row["query"] for row in rows], [row["positive"] for row in rows]
+    model: Any = None
+    written: dict[str, Any] = {}  # by what decides them but for the pooling: token ids of queries and documents
+    made = []
+    for run in arguments.runs:
+        spec = build(EncodeSpec, plan.encode(run, 0).model_dump(), "spec")
+        spec = spec.model_copy(update={"engine": "transformers", "sampling_temperature": arguments.temperature})
+        if model is None:
+            first = RationaleEncoder.from_spec(arguments.model, spec)
+            model = first.model, first.tokenizer
+        encoder = RationaleEncoder(*model, spec)
+        if not spec.rationales:
+            one, other = (encoder.encode(texts).embeddings for texts in (queries, documents))
+            found: dict[str, Any] = {"any": ndcg(cosines(one, other))}
+        else:
+            known = spec.model_dump_json(exclude={"pooling"})
+            if known not in written:
+                written[known] = [
+                    [one.token_ids for one in _seeded(model, spec, seed).encode(texts).rationales or []]
+                    for seed, texts in [(0, queries), *((seed, documents) for seed in range(arguments.samples))]
+                ]
+            asked, *said = (
+                _embedded(encoder, texts, ids)
+                for texts, ids in zip([queries, *[documents] * arguments.samples], written[known], strict=True)
+            )
+            found = measure(asked, np.stack(said))
+            cut = [one.truncated for ids in written[known][1:] for one in encoder.rationales(ids)]
+            found["truncated"] = float(np.mean(cut))
+        made.append({"run": run, **found})
+        print(f"{run:24}", "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
+    if arguments.json:
+        about = {"command": common.command(), "count": len(rows), "samples": arguments.samples}
+        common.write(arguments.json, [{"name": "ceiling", **about, "runs": made}])
+
+
+def _seeded(model: Any, spec: EncodeSpec, seed: int) -> RationaleEncoder:
+    return RationaleEncoder(*model, spec.model_copy(update={"seed": seed}))
+
+
+def _embedded(encoder: RationaleEncoder, texts: list[str], token_ids: list[list[int]]) -> np.ndarray:
+    out = np.zeros((len(texts), encoder.width), dtype=np.float32)
+    for rows, made in encoder.encode_written(texts, token_ids):
+        out[rows] = made.embeddings
+    return out
+
+
+if __name__ == "__main__":
+    main()
