@@ -191,6 +191,6 @@ rule plan:
         runtime=runtime("tables"),
         gpu=0,
     params:
-        spec=packed(PLAN.spec_plan()),
+        spec=lambda wildcards: packed(PLAN.spec_plan()),
     shell:
         "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"
