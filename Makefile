@@ -1,3 +1,4 @@
+# make install   the environment, and the command `grace` in it
 # make demo   environment, the embedded demo, where its tables are
 # make test   environment, the test suite
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
@@ -9,7 +10,9 @@ VENV := .venv
 VLLM_VENV := .venv-vllm
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: demo test test-vllm bench readme lint clean
+.PHONY: install demo test test-vllm bench readme lint clean
+
+install: $(VENV)/.complete
 
 demo: $(VENV)/.complete
 	snakemake --cores all

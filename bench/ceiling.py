@@ -76,6 +76,7 @@ def main() -> None:
     rows = by_hash(arguments.pairs)[: arguments.count]
     queries, documents = [row["query"] for row in rows], [row["positive"] for row in rows]
     model: Any = None
+    tokenizer: Any = None
     written: dict[str, Any] = {}  # by what decides them but for the pooling: token ids of queries and documents
     made = []
     for run in arguments.runs:
@@ -83,8 +84,8 @@ def main() -> None:
         spec = spec.model_copy(update={"engine": "transformers", "sampling_temperature": arguments.temperature})
         if model is None:
             first = RationaleEncoder.from_spec(arguments.model, spec)
-            model = first.model, first.tokenizer
-        encoder = RationaleEncoder(*model, spec)
+            model, tokenizer = first.model, first.tokenizer
+        encoder = RationaleEncoder(model, tokenizer, spec)
         if not spec.rationales:
             one, other = (encoder.encode(texts).embeddings for texts in (queries, documents))
             found: dict[str, Any] = {"any": ndcg(cosines(one, other))}
@@ -92,7 +93,7 @@ def main() -> None:
             known = spec.model_dump_json(exclude={"pooling"})
             if known not in written:
                 written[known] = [
-                    [one.token_ids for one in _seeded(model, spec, seed).encode(texts).rationales or []]
+                    [one.token_ids for one in _seeded(encoder, seed).encode(texts).rationales or []]
                     for seed, texts in [(0, queries), *((seed, documents) for seed in range(arguments.samples))]
                 ]
             asked, *said = (
@@ -109,8 +110,8 @@ def main() -> None:
         common.write(arguments.json, [{"name": "ceiling", **about, "runs": made}])
 
 
-def _seeded(model: Any, spec: EncodeSpec, seed: int) -> RationaleEncoder:
-    return RationaleEncoder(*model, spec.model_copy(update={"seed": seed}))
+def _seeded(encoder: RationaleEncoder, seed: int) -> RationaleEncoder:
+    return RationaleEncoder(encoder.model, encoder.tokenizer, encoder.spec.model_copy(update={"seed": seed}))
 
 
 def _embedded(encoder: RationaleEncoder, texts: list[str], token_ids: list[list[int]]) -> np.ndarray:

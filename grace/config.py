@@ -306,6 +306,7 @@ class Study(Section):
 
     title: str
     extends: str | None = None
+    minutes: Positive | None = None  # that the workflow took on 2 cores, measured; said at its start
     backbones: Annotated[list[Name], Field(min_length=1)]
     untrained: list[Name] = Field(default_factory=list)  # of these, those that no run trains
     encoder: Name | None = None  # one of available_encoders: of runs of method `encoder`, and of figure 4

@@ -162,7 +162,9 @@ class Shown(Runs):
             traded = self.traded(entry)
             return traded.cells, traded.general, {}
         general = self.general_cells(entry) if entry.kind == "scatter" else []
-        timed = self._backbones(entry) if entry.kind == "latency" and self.study.latency.run in self.study.runs else []
+        run = self.study.latency.run
+        planned = self.backbones_of_run(run) if entry.kind == "latency" and run in self.study.runs else []
+        timed = [name for name in self._backbones(entry) if name in planned]
         return self.mteb_cells(entry), general, {name: f"{self.root}/latency/{name}.json" for name in timed}
 
     def figure_inputs(self, figure: str) -> list[str]:

@@ -40,6 +40,11 @@ onstart:
             sys.exit(
                 f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out."
             )
+    if PLAN.study.minutes:
+        print(
+            f"{PLAN.study.title}: {PLAN.study.minutes} minutes on 2 cores, {workflow.cores} are used.",
+            file=sys.stderr,
+        )
     if workflow.local_exec:
         warm.start()
 

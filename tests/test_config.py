@@ -298,7 +298,7 @@ def test_null_on_the_command_line(path):
     for key in reversed(path):
         given = {key: given}
     study = Plan({**CONFIG, "defaults": merge(CONFIG["defaults"], given), "seeds": "null", "backbones": "~"}).study
-    assert study.seeds == [0] and study.backbones == ["tiny"]
+    assert study.seeds == [0] and study.backbones == ["tiny", "smollm2-135m"]
     sections = [*accumulate(path, lambda at, key: at and getattr(at, key), initial=study)]
     assert sections[-1] is None or path[-1] in CONFIG["studies"]["demo"].get(path[0], {})
 

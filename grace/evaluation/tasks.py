@@ -189,12 +189,13 @@ def load(paths: list[Path], rows: int | None = None) -> dict[str, Any] | None:
     if rows is None:
         return data
     seed = data["manifest"]["settings"]["seed"]
-    drawn = []
-    for part in ("test", "validation"):
+
+    def drawn(part: str) -> list[Row]:
         places = np.random.default_rng([seed, *part.encode()]).permutation(len(data[part]))[:rows]
-        drawn.append([data[part][i] for i in np.sort(places).tolist()])
+        return [data[part][i] for i in np.sort(places).tolist()]
+
     try:
-        return build(*drawn, seed)
+        return build(drawn("test"), drawn("validation"), seed)
     except UserError as error:
         reason = str(error).removeprefix("config: ")
         raise UserError(f"config: evaluation.rows: {rows} are too few: {reason}") from None

@@ -92,11 +92,11 @@ def above(printed: Printed) -> Outcome:
 
 @check("reasoning-baseline", "What reasoning without training is compared with", "Table 1")
 def reasoning(printed: Printed) -> Outcome:
-    lines = []
+    lines, gains = [], []
     for backbone, name in numbers.BACKBONES.items():
         base, after = (printed.row("table1", backbone, row).average for row in ("base", "reasoning"))
-        lines.append([name, base, after, after - base])
-    gains = [float(line[-1]) for line in lines]
+        gains.append(after - base)
+        lines.append([name, base, after, gains[-1]])
     claim = "Untrained reasoning gains over base, the mean of the chat prompt's last hidden states."
     found = (
         f"Printed gains: {_each(gains)}. The paper has no other untrained forward pass, such as the last token of a "

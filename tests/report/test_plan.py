@@ -153,7 +153,7 @@ def test_demo_has_no_gpu(tmp_path, capsys):
     main(["--spec", spec("demo").model_dump_json(), "--out", str(tmp_path / "plan.md")])
     text = (tmp_path / "plan.md").read_text()
     assert "docs/measurements.md" in text and "DocstringRetrieval" in text and "nan" not in text
-    assert re.fullmatch(r"study demo: 47 jobs, no GPU, .* tokens written, .*\n", capsys.readouterr().out)
+    assert re.fullmatch(r"study demo: 77 jobs, no GPU, .* tokens written, .*\n", capsys.readouterr().out)
 
 
 def test_command(tmp_path):
@@ -164,7 +164,7 @@ def test_command(tmp_path):
     command = [sys.executable, "-c", code, "--spec", spec().model_dump_json(), "--threads", "1"]
     done = subprocess.run([*command, "--out", str(root / "plan.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert re.match(r"study paper: 9\d\d jobs, [\d,]+ GPU-hours", done.stdout) and done.stdout.count("\n") == 1
+    assert re.match(r"study paper: 12\d\d jobs, [\d,]+ GPU-hours", done.stdout) and done.stdout.count("\n") == 1
     found = json.loads((root / "plan.json").read_text())
     # 6,336 rows, 64 at a time, twice
     assert {t["repeats"] for t in found["trainings"] if t["run"] == "grace"} == {198}

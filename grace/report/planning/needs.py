@@ -104,8 +104,9 @@ class Needs:
         return sorted({at.step for at in self.study.runs.values() if at.step and at.model == run})
 
     def backbones_of(self, run: str) -> list[str]:
-        listed = [name for name in self.spec.backbones if name in (self.study.runs[run].backbones or [])]
-        return listed or list(self.spec.backbones)
+        entry = self.study.runs[run]
+        planned = [name for name in self.spec.backbones if not (entry.trained and name in self.study.untrained)]
+        return [name for name in planned if name in (entry.backbones or [])] or planned
 
     def rationales_of(self, run: str) -> str | None:
         """The run whose rationales this one pools anew: the same model and sampling, no longer a rationale."""
@@ -115,6 +116,8 @@ class Needs:
             return None
         if entry.method == "adapter":  # writes what the untrained run writes
             base = REFERENCE if REFERENCE in self.study.runs else None
+        elif base is None and not entry.trained and run != REFERENCE and REFERENCE in self.study.runs:
+            base = REFERENCE
         elif base is None or (entry.trained and entry.model != base) or not self.study.runs[base].rationales:
             return None
         if base is None:
@@ -139,7 +142,7 @@ class Needs:
             for run, groups in self.evaluated.get(backbone, {}).items():
                 seeds[run] = max([seeds.get(run, 0), *(self.seeds(backbone, "mteb", run, group) for group in groups)])
             for run in self.study.runs:
-                if run in seeds and self.study.runs[run].trained:
+                if run in seeds and self.study.runs[run].trained and backbone in self.backbones_of(run):
                     key = backbone, self.owner(run)
                     found[key] = max(seeds[run], found.get(key, 0))
         return found
