@@ -83,6 +83,9 @@ class Evaluation(Section):
 
     groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
     local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
+    sample: dict[str, Positive] = Field(
+        default_factory=dict
+    )  # task -> items of it that are drawn, for all runs the same
     engine: Literal["transformers", "vllm"]
     max_new_tokens: Positive
     sampling_temperature: Temperature
@@ -108,9 +111,14 @@ class Evaluation(Section):
         for group in self.subset:
             if group not in self.groups:
                 raise ValueError(f"subset: unknown group {group!r}{hint(group, self.groups)}")
-        for name in self.local:
-            if name not in tasks.CATEGORY:
-                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
+        for key in ("local", "sample"):
+            for name in getattr(self, key):
+                if name not in tasks.CATEGORY:
+                    raise ValueError(f"{key}: unknown task {name!r}{hint(name, tasks.CATEGORY)}")
+        if own := [name for name in self.sample if name in tasks.DEMO.values()]:
+            raise ValueError(
+                f"sample: {own[0]} is the demo's own task, of which evaluation.rows takes a part; use that"
+            )
         return self
 
 
@@ -119,7 +127,8 @@ class General(Section):
 
     tasks: list[str]
     local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
-    limit: Positive | None  # items per task; null: all
+    limit: Positive | None  # items per task, of mmlu and bbh per subject; null: all
+    limits: dict[str, Positive] = Field(default_factory=dict)  # task -> its own limit
     rationales: Natural  # held-out texts on which the well-formed rate is measured
     batch_size: Positive
 
@@ -128,9 +137,10 @@ class General(Section):
         for name in self.tasks:
             if name not in tasks.GENERAL:
                 raise ValueError(f"tasks: unknown task {name!r}{hint(name, tasks.GENERAL)}")
-        for name in self.local:
-            if name not in tasks.GENERAL:
-                raise ValueError(f"local: unknown task {name!r}{hint(name, tasks.GENERAL)}")
+        for key in ("local", "limits"):
+            for name in getattr(self, key):
+                if name not in tasks.GENERAL:
+                    raise ValueError(f"{key}: unknown task {name!r}{hint(name, tasks.GENERAL)}")
         return self
 
 
@@ -272,10 +282,10 @@ class Resources(Section):
 
 
 class Hardware(Section):
-    """What `plan` assumes of the GPUs and of the texts. Assumptions, not measurements."""
+    """What `plan` assumes of the GPUs, or of a processor, and of the texts. Assumptions, not measurements."""
 
     gpu: str
-    gpus: Positive  # at hand; they decide the wall time, not the GPU-hours
+    gpus: Natural  # at hand; they decide the wall time, not the GPU-hours; 0: a processor does the jobs one by one
     memory_gb: Rate  # of one GPU, 10^9 bytes
     tflops: Rate  # dense, bf16
     bandwidth_tb: Rate  # TB/s

@@ -142,6 +142,7 @@ class EvaluateSpec(Section):
     group: str
     tasks: list[str]
     local: dict[str, str]
+    sample: dict[str, int] = Field(default_factory=dict)
     store: Literal["float32", "float16"]
     encode: EncodeSpec | None  # None: an encoder-only model, which embeds as its folder says
     rationales_of: EncodeSpec | None = None  # what wrote them is this model's generator: they lie in the store

@@ -131,6 +131,7 @@ class Plan(Shown):
             specs.EvaluateSpec(
                 run=run, group=group, tasks=names,
                 local={name: at.local[name] for name in names if name in at.local},
+                sample={name: at.sample[name] for name in names if name in at.sample},
                 store=at.store, encode=None if run in self.encoder_runs else self.encode(run, seed),
                 rationales_of=self.encode(source, seed) if source else None,
                 layers=self._layers_below(backbone, run), standardize=at.standardize, rows=at.rows.get(backbone),

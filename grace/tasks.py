@@ -58,6 +58,9 @@ CATEGORY: dict[str, str] = {
     name: category for table in (MTEB, DEMO) for category, names in table.items() for name in names.split()
 }
 
+# Of a sampled retrieval (`evaluation.sample`): documents drawn for each query beside its own.
+OTHER_DOCUMENTS = 10
+
 DEMO_GENERAL = ("docstring_perplexity", "docstring_choice")
 
 # Table 5 of the paper, then the demo's own.

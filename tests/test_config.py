@@ -45,6 +45,22 @@ def test_every_study_is_valid(study):
         ("defaults/reward", "x", "reward: it is 'x' in one place and has keys in another"),
         ("sources/docstrings/path", "", "sources.docstrings.path: "),
         ("defaults/evaluation/local", {"SciFact": ""}, "evaluation.local.SciFact: "),
+        (
+            "defaults/evaluation/sample",
+            {"SciFcat": 9},
+            "evaluation.sample: unknown task 'SciFcat' (did you mean 'SciFact'?)",
+        ),
+        (
+            "defaults/evaluation/sample",
+            {"SciFact": 0},
+            "evaluation.sample.SciFact: Input should be greater than or equal",
+        ),
+        (
+            "defaults/evaluation/sample",
+            {"DocstringSTS": 9},
+            "evaluation.sample: DocstringSTS is the demo's own task, of",
+        ),
+        ("defaults/general/limits", {"mmmlu": 9}, "general.limits: unknown task 'mmmlu' (did you mean 'mmlu'?)"),
         ("sources", {5: {}}, "data.supervised: unknown source"),
         ("defaults/grace/rollouts", 1, "grace.rollouts:"),
         ("defaults/offline/rollouts", 1, "offline.rollouts: Input should be greater than or equal to 2"),

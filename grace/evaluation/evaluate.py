@@ -40,25 +40,32 @@ def run(
     name: str,
     revision: str,
     local: dict[str, str] | None = None,
+    sample: dict[str, int] | None = None,
 ) -> dict[str, Any]:
     """Evaluate the tasks `names`.
 
     Args:
-        data, local: as of `find`. name, revision: of the model, for mteb.
+        data, local, sample: as of `find`. name, revision: of the model, for mteb.
 
     Returns and raises as `run_found`, and raises as `find`.
     """
-    return run_found(embedder, find(names, data, local), name, revision)
+    return run_found(embedder, find(names, data, local, sample), name, revision)
 
 
-def find(names: list[str], data: dict[str, Any] | None, local: dict[str, str] | None = None) -> list[Any]:
+def find(
+    names: list[str],
+    data: dict[str, Any] | None,
+    local: dict[str, str] | None = None,
+    sample: dict[str, int] | None = None,
+) -> list[Any]:
     """mteb's objects of the tasks `names`, so that what is missing stops a job before its model is loaded.
 
     Every local folder is looked into, and the first task's data are loaded. Those of the others are when their turn
     comes, and not kept: all at once need not fit in memory.
 
     Args:
-        data: of the demo's tasks. local: task -> folder of its data (`local_data`).
+        data: of the demo's tasks. local: task -> folder of its data (`local_data`). sample: task -> number of items
+            that are drawn of it (`sample`).
 
     Raises:
         UserError: for an unknown task, or data that cannot be loaded.
@@ -69,7 +76,7 @@ def find(names: list[str], data: dict[str, Any] | None, local: dict[str, str] | 
     from grace.evaluation.mteb_tasks import get_tasks
 
     datasets.disable_progress_bars()
-    found: list[Any] = get_tasks(names, data, local)
+    found: list[Any] = get_tasks(names, data, local, sample)
     if not {*tasks.DEMO.values(), *(local or {})}.issuperset(names):
         hub.offline_if_unreachable()
     for task in found[:1]:
@@ -83,7 +90,8 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
 
     Returns:
         {task: {"category", "main_score" (0 to 1, or None where undefined), "metric", "items" (see `items.items`)}}, of
-        a retrieval also "tied": the share of queries whose score equal scores of documents decide.
+        a retrieval also "tied": the share of queries whose score equal scores of documents decide; of a task of which
+        a part was drawn also "sample" (see `sample.drawn`).
 
     Raises:
         UserError: for data that cannot be loaded, or a disk too small for a corpus's embeddings.
@@ -91,7 +99,7 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
     """
     from sklearn.exceptions import UndefinedMetricWarning
 
-    from grace.evaluation import scale
+    from grace.evaluation import sample, scale
     from grace.evaluation.items import leaves
 
     # mteb computes a dozen metrics beside the main one; those of unpredicted labels warn on each experiment.
@@ -113,6 +121,7 @@ def run_found(embedder: Embedder, todo: list[Any], name: str, revision: str) -> 
             "metric": task.metadata.main_score,
             "items": kept,
             **_tied(kept),
+            **({"sample": part} if (part := sample.drawn(leaves(task))) else {}),
         }
         log.info("%s: %s %.4f", title, task.metadata.main_score, main)
         for leaf in leaves(task):
@@ -265,7 +274,7 @@ def main(spec: specs.EvaluateSpec, paths: SimpleNamespace) -> None:
         require_vllm("evaluation.engine")
     data = load(paths.data, spec.rows)
     pairs = geometry.read_pairs(paths.pairs, spec.pairs) if spec.pairs else None
-    todo = find(spec.tasks, data, spec.local)
+    todo = find(spec.tasks, data, spec.local, spec.sample)
     weights = manifest.weights_hash(paths.model)
     encoder: Any
     if spec.encode is None:

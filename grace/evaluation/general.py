@@ -74,6 +74,7 @@ def main(spec: specs.GeneralSpec, paths: SimpleNamespace) -> None:
                 encoder.tokenizer,
                 loaded,
                 limit=spec.general.limit,
+                limits=spec.general.limits,
                 batch_size=spec.general.batch_size,
                 threads=paths.threads,
             )

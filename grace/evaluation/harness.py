@@ -70,8 +70,8 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
 
     Args:
         model, tokenizer: of transformers, a causal LM.
-        settings: `limit` (items per task, of MMLU and BBH per subject, or None), `batch_size`, `threads`
-            (sandboxes at a time).
+        settings: `limit` (items per task, of MMLU and BBH per subject, or None), `limits` (of a task its own),
+            `batch_size`, `threads` (sandboxes at a time).
 
     Returns:
         {task: {"score", "metric", "items", ...}}; scores are 0 to 1, but perplexity is per token of the model's
@@ -100,7 +100,7 @@ def run(model: Any, tokenizer: Any, loaded: Loaded, **settings: Any) -> dict[str
     found = {}
     for name, tasks in loaded.tasks.items():
         log.info("general task %s", name)
-        result = evaluate(lm, name, tasks, settings.get("limit"))
+        result = evaluate(lm, name, tasks, settings.get("limits", {}).get(name, settings.get("limit")))
         if name == PERPLEXITY:
             found[name] = _perplexity(lm, result)
         else:

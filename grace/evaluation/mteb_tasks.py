@@ -23,6 +23,7 @@ from mteb.abstasks.task_metadata import TaskMetadata
 
 from grace import tasks
 from grace.evaluation import local_data, scale
+from grace.evaluation import sample as sampling
 from grace.evaluation.items import leaves
 from grace.section import UserError
 
@@ -192,7 +193,10 @@ OWN: dict[str, Any] = {
 
 
 def get_tasks(
-    names: list[str], data: dict[str, Any] | None = None, local: dict[str, str] | None = None
+    names: list[str],
+    data: dict[str, Any] | None = None,
+    local: dict[str, str] | None = None,
+    sample: dict[str, int] | None = None,
 ) -> list[AbsTask]:
     """The task objects called `names`, in that order, ready for large data (`scale.fit`).
 
@@ -200,6 +204,7 @@ def get_tasks(
         names: names of `grace.tasks.CATEGORY`.
         data: the parsed task-data file (`grace.evaluation.tasks.build`), needed by the demo's tasks.
         local: task -> folder that holds its data instead of the hub (`local_data`).
+        sample: task -> number of its items that are drawn (`grace.evaluation.sample`).
 
     Raises:
         UserError: for an unknown name, a demo task without data, or a folder without the task's data.
@@ -217,6 +222,8 @@ def get_tasks(
         if name in (local or {}):
             local_data.use(found[-1], (local or {})[name])
         for leaf in leaves(found[-1]):
+            if name in (sample or {}):
+                sampling.use(leaf, (sample or {})[name])
             scale.fit(leaf)
     return found
 

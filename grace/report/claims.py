@@ -136,7 +136,7 @@ def every(spec: specs.ClaimsSpec, embedding: Models, general: Models, traded: Tr
     made = [one for seeds in general.values() for one in seeds]
     known = {name for one in made for name in one.scores}
     limited = any(one.limited for one in made)
-    by_mteb = Measured(embedding, statements.embedding_measures(spec.tasks))
+    by_mteb = Measured(embedding, statements.embedding_measures(spec.tasks, bool(embedding.samples)))
     by_general = Measured(general, statements.general_measures(known, limited))
     subset = Measured(embedding, statements.embedding_measures(spec.subset)[-1:], spec.baselines)
     stated = judged.every(traded) if traded else []

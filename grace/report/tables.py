@@ -67,7 +67,7 @@ def of_scores(spec: specs.TablesSpec) -> Made:
     shown = columns(spec.table, models, spec.tasks)
     cells.mark_absent(models, spec.table, shown)
     rows = cells.build(spec.name, spec.table, models, shown)
-    sheet = score_sheet.sheet(spec, rows, shown, models.missing)
+    sheet = score_sheet.sheet(spec, rows, shown, models.missing, models.samples)
     seeds = sorted({cell.seed for cell in spec.cells})
     return Made(cells.FIELDS, rows, sheet, list(spec.table.rows), seeds, models.missing, models.problems)
 

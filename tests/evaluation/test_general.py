@@ -107,7 +107,7 @@ def test_keyword_fidelity(said, share):
 def spec(names: list[str], local: dict[str, str], rationales: int) -> str:
     return specs.GeneralSpec(
         run="base",
-        general=General(tasks=names, local=local, limit=4, rationales=rationales, batch_size=4),
+        general=General(tasks=names, local=local, limit=5, limits={"fever": 4}, rationales=rationales, batch_size=4),
         encode=specs.EncodeSpec(
             prompt=Prompt(instruction=DEFAULT_PROMPT.instruction, max_prompt_tokens=600),
             pooling=Pooling(method="mean", layer="last", normalize=True),

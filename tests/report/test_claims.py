@@ -11,7 +11,7 @@ from grace.report import claims
 from grace.report.page.summary import summary
 from grace.report.scoring import statements
 from grace.report.scoring.scores import load
-from tests.report import traded
+from tests.report import made, traded
 from tests.test_config import CONFIG
 
 MTEB = [name for group in tasks.MTEB.values() for name in group.split()]
@@ -306,6 +306,18 @@ def test_general_tasks_cut_to_some_items_are_not_comparable(tmp_path, limit, com
         study.add("general", "qwen3-4b", run, scores, rationale=None, limit=limit)
     one = study.test()["cl-general-below-base", "qwen3-4b", "mean of the six tasks"]
     assert one["comparable"] is comparable and one["ours"] == 0 and one["verdict"] == "not separable"
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_drawn_parts_of_the_papers_tasks_are_not_comparable(tmp_path, sampled):
+    study = Study(tmp_path, MTEB)
+    study.embedding("qwen3-4b", base=0.5, grace=0.6)
+    if sampled:
+        made.change(
+            Path(study.cells["cells"][0].results[0]),
+            lambda value: value["tasks"]["SciFact"].update(sample={"queries": [9, 300]}),
+        )
+    assert study.test()["grace-above-base", "qwen3-4b", "mean of 56 tasks"]["comparable"] is not sampled
 
 
 def test_what_the_paper_does_not_claim_is_worded_and_counted_apart(tmp_path):

@@ -35,6 +35,17 @@ def test_better_hardware_is_not_slower(faster, values):
     assert other.gpu_hours != base.gpu_hours
 
 
+def test_a_processor_takes_what_one_gpu_of_its_speed_would():
+    rules = ("rationales", "train", "evaluate", "general", "latency", "cases")
+    none = {"hardware": {"gpus": 0, "gpu": "two cores"}, "resources": {name: {"gpu": 0} for name in rules}}
+    one, other = plan(spec("hand", hardware={"gpus": 1})), plan(spec("hand", **none))
+    assert other.gpu_hours == one.gpu_hours > 0 and other.wall_hours == one.wall_hours == one.gpu_hours
+    assert other.chain == one.chain and other.additions == one.additions
+    text = page.render(other, [("hardware.tflops: 2", 1.0)])
+    assert "GPU" not in text and f"- wall time: {one.wall_hours:,.1f} hours on two cores, all of it busy" in text
+    assert "hours (" in page.line(other) and "on two cores)" in page.line(other)
+
+
 @pytest.mark.workflow
 @pytest.mark.parametrize(
     ("study", "backbones", "wanted", "at_once"),

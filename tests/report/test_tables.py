@@ -131,6 +131,19 @@ def test_a_part_of_a_category_is_not_compared_with_the_paper(tmp_path):
     assert found["ours"] is not None and found["paper"] == 74.65 and found["difference"] is None
 
 
+def test_a_drawn_part_of_a_task_is_said_and_not_compared_with_the_paper(tmp_path):
+    one = full(tmp_path, LEVEL)
+    made.change(one.mteb, lambda value: value["tasks"]["SciFact"].update(sample={"queries": [100, 1300]}))
+    spec = spec_of([one], backbone="qwen2.5-3b", tasks=())
+    found = {key[2]: cell for key, cell in cells_of(spec).items() if key[:2] == ("qwen2.5-3b", "grace")}
+    compared = {column for column, cell in found.items() if cell["difference"] is not None}
+    assert compared == {*names.CATEGORIES} - {"Retrieval"} and found[AVG_PAPER]["ours"] is not None
+    text = made.run(spec, tmp_path).md
+    assert "SciFact: 100 of 1,300 queries. Among fewer" in text
+    general = made.run(spec_of([one], "geometry", tasks=()), tmp_path).md
+    assert "SciFact" not in general
+
+
 def test_a_missing_result_is_a_missing_cell(study):
     for one in study:
         if one.run == "grace" or (one.run, one.seed) == ("cl", 1):

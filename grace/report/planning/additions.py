@@ -79,7 +79,7 @@ def _addition(
     for at in sorted({(b, str(e.study.runs[run].data)) for run in readers for b in e.backbones_of(run)}):
         other += e.learning(*at)
         disk += e.learnt_bytes(*at)
-    gpu = {rule: e.study.resources[rule].gpu > 0 for rule in ("train", "evaluate")}
+    gpu = {rule: e.processor or e.study.resources[rule].gpu > 0 for rule in ("train", "evaluate")}
     seconds = training.seconds * gpu["train"] + (evaluation.seconds + other.seconds) * gpu["evaluate"]
     return Addition(
         name, shown_in, all(run in e.used for run in runs), len(runs), trainings, evaluations, training, evaluation,

@@ -61,7 +61,8 @@ class Estimates(Trainings):
         for name in general.tasks:
             if (size := GENERAL.get(name)) is None:
                 continue
-            count = min(size.items, general.limit * size.parts) if general.limit else size.items
+            limit = general.limits.get(name, general.limit)
+            count = min(size.items, limit * size.parts) if limit else size.items
             steps = math.ceil(count / general.batch_size) * size.written
             seconds = costs.compute_seconds(h, costs.forward_flops(b, count, size.prompt, count))
             if size.written:

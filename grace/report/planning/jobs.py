@@ -75,8 +75,8 @@ class Plan:
 
     @property
     def wall_hours(self) -> float:
-        """With every GPU busy, but no shorter than the longest chain of jobs."""
-        return max(self.gpu_hours / self.estimates.h.gpus, self.chain / 3600)
+        """With every GPU busy, but no shorter than the longest chain of jobs; of a processor one job after another."""
+        return max(self.gpu_hours / max(self.estimates.h.gpus, 1), self.chain / 3600)
 
 
 def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
@@ -104,8 +104,8 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
 
     def rule(name: str, jobs: int, works: Iterable[Work] = (), gpus: int | None = None, *holds: str) -> Rule:
         at = spec.study.resources[RESOURCES.get(name, name)]
-        gpus = at.gpu if gpus is None else gpus
         works = list(works)
+        gpus = int(bool(works)) if e.processor else at.gpu if gpus is None else gpus
         total = sum(works, Work())
         longest = max((work.seconds for work in works), default=0.0) / gpus if gpus else 0.0
         hours = total.seconds / 3600 if gpus else 0.0
@@ -113,7 +113,7 @@ def plan(spec: PlanSpec, kept: dict[str, int] | None = None) -> Plan:
 
     own = [name for name, backbone in spec.backbones.items() if backbone.kind == "trained"]
     sources = len(e.sources)
-    shared = max((job.gpus for job in trainings), default=0) if spec.study.resources["train"].gpu else 0
+    shared = max((job.gpus for job in trainings), default=0) if spec.study.resources["train"].gpu or e.processor else 0
     rules = [
         rule("source", sources, (), None, "raw text"),
         rule("pairs", sources, (), None, "pairs"),
@@ -161,7 +161,7 @@ def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
     raw = sum(map(text, e.sources))
     parameters = {name: costs.parameters(backbone) for name, backbone in backbones.items()}
     tasks = {group for runs in e.evaluated.values() for groups in runs.values() for group in groups}
-    texts = [field for group in e.sizes if group in tasks for field in e.fields(group, list(tasks))]
+    texts = [field for group in e.sizes if group in tasks for field in e.fields(group, list(tasks), e.fetched)]
     return {
         "raw text": raw,
         "pairs": raw,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 
 from grace import ablations
@@ -12,7 +13,9 @@ from grace.runs import contrastive
 from grace.section import build, merge
 from grace.shown import REFERENCE
 from grace.specs import PlanSpec
+from grace.tasks import CATEGORY, OTHER_DOCUMENTS
 
+FORUMS, SUMMEVAL = 12, 100  # members of CQADupstackRetrieval, documents of SummEval
 EXHIBITS = ("runs", "tables", "figures", "ablations")  # no run changes them, and they are long
 SAMPLING = ("engine", "direct_prompt", "sampling_temperature", "batch_size")  # of `evaluation`, with the prompt
 
@@ -23,9 +26,30 @@ class Needs:
     def __init__(self, spec: PlanSpec) -> None:
         self.spec, self.study = spec, spec.study
         groups, sizes = spec.study.evaluation.groups, task_sizes()
-        self.sizes = {name: [f for f in sizes if f.task in names] for name, names in groups.items()}
+        counted = ("queries", "texts", "texts 1")
+        self.items = {"SummEval": SUMMEVAL, **{f.task: f.texts for f in sizes if f.name in counted}}
+        self.fetched = {name: [f for f in sizes if f.task in names] for name, names in groups.items()}
+        self.sizes = {name: list(map(self._sampled, fields)) for name, fields in self.fetched.items()}
         tasks = {name for names in groups.values() for name in names}
         self.unsized = sorted(tasks - {f.task for f in sizes}) + sorted({*spec.study.general.tasks} - {*GENERAL})
+
+    def _sampled(self, field: Field) -> Field:
+        """What a draw (`evaluation.sample`) leaves of a field, as if one document were judged for each query."""
+        count = self.study.evaluation.sample.get(field.task)
+        if count is None or field.name == "training texts":
+            return field
+        count *= FORUMS if field.task == "CQADupstackRetrieval" else 1
+        if field.name == "documents" and CATEGORY[field.task] == "Retrieval":
+            texts = count * (1 + OTHER_DOCUMENTS)
+        else:
+            texts = math.ceil(field.texts * count / self.items[field.task])
+        texts = min(texts, field.texts)
+        return field._replace(texts=texts, distinct=min(texts, field.distinct), same_as="")
+
+    @property
+    def processor(self) -> bool:
+        """Whether a processor does the jobs, one by one."""
+        return self.study.hardware.gpus == 0
 
     # ---- runs ---------------------------------------------------------------------------
 
@@ -189,10 +213,14 @@ class Needs:
         """Whether each seed writes rationales of its own."""
         return self.study.runs[run].rationales and self.sections[run].evaluation.sampling_temperature > 0
 
-    def fields(self, group: str, groups: list[str]) -> list[Field]:
-        """What a group encodes, without texts that another task of `groups` leaves in the store."""
+    def fields(self, group: str, groups: list[str], sizes: dict[str, list[Field]] | None = None) -> list[Field]:
+        """What a group encodes, without texts that another task of `groups` leaves in the store.
+
+        Args:
+            sizes: `fetched` for whole tasks; otherwise with what is drawn of them.
+        """
         tasks = {name for one in groups for name in self.study.evaluation.groups[one]}
-        return [field for field in self.sizes[group] if field.same_as not in tasks]
+        return [field for field in (sizes or self.sizes)[group] if field.same_as not in tasks]
 
     def pairs(self, run: str, group: str) -> int | None:
         """Held-out pairs whose geometry is measured with this group; None: in another group, or not of this run."""

@@ -33,7 +33,8 @@ bandwidth_tb x decode_share. Seconds are of one GPU.
    round, whose steps are those of an adapter and those of 4. A backbone of the workflow's own: 3 passes over its rows.
 6. Evaluation: each distinct text once; with a rationale a prefill (2), decoding (3) and, with vLLM, a pooling pass (2);
    without, the prefill alone. A run that differs in pooling or has a smaller budget writes nothing: one pass (2) over
-   prompt and rationale. The geometry's held-out pairs come on top. General tasks: 2 and 3.
+   prompt and rationale. The geometry's held-out pairs come on top. Of a drawn part of a retrieval (evaluation.sample)
+   11 documents a query, as if one were judged. General tasks: 2 and 3.
 7. Memory of a training GPU. State: 16 bytes a parameter (weight, gradient and Adam's moments in float32) / processes
    under FSDP; with LoRA 4, and 16 an adapter's parameter. Working: the activations of rollouts_per_forward longest
    sequences or of a mini batch's longest texts (without the gradient cache of the process's whole batch), or while
@@ -67,7 +68,7 @@ def watch(plan: Plan) -> list[str]:
                 f"{rule.name}: the longest job is estimated at {hours(rule.longest / 3600)} hours and is given "
                 f"{rule.runtime / 60:.3g}; raise resources.{rule.name}.runtime, or start it again to go on."
             )
-        if rule.gpus > e.h.gpus:
+        if rule.gpus > e.h.gpus and not e.processor:
             found.append(f"{rule.name}: a job takes {rule.gpus} GPUs, hardware.gpus names {e.h.gpus}.")
     found += _memory(plan) if plan.gpu_hours else []
     found += _lengths(plan)

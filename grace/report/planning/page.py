@@ -17,12 +17,25 @@ UNKNOWN = "unknown"
 def line(plan: Plan) -> str:
     """One line of totals."""
     e = plan.estimates
-    time = f"{hours(plan.gpu_hours)} GPU-hours ({days(plan.wall_hours)} on {e.h.gpus} x {e.h.gpu})"
-    return (
+    time = f"{hours(plan.gpu_hours)} GPU-hours ({days(plan.wall_hours)} on {machine(plan)})"
+    return _words(
+        plan,
         f"study {e.spec.name}: {sum(rule.jobs for rule in plan.rules)} jobs, {time if plan.gpu_hours else 'no GPU'}, "
         f"{count(plan.work.written)} tokens written, {size(sum(plan.disk.values()))} of disk; "
-        "estimates, not measurements"
+        "estimates, not measurements",
     )
+
+
+def machine(plan: Plan) -> str:
+    h = plan.estimates.h
+    return f"{h.gpus} x {h.gpu}" if h.gpus else h.gpu
+
+
+def _words(plan: Plan, text: str) -> str:
+    """What is said of GPUs, said of the processor in a study of one."""
+    if not plan.estimates.processor:
+        return text
+    return text.replace("GPU-", "").replace("GPUs", "processors").replace("GPU", "processor")
 
 
 def render(plan: Plan, variations: list[tuple[str, float]]) -> str:
@@ -53,7 +66,7 @@ def render(plan: Plan, variations: list[tuple[str, float]]) -> str:
         "",
         f"    snakemake --cores 1 plan --config study={e.spec.name} 'defaults={{hardware: {{rationale_tokens: 800}}}}'",
     ]
-    return "\n".join(lines) + "\n"
+    return _words(plan, "\n".join(lines) + "\n")
 
 
 def _summary(plan: Plan) -> list[str]:
@@ -65,7 +78,7 @@ def _summary(plan: Plan) -> list[str]:
         "seeds": ", ".join(map(str, e.study.seeds)),
         "jobs": f"{sum(rule.jobs for rule in plan.rules):,}",
         "GPU-hours": hours(plan.gpu_hours),
-        "wall time": f"{days(plan.wall_hours)} on {e.h.gpus} x {e.h.gpu}, all of them busy",
+        "wall time": f"{days(plan.wall_hours)} on {machine(plan)}, all of it busy",
         "longest chain": f"{days(plan.chain / 3600)}: a training and the evaluations that wait for it",
         "tokens": f"{count(read)} of prompts, {count(written)} written",
         "disk": f"{size(sum(plan.disk.values()))}, and {size(plan.checkpoints)} while a training runs",

@@ -68,7 +68,7 @@ def _placed(mark: Mark, found: Estimate) -> Mark:
 def comparable(results: Results) -> bool:
     """Whether both scores are of the paper's tasks, and of all their items."""
     whole = {name for every in tasks.MTEB.values() for name in every.split()}
-    limited = any(one.limited for seeds in results.general.values() for one in seeds)
+    limited = any(one.limited for seeds in results.general.values() for one in seeds) or bool(results.models.samples)
     return set(results.spec.tasks) == whole and set(generative(results)) == {*numbers.GENERAL.values()} and not limited
 
 

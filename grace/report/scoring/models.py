@@ -35,6 +35,7 @@ class Seed:
     missing: list[str] = field(default_factory=list)  # that are not there
     problems: list[Problem] = field(default_factory=list)
     limited: bool = False  # whether a general result is of some items of its tasks only
+    samples: dict[str, str] = field(default_factory=dict)  # MTEB task -> what part of it was drawn
     writing: str | None = None  # hash of the rationales behind a general result
 
     @property
@@ -69,6 +70,11 @@ class Models(dict[tuple[str, str], list[Seed]]):
     @property
     def problems(self) -> list[Problem]:
         return list(dict.fromkeys(one for seeds in self.values() for seed in seeds for one in seed.problems))
+
+    @property
+    def samples(self) -> dict[str, str]:
+        """MTEB task -> what part of it was drawn, the same for all models."""
+        return {name: part for seeds in self.values() for one in seeds for name, part in one.samples.items()}
 
     @property
     def missing(self) -> list[str]:

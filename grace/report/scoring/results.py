@@ -190,7 +190,20 @@ def limited(result: dict[str, Any]) -> bool:
     """Whether a result of `general` was made with some items of its tasks only."""
     settings = result["manifest"].get("settings")
     general = settings.get("general") if isinstance(settings, dict) else None
-    return isinstance(general, dict) and general.get("limit") is not None
+    return isinstance(general, dict) and (general.get("limit") is not None or bool(general.get("limits")))
+
+
+def samples(result: dict[str, Any]) -> dict[str, str]:
+    """Of the tasks of a result of `evaluate` of which a part was drawn: "500 of 1,379 pairs"."""
+    tasks: Any = result.get("tasks")
+    if not isinstance(tasks, dict):
+        return {}
+    found = {name: entry.get("sample") for name, entry in tasks.items() if isinstance(entry, dict)}
+    return {
+        name: " and ".join(f"{part:,} of {of:,} {what}" for what, (part, of) in drawn.items())
+        for name, drawn in found.items()
+        if isinstance(drawn, dict) and drawn
+    }
 
 
 def scorer(result: dict[str, Any]) -> tuple[str, str | None]:

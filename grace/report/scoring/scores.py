@@ -100,6 +100,7 @@ def _read(one: Seed, path: str, found: dict[str, list[tuple[Entry, str]]]) -> _R
             one.categories[entry.name] = entry.category
     one.files.append(path)
     one.limited |= results.limited(result)
+    one.samples |= results.samples(result)
     if said := results.tokens(result):
         one.tokens[path] = said
     one.writing = results.writing(result) or one.writing

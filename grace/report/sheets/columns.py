@@ -43,7 +43,9 @@ def columns(table: Table, models: Models, planned: list[str]) -> list[Column]:
     if table.kind == "geometry":
         return geometry()
     members = categories(models, planned)
-    return by_task(members) if table.kind == "tasks" else by_category(members, table.subset or bool(table.ablations))
+    if table.kind == "tasks":
+        return by_task(members)
+    return by_category(members, table.subset or bool(table.ablations), set(models.samples))
 
 
 def categories(models: Models, planned: list[str]) -> dict[str, list[str]]:
@@ -53,26 +55,27 @@ def categories(models: Models, planned: list[str]) -> dict[str, list[str]]:
     return {c: sorted(name for name in known if known[name] == c) for c in tasks.CATEGORIES}
 
 
-def by_category(members: dict[str, list[str]], subset: bool) -> list[Column]:
+def by_category(members: dict[str, list[str]], subset: bool, sampled: set[str]) -> list[Column]:
     """The seven categories, their averages, and two figures that say how a score came about.
 
     Args:
         members: category -> tasks. subset: whether the paper's table is of its 16 tasks (table 4), whose average is
-            the mean over tasks.
+            the mean over tasks. sampled: tasks of which a part was drawn, which compare with nothing.
     """
     full = {c: set(members[c]) == set((tasks.SUBSET if subset else tasks.MTEB)[c].split()) for c in tasks.CATEGORIES}
     every = [name for names in members.values() for name in names]
     found = [
-        Column(c, dict.fromkeys(members[c], 1.0), printed=c, comparable=full[c], category=c) for c in tasks.CATEGORIES
+        Column(c, names, printed=c, comparable=full[c] and not sampled & names.keys(), category=c)
+        for c in tasks.CATEGORIES
+        for names in [dict.fromkeys(members[c], 1.0)]
     ]
-    whole = all(full.values())
-    found.append(
-        Column(AVG_TASKS, dict.fromkeys(every, 1.0), printed="Avg" if subset else None, comparable=subset and whole)
-    )
+    whole, same = all(full.values()), not sampled.intersection(every)
+    average = Column(AVG_TASKS, dict.fromkeys(every, 1.0), printed="Avg" if subset else None)
+    found.append(average._replace(comparable=subset and whole and same))
     if not subset:
         factor = {c: numbers.PAPER_WEIGHTS[c] / numbers.COUNTS[c] for c in tasks.CATEGORIES}
         weights = {name: factor[c] for c, names in members.items() for name in names}
-        found.append(Column(AVG_PAPER, weights if whole else {}, printed="Avg"))
+        found.append(Column(AVG_PAPER, weights if whole else {}, printed="Avg", comparable=same))
     cosine = {results.geometry("random_pair_cosine"): 1.0}
     return [*found, Column(COSINE, cosine, scale=1.0, digits=(2, 2)), Column(TOKENS, {}, tokens=True, digits=(1, 1))]
 

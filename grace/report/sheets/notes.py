@@ -11,11 +11,19 @@ from grace.report.sheets.grid import MISSING, Line, marked
 LISTED = 5  # missing files that are named
 
 
-def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str], encoders: list[str]) -> list[Line]:
+def notes(
+    table: Table,
+    cells: list[Cell],
+    resamples: int,
+    missing: list[str],
+    encoders: list[str],
+    samples: dict[str, str],
+) -> list[Line]:
     """Of a table's own cells, without those of the paper alone.
 
     Args:
-        missing: result files that are not there. encoders: runs of an encoder-only model.
+        missing: result files that are not there. encoders: runs of an encoder-only model. samples: task -> what part
+            of it was drawn.
     """
     found = [_intervals(resamples, max((cell["planned"] for cell in cells), default=0))]
     if any(cell["ours"] is None for cell in cells):
@@ -32,6 +40,12 @@ def notes(table: Table, cells: list[Cell], resamples: int, missing: list[str], e
     if table.ablations and any(cell["paper"] is not None for cell in cells) and numbers.rows("table4", GRACE_3B):
         found.append(
             "The paper prints these rows of *GRACE-3B* and does not say which of its two 3B backbones that is."
+        )
+    if samples:
+        parts = "; ".join(f"{name}: {part}" for name, part in samples.items())
+        found.append(
+            f"Drawn at random, the same for all rows: {parts}. Among fewer documents, or fewer texts of a cluster, the "
+            "right one is easier to find, so these scores are not those of the whole task."
         )
     found += _columns(table, {cell["column"] for cell in cells})
     for run in encoders:

@@ -16,17 +16,20 @@ from grace.report.sheets.signs import Signs
 Rows = dict[tuple[str, str], dict[str, Cell]]
 
 
-def sheet(spec: specs.TablesSpec, cells: list[Cell], columns: list[Column], missing: list[str]) -> Sheet:
+def sheet(
+    spec: specs.TablesSpec, cells: list[Cell], columns: list[Column], missing: list[str], samples: dict[str, str]
+) -> Sheet:
     """A table, ours first and then what only the paper has.
 
     Args:
         cells: of `cells.build`; those of one backbone and run form a row, in their order.
-        missing: result files that are not there.
+        missing: result files that are not there. samples: task -> what part of it was drawn.
     """
     ours, printed = ([cell for cell in cells if cell["reference"] is kind] for kind in (False, True))
     signs = Signs(list(dict.fromkeys(one for cell in ours for one in cell["problems"])))
     made = _by_task(ours, columns, signs) if spec.table.kind == "tasks" else [_by_run(ours, columns, signs)]
-    said = notes.notes(spec.table, ours, spec.bootstrap, missing, spec.encoders)
+    shown = {name: part for name, part in samples.items() if any(name in column.weights for column in columns)}
+    said = notes.notes(spec.table, ours, spec.bootstrap, missing, spec.encoders, shown)
     if made:
         made[-1].notes = [*signs.notes(), *(("", note) for note in said)]
     if printed:

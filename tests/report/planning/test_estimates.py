@@ -111,6 +111,21 @@ def test_evaluation_by_hand():
     assert reasons.seconds == pytest.approx(written)
 
 
+def test_a_drawn_part_of_a_task_by_hand():
+    groups = {"sts": ["BIOSSES"], "more": ["SciFact", "AskUbuntuDupQuestions", "EmotionClassification", "SummEval"]}
+    sample = {"BIOSSES": 50, "SciFact": 20, "AskUbuntuDupQuestions": 36, "EmotionClassification": 300, "SummEval": 10}
+    whole, part = (
+        plan(spec("hand", evaluation={**HAND["evaluation"], "groups": groups, "sample": given}), KEPT)
+        for given in ({}, sample)
+    )
+    counts = [[round(n) for n, _ in part.estimates.encoded("small", "base", group)] for group in groups]
+    # Of 361 queries with 7,220 candidates 36 with 720; 11 documents a query; all 917 training texts; of 100 documents a
+    # tenth of the 1,100 and 1,600 summaries.
+    assert sorted(counts[0]) == [50, 50]
+    assert sorted(counts[1]) == sorted([20, 220, 36, 720, 300, 917, 110, 160])
+    assert whole.disk["MTEB data sets"] == part.disk["MTEB data sets"] > 0  # fetched whole
+
+
 def test_an_encoder_only_model_takes_jobs_and_next_to_nothing_else(monkeypatch):
     before = plan(spec("hand"), KEPT)
     monkeypatch.setitem(HAND, "encoder", "minilm")
@@ -148,6 +163,8 @@ def test_general_by_hand():
     assert rule(made, "general").gpu_hours == pytest.approx(9 * (prefill + decode) / 3600)
     few = plan(spec("hand", general={"limit": 32, "tasks": ["humaneval"], "rationales": 0}), KEPT)
     assert rule(few, "general").work.written == 9 * 32 * 250
+    own = plan(spec("hand", general={"limits": {"humaneval": 16}, "tasks": ["humaneval"], "rationales": 0}), KEPT)
+    assert rule(own, "general").work.written == 9 * 16 * 250
 
 
 def test_disk_by_hand():
