@@ -92,7 +92,7 @@ def test_stsbenchmark_is_spearmans_correlation(model, evaluated, tmp_path, monke
     monkeypatch.setattr(model, "spec", model.spec.model_copy(update={"rationales": True, "max_new_tokens": 4}))
     hub = mteb_tasks.get_tasks
 
-    def dev(names, data, local):
+    def dev(names, data, local, sample):
         (task,) = hub(names)
         task.filter_eval_splits(["validation"])
         local_data.use(task, local[names[0]])
