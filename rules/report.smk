@@ -191,10 +191,7 @@ rule plan:
         runtime=runtime("tables"),
         gpu=0,
     params:
-<<<<<<< HEAD
         # A function: snakemake would take {text} of a prompt for a wildcard.
-=======
->>>>>>> 436d203110663fe753d13fc326fcae2a63d89890
         spec=lambda wildcards: packed(PLAN.spec_plan()),
     shell:
         "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"
