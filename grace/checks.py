@@ -21,12 +21,15 @@ TARGETS = (*RULES, "all", "audit", "claims", "download", "encoder", "figures", "
 
 def check_methods(runs: Runs, name: str, at: Study) -> None:
     """What a run's method asks of its sections together. Raises: UserError."""
-    if runs.study.runs[name].method == "encoder" and at.encoder is None:
+    entry = runs.study.runs[name]
+    if entry.method == "encoder" and at.encoder is None:
         raise UserError(
             f"config: runs.{name}.method: 'encoder' is the study's encoder, and it has none; name one of "
             "available_encoders in encoder, or leave the run out."
         )
-    if runs.study.runs[name].method == "adapter+grace" and at.grace.lora is None:
+    if entry.method != "encoder" and (wrong := at.pooling.misses(entry.rationales)):
+        raise UserError(f"config: runs.{name}: {wrong}.")
+    if entry.method == "adapter+grace" and at.grace.lora is None:
         raise UserError(
             f"config: runs.{name}.settings.grace.lora: the generator of adapter+grace is an adapter beside the one "
             "that embeds; give its rank, alpha, dropout and targets."

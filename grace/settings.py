@@ -49,6 +49,20 @@ class Pooling(Section):
     closing: Annotated[str, Field(min_length=1)] | None = None
     standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
 
+    def misses(self, rationales: bool) -> str | None:
+        """What is wrong where texts are embedded with, or without, rationales: a clause that begins with the key."""
+        if self.tokens == "rationale" and not rationales:
+            return (
+                "pooling.tokens: rationale, but texts are embedded without one; set tokens: both or text, or embed "
+                "after reasoning"
+            )
+        if self.tokens == "text" and rationales:
+            return (
+                "pooling.tokens: text, so the rationale has no part in the embedding; set tokens: both or rationale, "
+                "or embed without reasoning"
+            )
+        return None
+
     @model_validator(mode="after")
     def _together(self) -> Pooling:
         if self.closing is not None and (self.method != "eos" or self.tokens != "both"):

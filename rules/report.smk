@@ -191,6 +191,7 @@ rule plan:
         runtime=runtime("tables"),
         gpu=0,
     params:
+        # A function: snakemake would take {text} of a prompt for a wildcard.
         spec=lambda wildcards: packed(PLAN.spec_plan()),
     shell:
         "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"

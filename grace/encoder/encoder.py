@@ -268,7 +268,7 @@ class RationaleEncoder:
         reasons = self.spec.rationales if rationales is None else rationales
         if reasons and not self.writes:
             raise UserError(MERGED)
-        reads.check(self.spec.pooling, reasons, "encoder")
+        reads.check(self.spec.pooling, reasons)
         new = self.spec.max_new_tokens if reasons else 0
         new += len(reads.closing_ids(self.template, self.spec.pooling))
         check_context(self.model.config, self.spec.prompt.max_prompt_tokens, new)

@@ -26,18 +26,10 @@ def whole(ids: list[int]) -> Read:
     return Read(ids, 0, len(ids))
 
 
-def check(pooling: Pooling, rationales: bool, where: str = "config") -> None:
+def check(pooling: Pooling, rationales: bool) -> None:
     """Raises: UserError when `pooling` pools tokens that are not there, or none of the rationale that is written."""
-    if pooling.tokens == "rationale" and not rationales:
-        raise UserError(
-            f"{where}: pooling.tokens: rationale, but texts are embedded without one; set tokens: both or text, or "
-            "embed after reasoning."
-        )
-    if pooling.tokens == "text" and rationales:
-        raise UserError(
-            f"{where}: pooling.tokens: text, so the rationale has no part in the embedding; set tokens: both or "
-            "rationale, or embed without reasoning."
-        )
+    if wrong := pooling.misses(rationales):
+        raise UserError(f"config: {wrong}.")
 
 
 def closing_ids(template: PromptTemplate, pooling: Pooling) -> list[int]:

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 
+from grace.config import Backbone
+from grace.encoder.loading import load_tokenizer
 from grace.method.prompt import PromptTemplate
 from grace.training import corpus
+from grace.training.backbone import build_model
 from tests.training.settings import PROMPT
 from tests.training.test_backbone import ROWS
 
@@ -19,6 +22,16 @@ def test_tokenizer_round_trip(tokenizer):
     text = "Naïve <think> x </think> tensor[0] → ∂"
     assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
     assert len(tokenizer) <= 400
+
+
+def test_it_cuts_a_text_as_it_does_when_it_is_loaded_with_its_model(tokenizer, tmp_path):
+    """transformers gives a Qwen model's tokenizer the pre-tokenizer of Qwen's, whatever the folder has."""
+    shape = dict(layers=1, width=32, heads=4, kv_heads=2, feed_forward=64)
+    build_model(Backbone(kind="trained", vocab_size=400, **shape), tokenizer).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = load_tokenizer(tmp_path)
+    for text in ("of 12345 items.\n\n1. First\n2. it's", "a   b\t\tc\r\n\r\nd 3.14159", "Naïve e\u0301", "x_1[0, :]"):
+        assert loaded(text)["input_ids"] == tokenizer(text)["input_ids"], text
 
 
 def test_a_stream_is_the_tokens_of_the_whole_texts(tokenizer):
