@@ -139,7 +139,7 @@ def test_a_drawn_part_of_a_task_is_said_and_not_compared_with_the_paper(tmp_path
     compared = {column for column, cell in found.items() if cell["difference"] is not None}
     assert compared == {*names.CATEGORIES} - {"Retrieval"} and found[AVG_PAPER]["ours"] is not None
     text = made.run(spec, tmp_path).md
-    assert "SciFact: 100 of 1,300 queries. Among fewer" in text
+    assert "SciFact: 100 of 1,300 queries. With fewer" in text
     general = made.run(spec_of([one], "geometry", tasks=()), tmp_path).md
     assert "SciFact" not in general
 

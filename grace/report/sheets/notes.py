@@ -44,8 +44,8 @@ def notes(
     if samples:
         parts = "; ".join(f"{name}: {part}" for name, part in samples.items())
         found.append(
-            f"Drawn at random, the same for all rows: {parts}. Among fewer documents, or fewer texts of a cluster, the "
-            "right one is easier to find, so these scores are not those of the whole task."
+            f"Drawn at random, the same for all rows: {parts}. With fewer documents, or smaller sets to cluster, a "
+            "task is easier, so these scores are not those of the whole task."
         )
     found += _columns(table, {cell["column"] for cell in cells})
     for run in encoders:
