@@ -110,7 +110,8 @@ class Shown(Runs):
             ]
         points = list({point.run: point for point in points}.values())
         runs = [point.run for point in points]
-        backbones = [name for name in self.study.backbones if any(name in self._backbones(one) for one in entries)]
+        trained = [name for name in self.study.backbones if name not in self.study.untrained]
+        backbones = [name for name in trained if any(name in self._backbones(one) for one in entries)]
         seeds = sorted({seed for entry in entries for seed in self.seeds(entry)})
 
         def cells(results: Any) -> list[specs.Cell]:

@@ -352,9 +352,9 @@ def test_a_backbone_that_is_evaluated_only():
     plan = Plan(CONFIG)
     assert plan.backbones_of_run("grace") == ["tiny"] and plan.backbones_of_run("base") == ["tiny", "smollm2-135m"]
     spec = json.loads(plan.spec_evaluate("smollm2-135m", "base", 0, "docstrings"))
-    assert spec["rows"] == spec["pairs"] == 80
+    assert spec["rows"] == spec["pairs"] == 50
     assert json.loads(plan.spec_evaluate("tiny", "base", 0, "docstrings"))["rows"] is None
-    assert json.loads(plan.spec_general("smollm2-135m", "base", 0))["rows"] == 80
+    assert json.loads(plan.spec_general("smollm2-135m", "base", 0))["rows"] == 50
     paths = [path for name in plan.study.tables for path in plan.table_inputs(name)]
     assert "results/demo/cases/smollm2-135m.json" in paths
     assert not any("smollm2-135m/grace" in path or "smollm2-135m/cl" in path for path in paths)

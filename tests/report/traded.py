@@ -32,7 +32,8 @@ WRITING = {
 
 
 def plan(study: str = "demo", **over: Any) -> Plan:
-    return Plan({**copy.deepcopy(CONFIG), "study": study, **over})
+    one = {"backbones": ["tiny"] if study == "demo" else None}
+    return Plan({**copy.deepcopy(CONFIG), "study": study, **one, **over})
 
 
 def spec(

@@ -20,7 +20,7 @@ def test_the_papers_study_differs_in_nothing():
 
 def test_the_demo_names_each_setting_that_it_changes():
     at = found("demo")
-    assert at["backbones"][1] == "tiny" and at["reward.lambda1"] == ("0.2", "0.1")
+    assert at["backbones"][1] == "tiny, smollm2-135m" and at["reward.lambda1"] == ("0.2", "0.1")
     assert at["grace.max_steps"] == ("none", "80") and at["grace.engine"] == ("vllm", "transformers")
     assert at["evaluation.tasks"][0].endswith("and 50 more") and "DocstringSTS" in at["evaluation.tasks"][1]
     assert not any(key.startswith(("resources", "hardware", "tables", "figures", "title")) for key in at)

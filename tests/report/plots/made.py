@@ -19,6 +19,7 @@ def spec(figure: str, root: Path, study: str = "demo", **over) -> specs.FiguresS
     """A configured figure whose results lie under `root`; `over`: sections of the study, changed."""
     config = copy.deepcopy(CONFIG)
     config["study"] = study
+    config["backbones"] = ["tiny"] if study == "demo" else None
     for key, value in over.items():
         config[key] = value
     made = specs.FiguresSpec.model_validate_json(Plan(config).spec_figures(figure)).model_dump()
