@@ -6,6 +6,7 @@ import copy
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import gguf
 import torch
@@ -50,7 +51,10 @@ def make_model(kind: str, **more: Any) -> Any:
 
 def make_tokenizer() -> Any:
     """One that splits as GPT-2 does; knows two new lines and a number of four digits."""
-    return train_tokenizer([*TEXTS * 5, *[TEXT] * 20, *["\n\n", "1234"] * 200], 400)
+    with patch("grace.training.corpus.Qwen2Tokenizer") as qwen:
+        own = qwen.return_value.backend_tokenizer
+        own.normalizer, own.pre_tokenizer = None, pre_tokenizers.ByteLevel(add_prefix_space=False)
+        return train_tokenizer([*TEXTS * 5, *[TEXT] * 20, *["\n\n", "1234"] * 200], 400)
 
 
 def splits_of(kind: str) -> str:

@@ -45,8 +45,14 @@ def judge(claim: Claim, measured: Measured) -> list[Entry]:
     return [
         {**_entry(_settled(claim, one, name, measured), one, name, measured.models), "headline": place == 0}
         for name in backbones
+        if name == MEAN or all(_planned(run, name, measured.models) for run in (claim.run, claim.other))
         for place, one in enumerate(measures)
     ]
+
+
+def _planned(run: str, backbone: str, models: Models) -> bool:
+    """False of a run that other backbones have and this one does not."""
+    return (backbone, run) in models or not any(name == run for _, name in models)
 
 
 def _settled(claim: Claim, measure: Measure, backbone: str, measured: Measured) -> Claim:

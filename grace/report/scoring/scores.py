@@ -59,7 +59,8 @@ def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
         number (not a number, or there twice) is left out of `scores`.
     """
     models, files = Models(), list[_Read]()
-    raw: dict[str, list[tuple[Seed, Entry, str]]] = {}
+    # Of one backbone, since another may be evaluated on part of the rows; the draws are the same where the items are.
+    raw: dict[tuple[str, str], list[tuple[Seed, Entry, str]]] = {}
     for cell in cells:
         one = Seed(cell.seed)
         models.setdefault((cell.backbone, cell.run), []).append(one)
@@ -73,9 +74,9 @@ def load(cells: list[specs.Cell], resamples: int, seed: int = 0) -> Models:
             if len(paths) > 1:
                 one.problems.append(Problem(paths[-1], name, "duplicated", _twice(name, paths)))
             elif not any(problem.kind == "duplicated" and problem.task == name for problem in one.problems):
-                raw.setdefault(name, []).append((one, *entries[0]))
+                raw.setdefault((cell.backbone, name), []).append((one, *entries[0]))
     _mark_versions(files)
-    for name, taken in raw.items():
+    for (_, name), taken in raw.items():
         log.info("resampling %s of %d models", name, len(taken))
         for (one, entry, path), samples in zip(taken, _resampled(name, taken, resamples, seed), strict=True):
             one.scores[name] = Score(entry.score, samples, path)

@@ -53,6 +53,8 @@ def build(name: str, table: Table, models: Models, columns: list[Column]) -> lis
     for backbone in backbones:
         other = models.get((backbone, REFERENCE), [])
         for run, row in table.rows.items():
+            if (backbone, run) not in models and any(name == run for _, name in models):
+                continue  # is of other backbones alone
             seeds = models.get((backbone, run), [])
             for column in columns:
                 printed = _printed(name, _printed_as(name, backbone), row, column)
