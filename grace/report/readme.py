@@ -63,14 +63,17 @@ def block(study: Path) -> str:
         UserError: when the study has no table 1.
     """
     rows = _rows(study / "tables/table1.csv", "table1")
-    cells = {(row["run"], row["column"]): row for row in rows if row["ours"] or not row["paper"]}
+    kept = [row for row in rows if row["ours"] or not row["paper"]]
+    several = len({row.get("backbone") for row in kept}) > 1
+    cells = {((*([row["backbone"]] if several else []), row["run"]), row["column"]): row for row in kept}
     columns = [name for name in (*CATEGORIES, AVERAGE) if any(column == name for _, column in cells)]
     lines = _grid(
-        ["run", *(SHORT.get(name, name) for name in columns)],
+        [*["backbone"] * several, "run", *(SHORT.get(name, name) for name in columns)],
         [
-            [run, *(_text(cells.get((run, name)), name == AVERAGE) for name in columns)]
-            for run in dict.fromkeys(run for run, _ in cells)
+            [*key, *(_text(cells.get((key, name)), name == AVERAGE) for name in columns)]
+            for key in dict.fromkeys(key for key, _ in cells)
         ],
+        several + 1,
     )
     said = read_json(study / "tables/table1.json")["line"]
     return "\n".join([said, "", *lines, "", f"![Figure 1: generation against embedding]({FIGURE})"])
