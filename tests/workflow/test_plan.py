@@ -24,9 +24,10 @@ def test_demo(tmp_path):
     jobs, _ = planned(tmp_path)
     assert time.time() - started < 10  # 2 s on an idle machine
     assert jobs == {
-        "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 2, "tasks": 1, "backbone": 1, "train": 8,
-        "evaluate": 10, "general": 9, "cases": 1, "tables": 7, "figures": 1, "audit": 1, "claims": 1, "report": 1,
-        "all": 1,
+        "source": 1, "pairs": 1, "split": 1, "triples": 1, "lengths": 2, "tasks": 1, "backbone": 1, "download": 1,
+        # Ten runs and twelve baselines of the backbone that is trained; of the other one base, reasoning and those.
+        "train": 8, "evaluate": 22 + 14, "general": 9 + 1, "cases": 2, "tables": 8, "figures": 1, "audit": 1,
+        "claims": 1, "report": 1, "all": 1,
     }  # fmt: skip
 
 
@@ -34,9 +35,10 @@ def test_ablations(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "ablations=true")
     # 2 x 9 weights, 3 more algorithms, 2 more batch sizes, 2 more numbers of rollouts.
     assert jobs["train"] == 8 + 18 + 3 + 2 + 2
-    # And, without a training, 2 x 3 poolings, 2 x 2 shorter rationales, 3 x 3 checkpoints.
-    assert jobs["evaluate"] == 10 + 25 + 6 + 4 + 9
-    assert (jobs["tables"], jobs["figures"], jobs["latency"], jobs["general"]) == (8, 7, 1, 9)
+    # And, without a training, 2 x 3 poolings, 3 x 2 shorter rationales, 3 x 3 checkpoints, and of base and text 3 layers
+    # of one backbone, 17 of the other.
+    assert jobs["evaluate"] == 36 + 25 + 6 + 6 + 9 + 2 * (3 + 17)
+    assert (jobs["tables"], jobs["figures"], jobs["latency"], jobs["general"]) == (9, 8, 1, 10)
     items, _ = planned(tmp_path, "paper_items")
     assert items == {
         **{k: v for k, v in jobs.items() if k not in ("all", "report", "audit", "claims")},
@@ -46,7 +48,7 @@ def test_ablations(tmp_path):
 
 def test_one_figure_asks_for_its_own_runs(tmp_path):
     jobs, _ = planned(tmp_path, "figure6")
-    assert jobs["train"] == 2 and jobs["evaluate"] == 2 * 4 + 1 and jobs["figures"] == 1  # and reasoning
+    assert jobs["train"] == 2 and jobs["evaluate"] == 2 * 4 + 2 and jobs["figures"] == 1  # and reasoning
 
 
 TRADE = {
@@ -76,13 +78,13 @@ def test_the_demos_comparisons_on_seven_backbones(tmp_path):
 def test_the_report_brings_the_trade_off_when_it_is_asked_for(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "tradeoff=true")
     # Of the first seed four trainings, six evaluations and five general results are those of `test_demo`
-    assert jobs["train"] == 8 + 13 * 3 - 4 and jobs["evaluate"] == 10 + 27 * 3 - 6
-    assert jobs["general"] == 9 + 15 * 3 - 5 and (jobs["tables"], jobs["figures"], jobs["claims"]) == (9, 2, 1)
+    assert jobs["train"] == 8 + 13 * 3 - 4 and jobs["evaluate"] == 36 + 27 * 3 - 6
+    assert jobs["general"] == 10 + 15 * 3 - 5 and (jobs["tables"], jobs["figures"], jobs["claims"]) == (10, 2, 1)
 
 
 def test_partial_runs_nothing_but_the_report(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "partial=true")
-    assert jobs == {"tables": 7, "figures": 1, "audit": 1, "claims": 1, "report": 1, "all": 1}
+    assert jobs == {"tables": 8, "figures": 1, "audit": 1, "claims": 1, "report": 1, "all": 1}
 
 
 def test_paper(tmp_path):
@@ -90,7 +92,7 @@ def test_paper(tmp_path):
     jobs, text = planned(tmp_path, "--config", "study=paper")
     assert time.time() - started < 10  # 2.4 s on an idle machine
     assert jobs["download"] == 4 and jobs["source"] == 2 and jobs["train"] == 4 * 8
-    assert jobs["evaluate"] == 4 * 10 * 20 and jobs["general"] == 4 * 9
+    assert jobs["evaluate"] == 4 * (11 * 20 + 12 * 6) and jobs["general"] == 4 * 9  # the baselines on the subset
     for backbone in ("qwen2.5-1.5b", "llama3.2-3b", "qwen2.5-3b", "qwen3-4b"):
         assert f"results/paper/models/{backbone}/grace/seed0/manifest.json" in text
 
@@ -99,14 +101,14 @@ def test_methods_beyond_the_paper_as_rows_of_its_table(tmp_path):
     """As README has it."""
     rows = "defaults={tables: {table1: {rows: {adapter: null, fence-direct: null}}}}"
     jobs, text = planned(tmp_path, "table1", "--config", "study=paper", "backbones=qwen2.5-1.5b", rows)
-    assert jobs["train"] == 4 + 2 and jobs["evaluate"] == 20 * (6 + 2) and jobs["rationales"] == 1
+    assert jobs["train"] == 4 + 2 and jobs["evaluate"] == 20 * (7 + 2) and jobs["rationales"] == 1
     for run in ("adapter", "fence-direct"):
         assert f"results/paper/models/qwen2.5-1.5b/{run}/seed0/manifest.json" in text
 
 
 def test_single_gpu(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "study=single-gpu")
-    assert jobs["download"] == 1 and jobs["train"] == 8 and jobs["evaluate"] == 10 * 6
+    assert jobs["download"] == 1 and jobs["train"] == 8 and jobs["evaluate"] == (11 + 12) * 6
 
 
 def test_one_backbone(tmp_path):
@@ -122,7 +124,7 @@ ONE = ("--config", "study=paper", "backbones=qwen2.5-1.5b")
     ("target", "jobs"),
     [
         (("--until", "train"), {**DATA, "train": 8}),
-        (("--until", "evaluate"), {**DATA, "train": 8, "evaluate": 10 * 20}),
+        (("--until", "evaluate"), {**DATA, "train": 8, "encoder": 1, "evaluate": 11 * 20 + 12 * 6}),
         (("--until", "general"), {**DATA, "train": 8, "general": 9}),
         (("table5",), {**DATA, "train": 8, "general": 9, "tables": 1, "table5": 1}),
         (
@@ -167,7 +169,7 @@ def test_jobs_on_gpus_may_not_be_grouped(tmp_path):
 
 def test_three_seeds(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "seeds=[0,1,2]")
-    assert jobs["train"] == 24 and jobs["evaluate"] == 30 and jobs["backbone"] == 1
+    assert jobs["train"] == 24 and jobs["evaluate"] == 3 * 36 and jobs["backbone"] == 1
 
 
 def test_nothing_to_do_after_a_run(smoke):
