@@ -16,7 +16,7 @@ RULES = (
     "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "rationales", "train", "evaluate", "general",
     "latency", "cases", "tables", "report",
 )  # fmt: skip
-TARGETS = (*RULES, "all", "audit", "claims", "download", "encoder", "figures", "paper_items", "plan")
+TARGETS = (*RULES, "all", "audit", "claims", "download", "encoder", "evaluations", "figures", "paper_items", "plan")
 
 
 def check_methods(runs: Runs, name: str, at: Study) -> None:

@@ -292,6 +292,12 @@ class Plan(Shown):
         more = files(spec.traded) if spec.traded else []
         return list(dict.fromkeys([path for cell in spec.cells + spec.general for path in cell.results] + more))
 
+    def evaluations(self) -> list[str]:
+        """MTEB results that the tables, figures and claims read which are made unasked."""
+        paths = [path for name in self.wanted("table") for path in self.table_inputs(name)]
+        paths += [path for name in self.wanted("figure") for path in self.figure_inputs(name)] + self.claim_inputs()
+        return [path for path in dict.fromkeys(paths) if path.startswith(f"{self.root}/mteb/")]
+
     def spec_page(self) -> str:
         both: list[tuple[Any, Any]] = [("table", self.study.tables), ("figure", self.study.figures)]
         exhibits = [

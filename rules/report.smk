@@ -91,6 +91,12 @@ rule paper_items:
         exhibits("figure", *PLAN.of_the_paper("figure")),
 
 
+# All scores without what shows them. `--until evaluate` would leave out those that pool another evaluation's rationales.
+rule evaluations:
+    input:
+        PLAN.evaluations(),
+
+
 # What is wrong in the printed numbers; needs no result: snakemake audit
 rule audit:
     output:

@@ -35,7 +35,7 @@ def test_ablations(tmp_path):
     jobs, _ = planned(tmp_path, "--config", "ablations=true")
     # 2 x 9 weights, 3 more algorithms, 2 more batch sizes, 2 more numbers of rollouts.
     assert jobs["train"] == 8 + 18 + 3 + 2 + 2
-    # And, without a training, 2 x 3 poolings, 3 x 2 shorter rationales, 3 x 3 checkpoints, and of base and text 3 layers
+    # And, without a training, 2 x 3 poolings, 3 x 2 shorter rationales, 3 x 3 checkpoints; of base and text 3 layers
     # of one backbone, 17 of the other.
     assert jobs["evaluate"] == 36 + 25 + 6 + 6 + 9 + 2 * (3 + 17)
     assert (jobs["tables"], jobs["figures"], jobs["latency"], jobs["general"]) == (9, 8, 1, 10)
@@ -124,7 +124,7 @@ ONE = ("--config", "study=paper", "backbones=qwen2.5-1.5b")
     ("target", "jobs"),
     [
         (("--until", "train"), {**DATA, "train": 8}),
-        (("--until", "evaluate"), {**DATA, "train": 8, "encoder": 1, "evaluate": 11 * 20 + 12 * 6}),
+        (("evaluations",), {**DATA, "train": 8, "encoder": 1, "evaluate": 11 * 20 + 12 * 6, "evaluations": 1}),
         (("--until", "general"), {**DATA, "train": 8, "general": 9}),
         (("table5",), {**DATA, "train": 8, "general": 9, "tables": 1, "table5": 1}),
         (
