@@ -90,7 +90,7 @@ def write(
 
 
 def embed(model: Any, tokenizer: Any, texts: list[str], pool_from: int) -> tuple[Tensor, list[list[int]]]:
-    """Unit embeddings [n, d] of texts by a forward pass, and the tokens that went in."""
+    """Embeddings [n, d] of texts by a forward pass, and the tokens that went in."""
     given = tokenizer(texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt")
     ids, mask = given["input_ids"].to(model.device), given["attention_mask"].to(model.device)
     # No logits but the last: nothing needs them, and all of them would only slow the peer.
@@ -99,7 +99,7 @@ def embed(model: Any, tokenizer: Any, texts: list[str], pool_from: int) -> tuple
     use[:, :pool_from] = 0
     mean = (out.hidden_states[-1].float() * use.unsqueeze(-1)).sum(1) / use.sum(1, keepdim=True)
     tokens = [row[:count] for row, count in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
-    return torch.nn.functional.normalize(mean, dim=-1), tokens
+    return mean, tokens
 
 
 def continuous(

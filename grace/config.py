@@ -38,10 +38,6 @@ class Source(Section):
             raise ValueError(f"{missing[0]}: a source of kind {self.kind!r} needs this key")
         if self.mirror and self.kind not in ("gdrive", "hub"):
             raise ValueError(f"mirror: a source of kind {self.kind!r} is not fetched; path names a file of yours")
-        if self.sha256 and self.kind != "docstrings":
-            raise ValueError(
-                f"sha256: a source of kind {self.kind!r} takes none; sources.lock has that of what is fetched"
-            )
         return self
 
 

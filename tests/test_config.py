@@ -146,11 +146,6 @@ def test_every_study_is_valid(study):
         ("sources/docstrings/packages", [], "sources.docstrings.packages:"),
         ("sources/docstrings/mirror", "http://x/y", "mirror: a source of kind 'docstrings' is not"),
         ("sources/docstrings/sha256", "f" * 63, "sources.docstrings.sha256:"),
-        (
-            "sources/docstrings",
-            {"kind": "jsonl", "form": "pairs", "path": "x", "sha256": "f" * 64},
-            "sources.docstrings.sha256: a source of kind 'jsonl' takes none",
-        ),
         ("available_backbones/tiny/kind", "hub", "available_backbones.tiny.id:"),
         (
             "available_backbones/tiny/kind",
