@@ -44,7 +44,7 @@ def test_the_released_way_is_two_passes_over_text(tiny, prompts):
         mean = hidden[skip:].mean(0)
         assert made.written[row] == written
         assert made.pooled[row] == again
-        np.testing.assert_allclose(made.embeddings[row], (mean / mean.norm()).numpy(), atol=2e-6)
+        np.testing.assert_allclose(made.embeddings[row], mean.numpy(), atol=1e-5)
 
 
 def test_continuous_batching_writes_the_same(tiny, prompts):
