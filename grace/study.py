@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import cached_property
 from typing import Any, cast
 
 from grace import specs
@@ -144,10 +145,16 @@ class Plan(Shown):
         rows = f"{self.root}/data/split/{self.study.data.supervised}/train.jsonl"
         return [rows] if self.sections(run).evaluation.standardize else []
 
+    @cached_property
+    def _layer_points(self) -> list[specs.Point]:
+        return [at for every in self.points.values() for at in every if {*at.at} == {"layer"}]
+
     def _sweep(self, backbone: str, run: str) -> dict[int, str]:
         """Layer -> run, of the direct embeddings that differ from those of `run` in their layer alone."""
-        points = [at for every in self.points.values() for at in every if {*at.at} == {"layer"}]
+        points = self._layer_points
         of = next((at.of for at in points if at.run == run != at.of), None)
+        if of is None:
+            return {}
         return {
             int(at.at["layer"]): at.run
             for at in points

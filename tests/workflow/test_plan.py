@@ -90,7 +90,7 @@ def test_partial_runs_nothing_but_the_report(tmp_path):
 def test_paper(tmp_path):
     started = time.time()
     jobs, text = planned(tmp_path, "--config", "study=paper")
-    assert time.time() - started < 10  # 2.4 s on an idle machine
+    assert time.time() - started < 20  # 5.4 s on a slow machine
     assert jobs["download"] == 4 and jobs["source"] == 2 and jobs["train"] == 4 * 8
     assert jobs["evaluate"] == 4 * (11 * 20 + 12 * 6) and jobs["general"] == 4 * 9  # the baselines on the subset
     for backbone in ("qwen2.5-1.5b", "llama3.2-3b", "qwen2.5-3b", "qwen3-4b"):
