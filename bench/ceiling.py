@@ -35,8 +35,15 @@ from grace.study import Plan
 
 def ndcg(scores: np.ndarray) -> float:
     """Mean nDCG@10 of N queries, of which document i alone is relevant to query i, by `scores` [N, N]."""
-    rank = (scores > np.diag(scores)[:, None]).sum(1)
-    return float(np.where(rank < 10, 1 / np.log2(rank + 2), 0).mean())
+    return float(np.mean(ndcg_of_each(scores, np.eye(len(scores)))))
+
+
+def ndcg_of_each(scores: np.ndarray, relevant: np.ndarray, depth: int = 10) -> list[float]:
+    """nDCG@10 of each query, [Q, D] scores and relevance 0 or 1; ties in the order of the documents."""
+    gain = 1 / np.log2(np.arange(depth) + 2)
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+    got = np.take_along_axis(relevant, order, axis=1) @ gain[: order.shape[1]]
+    return [float(g / gain[: int(n)].sum()) for g, n in zip(got, relevant.sum(1), strict=True)]
 
 
 def measure(queries: np.ndarray, documents: np.ndarray) -> dict[str, float]:

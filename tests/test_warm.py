@@ -88,7 +88,7 @@ def wait(until, seconds: float = 20.0) -> None:
 def runs(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the latter while it ends: opened, and gone when read
         return False
 
 

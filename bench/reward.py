@@ -1,0 +1,273 @@
+"""Does a reward do more than its control on a real model? Held-out pairs, three real tasks, and what is written.
+
+    python -m bench.reward score --study laptop --config CONFIG --data DATA --out results/reward RUN SEED [--seeds ...]
+    python -m bench.reward table --out results/reward --to docs/results/reward
+
+`score` embeds with one trained or untrained run and keeps its scores item by item (OUT/RUN.seedS.json):
+
+- pairs: nDCG@10 of 200 held-out pairs of the training source, the first by hash: each query among all 200 documents.
+- sts: Spearman's correlation of cosines with the scores of 150 pairs, every tenth of STSBenchmark's validation split.
+- banking: accuracy of mteb's classifier (logistic regression) on 250 test texts of Banking77, learnt from 4 a label.
+- cacm: nDCG@10 of CACM's first 26 judged queries among the documents judged for them and 100 others.
+
+A rationale is *acceptable* when it is finished (an end token within the limit), does not loop (no four words occur
+twice), and is about its text: it has at least two content words, and a third of them or more stem from the text. A
+content word has four letters or more and is neither a stop word of scikit-learn nor one of "text", "sentence" and the
+like; it stems from the text if a word there has the same first four letters. Counted over the documents of the pairs.
+
+`table` writes, of all that was scored, scores.csv and .md, differences with paired intervals, and rationales before
+and after training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+from scipy.stats import spearmanr
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
+from sklearn.linear_model import LogisticRegression
+
+from bench import common
+from bench.ceiling import ndcg_of_each
+from grace.encoder.encoder import Rationale, RationaleEncoder
+from grace.encoder.explain import cosines
+from grace.evaluation.held_out import by_hash
+from grace.files import read_json, write_json, writing
+from grace.reader import read_jsonl
+from grace.report.scoring import bootstrap
+from grace.section import build
+from grace.specs import EncodeSpec
+from grace.study import Plan
+
+PAIRS, RESAMPLES, SHOWN = 200, 2000, 10
+REAL = ("sts", "banking", "cacm")
+TASKS = ("pairs", *REAL)
+ABOUT_TEXTS = {
+    "text",
+    "texts",
+    "sentence",
+    "sentences",
+    "describes",
+    "describe",
+    "described",
+    "means",
+    "mean",
+    "refers",
+}
+
+
+def content_words(text: str) -> list[str]:
+    words = re.findall(r"[^\W\d_]{4,}", text.lower())
+    return [word for word in words if word not in ENGLISH_STOP_WORDS and word not in ABOUT_TEXTS]
+
+
+def about(text: str, rationale: str) -> float:
+    """Share of a rationale's content words that stem from the text; 0 for fewer than two."""
+    known = {word[:4] for word in re.findall(r"[^\W\d_]{4,}", text.lower())}
+    words = content_words(rationale)
+    return float(np.mean([word[:4] in known for word in words])) if len(words) > 1 else 0.0
+
+
+def loops(rationale: str) -> bool:
+    words = rationale.lower().split()
+    runs = [tuple(words[i : i + 4]) for i in range(len(words) - 3)]
+    return len(set(runs)) < len(runs)
+
+
+def acceptable(text: str, rationale: Rationale) -> bool:
+    return not rationale.truncated and not loops(rationale.text) and about(text, rationale.text) >= 1 / 3
+
+
+class Tasks:
+    """The texts of all tasks, and a score per item from their embeddings."""
+
+    def __init__(self, pairs: Path, data: Path) -> None:
+        held = by_hash(pairs)[:PAIRS]
+        self.queries, self.documents = [row["query"] for row in held], [row["positive"] for row in held]
+        self.sts = list(read_jsonl(data / "stsbenchmark/validation.jsonl"))[::10]
+        seen: dict[Any, list[str]] = {}
+        for row in read_jsonl(data / "banking77/train.jsonl"):
+            seen.setdefault(row["label"], []).append(row["text"])
+        self.learnt = [(text, label) for label, texts in seen.items() for text in texts[:4]]
+        tested = list(read_jsonl(data / "banking77/test.jsonl"))
+        drawn = np.random.default_rng(0).permutation(len(tested))[:250]
+        self.tested = [(tested[i]["text"], tested[i]["label"]) for i in drawn]
+        corpus = {row["_id"]: f"{row['title']} {row['text']}".strip() for row in read_jsonl(data / "cacm/corpus.jsonl")}
+        asked = {str(row["_id"]): row["text"] for row in read_jsonl(data / "cacm/queries.jsonl")}
+        judged: dict[str, set[str]] = {}
+        for row in read_jsonl(data / "cacm/qrels.jsonl"):
+            judged.setdefault(str(row["query-id"]), set()).add(row["corpus-id"])
+        kept = [query for query in asked if query in judged][:26]
+        wanted = sorted(set().union(*(judged[query] for query in kept)))
+        others = sorted(set(corpus) - set(wanted))
+        wanted += [others[i] for i in np.random.default_rng(0).permutation(len(others))[:100]]
+        self.asked, self.corpus = [asked[query] for query in kept], [corpus[one] for one in wanted]
+        self.relevant = np.array([[one in judged[query] for one in wanted] for query in kept])
+
+    def texts(self) -> list[str]:
+        sts = [row[side] for row in self.sts for side in ("sentence1", "sentence2")]
+        banking = [text for text, _ in (*self.learnt, *self.tested)]
+        return list(dict.fromkeys([*self.queries, *self.documents, *sts, *banking, *self.asked, *self.corpus]))
+
+    def items(self, vectors: dict[str, np.ndarray]) -> dict[str, list[float]]:
+        """Of each task what its score is computed from, one number an item (of sts the cosine)."""
+
+        def rows(texts: list[str]) -> np.ndarray:
+            return np.stack([vectors[text] for text in texts])
+
+        learner = LogisticRegression(max_iter=100, random_state=42)
+        learner.fit(rows([text for text, _ in self.learnt]), [label for _, label in self.learnt])
+        said = learner.predict(rows([text for text, _ in self.tested]))
+        one, other = (rows([row[side] for row in self.sts]) for side in ("sentence1", "sentence2"))
+        return {
+            "pairs": ndcg_of_each(cosines(rows(self.queries), rows(self.documents)), np.eye(len(self.queries))),
+            "sts": [float(cosines(a, b)[0, 0]) for a, b in zip(one[:, None], other[:, None], strict=True)],
+            "banking": [float(is_) for is_ in said == np.array([label for _, label in self.tested])],
+            "cacm": ndcg_of_each(cosines(rows(self.asked), rows(self.corpus)), self.relevant),
+        }
+
+
+def score(arguments: argparse.Namespace) -> None:
+    plan = Plan({**yaml.safe_load(arguments.config.read_text(encoding="utf-8")), "study": arguments.study})
+    tasks = Tasks(arguments.pairs, arguments.data)
+    texts = tasks.texts()
+    run, _, mode = arguments.run.partition(".")
+    spec = build(EncodeSpec, plan.encode(run, arguments.seed).model_dump(), "spec")
+    spec = spec.model_copy(update={"engine": "transformers", "sampling_temperature": 0.0})
+    if mode == "direct":
+        spec = spec.model_copy(update={"rationales": False})
+    encoder = RationaleEncoder.from_spec(arguments.model, spec)
+    started = time.perf_counter()
+    made = encoder.encode(texts)
+    seconds = time.perf_counter() - started
+    vectors = dict(zip(texts, made.embeddings, strict=True))
+    kept: dict[str, Any] = {
+        "run": arguments.run,
+        "seed": arguments.seed,
+        "command": common.command(),
+        "seconds": seconds,
+        "items": tasks.items(vectors),
+        "gold": [row["score"] for row in tasks.sts],
+    }
+    if made.rationales is not None:
+        written = dict(zip(texts, made.rationales, strict=True))
+        said = [(text, written[text]) for text in tasks.documents]
+        kept["written"] = {
+            "finished": [not one.truncated for _, one in said],
+            "acceptable": [acceptable(text, one) for text, one in said],
+            "about": [about(text, one.text) for text, one in said],
+            "tokens": [len(one.token_ids) for _, one in said],
+        }
+        kept["shown"] = [[text, one.text, one.truncated] for text, one in said[:SHOWN]]
+    write_json(arguments.out / f"{arguments.run}.seed{arguments.seed}.json", kept)
+    found = scores_of(kept)
+    print(arguments.run, arguments.seed, {name: round(value, 3) for name, value in found.items()}, f"{seconds:.0f} s")
+
+
+def resampled(kept: dict[str, Any]) -> dict[str, np.ndarray]:
+    """[RESAMPLES] scores of each task, and the mean of the real ones; the same draws for every run."""
+    found = {}
+    for task in TASKS:
+        values = np.array(kept["items"][task])
+        name, gold = ("spearman", np.array(kept["gold"])) if task == "sts" else ("mean", None)
+        drawn = bootstrap.counts(len(values), RESAMPLES, 0, task)
+        found[task] = np.concatenate([bootstrap.statistic(name, values, gold, one) for one in drawn])
+    return {**found, "real": np.mean([found[task] for task in REAL], axis=0)}
+
+
+def scores_of(kept: dict[str, Any]) -> dict[str, float]:
+    found = {task: float(np.mean(kept["items"][task])) for task in TASKS}
+    found["sts"] = float(spearmanr(kept["items"]["sts"], kept["gold"]).statistic)
+    found["real"] = float(np.mean([found[task] for task in REAL]))
+    return found | {name: float(np.mean(values)) for name, values in kept.get("written", {}).items()}
+
+
+def table(arguments: argparse.Namespace) -> None:
+    kept = [read_json(path) for path in sorted(arguments.out.glob("*.seed*.json"))]
+    scores = pd.DataFrame([{"run": one["run"], "seed": one["seed"], **scores_of(one)} for one in kept])
+    pairs = [pair.split("-over-") for pair in arguments.differences]
+    if unknown := {run for pair in pairs for run in pair} - {one["run"] for one in kept}:
+        raise SystemExit(f"error: {arguments.out}: holds no scores of {min(unknown)}; run `score` for it first.")
+    differences = pd.DataFrame([row for run, control in pairs for row in difference(kept, run, control)])
+    means = scores.groupby("run").mean().drop(columns="seed")
+    means.insert(0, "seeds", scores.groupby("run").size())
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    for name, frame in (("scores", scores), ("differences", differences)):
+        with writing(arguments.to / f"{name}.csv") as temporary:
+            frame.round(4).to_csv(temporary, index=False)
+    parts = [
+        "## Scores: means over the seeds",
+        common.table(
+            ["run", *means.columns], [[name, *(_number(cell) for cell in row)] for name, *row in means.itertuples()]
+        ),
+        "## Differences in points, with paired 95 % intervals over the items of a task",
+        common.table(
+            list(differences.columns),
+            [[_number(cell, 1) for cell in row] for row in differences.itertuples(index=False)],
+        ),
+        f"## Rationales of the first {SHOWN} documents by hash (`[cut]`: not finished)",
+    ]
+    shown = [one for one in kept if "shown" in one]
+    for number in range(SHOWN if shown else 0):
+        lines = [f"**{shown[0]['shown'][number][0]}**", ""]
+        for one in shown:
+            _, said, cut = one["shown"][number]
+            lines.append(f"- {one['run']}, seed {one['seed']}: {' '.join(said.split())}{' [cut]' * cut}")
+        parts.append("\n".join(lines))
+    with writing(arguments.to / "tables.md") as temporary:
+        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    print("\n\n".join(parts[:4]))
+
+
+def _number(cell: Any, digits: int = 3) -> str:
+    return "" if pd.isna(cell) else f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell)
+
+
+def difference(kept: list[dict[str, Any]], run: str, control: str) -> Iterator[dict[str, Any]]:
+    """Of each task run - control in points: the mean over the seeds that both have. A control of one seed, such as an
+    untrained run, is that of every seed. Intervals are over the items of the tasks, the same draws for both."""
+    of = {name: {one["seed"]: one for one in kept if one["run"] == name} for name in (run, control)}
+    if len(of[control]) == 1:
+        of[control] = dict.fromkeys(of[run], *of[control].values())
+    both = sorted(of[run].keys() & of[control].keys())
+    drawn = [(resampled(of[run][seed]), resampled(of[control][seed])) for seed in both]
+    exact = [(scores_of(of[run][seed]), scores_of(of[control][seed])) for seed in both]
+    for task in (*TASKS, "real"):
+        low, high = bootstrap.interval(np.mean([a[task] - b[task] for a, b in drawn], axis=0))
+        each = [100 * (a[task] - b[task]) for a, b in exact]
+        points = {"points": float(np.mean(each)), "low": 100 * low, "high": 100 * high}
+        yield {"run": run, "control": control, "task": task, **points, "seeds": " ".join(f"{one:+.1f}" for one in each)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    commands = parser.add_subparsers(required=True)
+    one = commands.add_parser("score")
+    one.set_defaults(call=score)
+    one.add_argument("--study", default="laptop")
+    one.add_argument("--config", type=Path, default=Path("config.yaml"))
+    one.add_argument("--pairs", type=Path, required=True, help="held-out rows {id, query, positive}")
+    one.add_argument("--data", type=Path, required=True, help="folder of stsbenchmark, banking77 and cacm")
+    one.add_argument("--model", type=Path, required=True)
+    one.add_argument("--out", type=Path, default=Path("results/reward"))
+    one.add_argument("run", help="a run of the study: its prompt and pooling; RUN.direct embeds without rationales")
+    one.add_argument("seed", type=int)
+    other = commands.add_parser("table")
+    other.set_defaults(call=table)
+    other.add_argument("--out", type=Path, default=Path("results/reward"))
+    other.add_argument("--to", type=Path, required=True)
+    other.add_argument("differences", nargs="+", metavar="RUN-over-CONTROL")
+    arguments = parser.parse_args()
+    arguments.call(arguments)
+
+
+if __name__ == "__main__":
+    main()
