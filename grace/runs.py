@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from grace import ablations, specs, tasks
 from grace.checks import RULES, check_exhibits, check_methods
@@ -21,6 +21,17 @@ MEMORY_ONLY = (
     ("generation", "batch_size"), ("grace", "rollouts_per_forward"), ("offline", "rows_per_forward"),
     ("evaluation", "batch_size"),
 )  # fmt: skip
+
+
+class Result(NamedTuple):
+    """What a result file is of: in `mteb` a run, a seed and a group of tasks; in `general` a run and a seed; in the
+    others, `latency` and `cases`, a backbone."""
+
+    kind: str
+    backbone: str
+    run: str = ""
+    seed: int = 0
+    group: str = ""
 
 
 class Runs:
@@ -271,6 +282,13 @@ class Runs:
         """Result files of the MTEB tasks, of all groups or those of the subset."""
         groups = self.study.evaluation.subset if subset else self.study.evaluation.groups
         return [f"{self.root}/mteb/{backbone}/{run}/seed{seed}/{group}.json" for group in groups]
+
+    def result_of(self, path: str) -> Result | None:
+        """What a result file is of, from its path; None for any other file."""
+        kind, backbone, *rest = path.removeprefix(f"{self.root}/").removesuffix(".json").split("/")
+        if kind not in ("mteb", "general"):
+            return Result(kind, backbone) if kind in ("latency", "cases") else None
+        return Result(kind, backbone, rest[0], int(rest[1].removeprefix("seed")), *rest[2:])
 
     def training_rows(self, data: str) -> str:
         """File of the rows that a backbone is trained on, before its length filter."""

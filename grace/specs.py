@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from grace.config import Backbone, Encoder, General, Mining, Source, Study
+from grace.config import Backbone, Encoder, General, Mining, Source
 from grace.exhibits import Figure, Latency, Scalar, Table
 from grace.section import Natural, Positive, Section
 from grace.settings import Contrastive, DirectPrompt, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
@@ -283,20 +283,7 @@ class PageSpec(Section):
 
 
 class PlanSpec(Section):
-    """The whole study, with the models whose results its wanted tables and figures read."""
+    """The plan is of the whole study, so it gets the whole configuration."""
 
-    version: int = 2
-    name: str
-    study: Study
-    backbones: dict[str, Backbone]
-    sources: dict[str, Source]
-    tables: list[str]
-    figures: list[str]
-    evaluated: dict[str, dict[str, list[str]]]  # backbone -> run -> groups of MTEB tasks
-    general: dict[str, list[str]]  # backbone -> runs with general results; "backbone": the untrained runs together
-    # Results of more seeds than the study's: backbone -> "mteb/run/group" or "general/run" -> seeds.
-    seeds: dict[str, dict[str, int]] = Field(default_factory=dict)
-    exhibits: dict[str, int] = Field(default_factory=dict)  # table or figure with seeds of its own -> how many
-    timed: list[str]  # backbones whose latency is measured
-    shown: list[str]  # backbones whose rationales are shown
-    own_tasks: bool  # whether the rule `tasks` makes data
+    version: int = 3
+    config: dict[str, Any]

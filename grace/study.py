@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cached_property
 from typing import Any, cast
 
 from grace import specs
 from grace.exhibits import AT_ONCE
 from grace.runs import contrastive
-from grace.section import Section
+from grace.section import Section, merge
 from grace.shown import REFERENCE, Shown, files
 
 
@@ -299,11 +298,15 @@ class Plan(Shown):
         more = files(spec.traded) if spec.traded else []
         return list(dict.fromkeys([path for cell in spec.cells + spec.general for path in cell.results] + more))
 
-    def evaluations(self) -> list[str]:
-        """MTEB results that the tables, figures and claims read which are made unasked."""
+    def results_wanted(self) -> list[str]:
+        """Every file that the tables, figures and claims read which are made unasked."""
         paths = [path for name in self.wanted("table") for path in self.table_inputs(name)]
-        paths += [path for name in self.wanted("figure") for path in self.figure_inputs(name)] + self.claim_inputs()
-        return [path for path in dict.fromkeys(paths) if path.startswith(f"{self.root}/mteb/")]
+        paths += [path for name in self.wanted("figure") for path in self.figure_inputs(name)]
+        return list(dict.fromkeys(paths + self.claim_inputs()))
+
+    def evaluations(self) -> list[str]:
+        """MTEB results among them."""
+        return [path for path in self.results_wanted() if path.startswith(f"{self.root}/mteb/")]
 
     def spec_page(self) -> str:
         both: list[tuple[Any, Any]] = [("table", self.study.tables), ("figure", self.study.figures)]
@@ -317,36 +320,12 @@ class Plan(Shown):
         return _json(specs.PageSpec(study=self.name, title=self.study.title, exhibits=exhibits, config=self._config))
 
     def spec_plan(self) -> str:
-        """The whole study, with what its wanted tables and figures read."""
-        paths = [path for name in self.wanted("table") for path in self.table_inputs(name)]
-        paths += [path for name in self.wanted("figure") for path in self.figure_inputs(name)]
-        paths += self.claim_inputs()
-        found: dict[str, dict[str, dict[str, list[str]]]] = {"mteb": {}, "general": {}}
-        seeds: dict[str, Counter[str]] = {name: Counter() for name in self.backbones}
-        for path in dict.fromkeys(paths):
-            kind, backbone, *rest = path.removeprefix(f"{self.root}/").removesuffix(".json").split("/")
-            if kind in found:
-                groups = found[kind].setdefault(backbone, {}).setdefault(rest[0], [])
-                groups += [rest[2]] if kind == "mteb" and rest[2] not in groups else []
-                seeds[backbone]["/".join([kind, rest[0], *rest[2:]])] += 1
-        usual = len(self.study.seeds)
-        return _json(
-            specs.PlanSpec(
-                name=self.name, study=self.study, backbones=self.backbones, sources=self.sources,
-                tables=self.wanted("table"), figures=self.wanted("figure"),
-                evaluated=found["mteb"], general={name: list(runs) for name, runs in found["general"].items()},
-                timed=[name for name in self.backbones if f"{self.root}/latency/{name}.json" in paths],
-                shown=[name for name in self.backbones if f"{self.root}/cases/{name}.json" in paths],
-                own_tasks=bool(self.task_data()),
-                seeds={name: {job: n for job, n in jobs.items() if n != usual} for name, jobs in seeds.items()},
-                exhibits={
-                    name: len(self.seeds(entry))
-                    for form in ("table", "figure")
-                    for name, entry in self._every(form).items()
-                    if entry.seeds
-                },
-            )
-        )  # fmt: skip
+        return _json(specs.PlanSpec(config=self._config))
+
+    def changed(self, settings: dict[str, Any]) -> Plan:
+        """The same study with some of its settings changed."""
+        studies = self._config["studies"]
+        return Plan({**self._config, "studies": {**studies, self.name: merge(studies[self.name], settings)}})
 
 
 def _json(spec: Section) -> str:

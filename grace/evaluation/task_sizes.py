@@ -1,6 +1,6 @@
 """How much text each MTEB task encodes, from the statistics that mteb ships, for the plan of a study.
 
-    python -m grace.evaluation.task_sizes grace/report/planning/task_sizes.csv
+    python -m grace.evaluation.task_sizes grace/report/task_sizes.csv
 
 The CSV is committed, so that planning needs no mteb; a test compares it with the installed mteb.
 """

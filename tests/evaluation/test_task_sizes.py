@@ -11,7 +11,7 @@ import pytest
 from grace.evaluation.task_sizes import write
 
 ROOT = Path(__file__).parents[2]
-COMMITTED = ROOT / "grace/report/planning/task_sizes.csv"
+COMMITTED = ROOT / "grace/report/task_sizes.csv"
 BANKING = ROOT.parent / "shared/data/banking77/train.jsonl"
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import yaml
 
-from grace.specs import PlanSpec
 from grace.study import Plan
 
 ROOT = Path(__file__).parents[2]
@@ -68,20 +67,16 @@ HAND = {
 KEPT = {"e5": 1000, "wiki1m": 1000}
 
 
-def spec(study: str = "paper", wanted: bool = False, **over) -> PlanSpec:
-    """Of a study, `wanted`: with ablations; `over`: sections of it that differ, or keys of config.yaml."""
-    return PlanSpec.model_validate_json(configured(study, wanted, **over).spec_plan())
-
-
-def configured(study: str = "paper", wanted: bool = False, **over) -> Plan:
+def study(name: str = "paper", wanted: bool = False, **over) -> Plan:
+    """A configured study, `wanted`: with ablations; `over`: sections of it that differ, or keys of config.yaml."""
     config = copy.deepcopy(CONFIG)
-    config["study"], config["ablations"] = study, wanted
+    config["study"], config["ablations"] = name, wanted
     config["available_backbones"]["small"] = SMALL
     config["studies"]["hand"] = copy.deepcopy(HAND)
     for section, values in over.items():
         if isinstance(values, dict):
-            config["studies"][study].setdefault(section, {})
-            config["studies"][study][section] = {**config["studies"][study][section], **values}
+            config["studies"][name].setdefault(section, {})
+            config["studies"][name][section] = {**config["studies"][name][section], **values}
         else:
             config[section] = values
     return Plan(config)

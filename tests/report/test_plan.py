@@ -10,12 +10,9 @@ from collections import Counter
 import pytest
 
 from grace.config import Hardware
-from grace.report.plan import kept_rows, main
-from grace.report.planning import page
-from grace.report.planning.jobs import plan, variations
-from grace.report.planning.sizes import task_sizes
+from grace.report.plan import kept_rows, line, main, plan, render, task_sizes, variations
 from grace.section import UserError
-from tests.report.hand import CONFIG, HAND, ROOT, job, rule, spec
+from tests.report.hand import CONFIG, HAND, ROOT, job, rule, study
 from tests.workflow.conftest import snakemake
 
 
@@ -29,7 +26,7 @@ from tests.workflow.conftest import snakemake
     ],
 )  # fmt: skip
 def test_better_hardware_is_not_slower(faster, values):
-    base, other = plan(spec()), plan(spec(hardware=values))
+    base, other = plan(study()), plan(study(hardware=values))
     for mine, theirs in zip(base.rules, other.rules, strict=True):
         assert theirs.gpu_hours <= mine.gpu_hours if faster else theirs.gpu_hours >= mine.gpu_hours
     assert other.gpu_hours != base.gpu_hours
@@ -38,12 +35,12 @@ def test_better_hardware_is_not_slower(faster, values):
 def test_a_processor_takes_what_one_gpu_of_its_speed_would():
     rules = ("rationales", "train", "evaluate", "general", "latency", "cases")
     none = {"hardware": {"gpus": 0, "gpu": "two cores"}, "resources": {name: {"gpu": 0} for name in rules}}
-    one, other = plan(spec("hand", hardware={"gpus": 1})), plan(spec("hand", **none))
+    one, other = plan(study("hand", hardware={"gpus": 1})), plan(study("hand", **none))
     assert other.gpu_hours == one.gpu_hours > 0 and other.wall_hours == one.wall_hours == one.gpu_hours
     assert other.chain == one.chain and other.additions == one.additions
-    text = page.render(other, [("hardware.tflops: 2", 1.0)])
+    text = render(other, [("hardware.tflops: 2", 1.0)])
     assert "GPU" not in text and f"- wall time: {one.wall_hours:,.1f} hours on two cores, all of it busy" in text
-    assert "hours (" in page.line(other) and "on two cores)" in page.line(other)
+    assert "hours (" in line(other) and "on two cores)" in line(other)
 
 
 @pytest.mark.workflow
@@ -55,7 +52,7 @@ def test_a_processor_takes_what_one_gpu_of_its_speed_would():
     ],
 )
 def test_jobs_are_those_of_snakemake(study, backbones, wanted, at_once, tmp_path):
-    made = plan(spec(study, wanted, backbones=backbones, tradeoff=at_once))
+    made = plan(study(study, wanted, backbones=backbones, tradeoff=at_once))
     asked = (f"ablations={wanted}", f"tradeoff={at_once}")
     found = planned(tmp_path, f"study={study}", *asked, f"backbones=[{','.join(backbones)}]")
     assert found == {rule.name: rule.jobs for rule in made.rules}
@@ -63,12 +60,12 @@ def test_jobs_are_those_of_snakemake(study, backbones, wanted, at_once, tmp_path
 
 @pytest.mark.workflow
 def test_the_page_says_how_to_drop_an_ablation(tmp_path):
-    text = page.render(plan(spec("demo", wanted=True)), [])
+    text = render(plan(study("demo", wanted=True)), [])
     command = next(line for line in text.split("\n") if "null" in line)
     assert command.split()[:4] == ["snakemake", "--cores", "1", "plan"]
     found = planned(tmp_path, *shlex.split(command)[5:])
     # 18 trainings of nine points; that of 0 and 1, for example, is in no other ablation
-    assert found["train"] == rule(plan(spec("demo", wanted=True)), "train").jobs - 18
+    assert found["train"] == rule(plan(study("demo", wanted=True)), "train").jobs - 18
 
 
 def planned(directory, *config):
@@ -97,24 +94,24 @@ def test_texts_of_the_tasks_are_those_of_the_benchmark():
 
 def test_fevers_documents_are_encoded_once():
     at = {**HAND["evaluation"], "subset": []}
-    both = plan(spec("hand", evaluation={**at, "groups": {"a": ["FEVER"], "b": ["ClimateFEVER"]}}))
+    both = plan(study("hand", evaluation={**at, "groups": {"a": ["FEVER"], "b": ["ClimateFEVER"]}}))
     work = [both.evaluations["small", "base", group].read for group in "ab"]
     assert work[1] < work[0] / 1000  # its 1,535 queries
-    alone = plan(spec("hand", evaluation={**at, "groups": {"b": ["ClimateFEVER"]}}))
+    alone = plan(study("hand", evaluation={**at, "groups": {"b": ["ClimateFEVER"]}}))
     assert alone.evaluations["small", "base", "b"].read == pytest.approx(work[0], rel=0.01)
 
 
 def test_rows_follow_the_card_then_max_rows_then_the_paper():
-    assert plan(spec()).estimates.rows("supervised") == 1_485_000
-    assert plan(spec(data={"max_rows": 5000})).estimates.rows("supervised") == 4950
-    assert plan(spec(), {"e5": 200}).estimates.rows("supervised") == 198
-    held = spec(data={"test": 30, "validation": 10})
+    assert plan(study()).estimates.rows("supervised") == 1_485_000
+    assert plan(study(data={"max_rows": 5000})).estimates.rows("supervised") == 4950
+    assert plan(study(), {"e5": 200}).estimates.rows("supervised") == 198
+    held = study(data={"test": 30, "validation": 10})
     assert plan(held, {"e5": 200}).estimates.rows("supervised") == 160
 
 
 def test_the_paper_on_its_node():
-    made = plan(spec())
-    text = page.render(made, variations(spec(), {}))
+    made = plan(study())
+    text = render(made, variations(study(), {}))
     # 1,485,000 rows, 64 at a time, twice: floor(23,203.1) x 2
     assert job(made, "grace", "qwen3-4b").repeats == 46_406 and "46,406 batches" in text
     slowest = job(made, "grace", "qwen3-4b")
@@ -122,10 +119,10 @@ def test_the_paper_on_its_node():
     assert f"- train: the longest job is estimated at {slowest.wall / 3600:,.0f} hours and is given 72;" in text
     fits = [line for line in text.split("\n") if line.startswith("|") and line.rstrip(" |").endswith(("yes", "NO"))]
     assert all(line.rstrip(" |").endswith("yes") for line in fits if "| grace" in line)
-    small = page.render(plan(spec(hardware={"memory_gb": 40, "gpus": 1})), [])
+    small = render(plan(study(hardware={"memory_gb": 40, "gpus": 1})), [])
     assert "grace-unsup-random: the longest texts do not fit the 40 GB of a GPU (" in small
     assert "- train: a job takes 4 GPUs, hardware.gpus names 1." in small
-    tight = page.render(plan(spec(grace={"vllm_memory": 0.05})), [])
+    tight = render(plan(study(grace={"vllm_memory": 0.05})), [])
     assert re.search(r"- grace, .* on qwen3-4b: vLLM's share does not hold the weights", tight)
     for key in Hardware.model_fields:
         assert f"hardware.{key}" in text
@@ -134,23 +131,23 @@ def test_the_paper_on_its_node():
 def test_one_gpu_takes_a_day_as_config_says():
     text = (ROOT / "config.yaml").read_text()
     said = re.search(r"the plan estimates (\d+) hours, or (\d+) if a decoding step's\s+# overhead is 30 ms", text)
-    usual, slow = (plan(spec("single-gpu", hardware={"step_overhead_ms": ms})) for ms in (15, 30))
+    usual, slow = (plan(study("single-gpu", hardware={"step_overhead_ms": ms})) for ms in (15, 30))
     assert said and [f"{made.wall_hours:.0f}" for made in (usual, slow)] == list(said.groups())
-    assert usual.wall_hours < 24 and spec("single-gpu").study.hardware.step_overhead_ms == 15
+    assert usual.wall_hours < 24 and study("single-gpu").study.hardware.step_overhead_ms == 15
     assert all(sum(job.memory.values()) < 24e9 for job in usual.trainings)
 
 
 def test_a_backbone_without_a_shape_is_named(monkeypatch):
     monkeypatch.setitem(CONFIG["available_backbones"], "mine", {"kind": "hub", "id": "x/y"})
-    text = page.render(plan(spec(backbones=["mine"])), [])
+    text = render(plan(study(backbones=["mine"])), [])
     assert "- mine: no shape is given, so times and memory are those of 2 layers of width 128; add layers" in text
-    assert "no shape is given" not in page.render(plan(spec()), [])
+    assert "no shape is given" not in render(plan(study()), [])
 
 
 def test_demo_has_no_gpu(tmp_path, capsys):
-    made = plan(spec("demo"))
+    made = plan(study("demo"))
     assert made.gpu_hours == made.wall_hours == 0 and rule(made, "train").work.written > 0
-    main(["--spec", spec("demo").model_dump_json(), "--out", str(tmp_path / "plan.md")])
+    main(["--spec", study("demo").spec_plan(), "--out", str(tmp_path / "plan.md")])
     text = (tmp_path / "plan.md").read_text()
     assert "docs/measurements.md" in text and "DocstringRetrieval" in text and "nan" not in text
     assert re.fullmatch(r"study demo: 77 jobs, no GPU, .* tokens written, .*\n", capsys.readouterr().out)
@@ -161,7 +158,7 @@ def test_command(tmp_path):
     (root / "data/pairs").mkdir(parents=True)
     (root / "data/pairs/e5.card.json").write_text('{"kept": 6400}')
     code = "import sys, grace.report.plan as p; p.main(); sys.exit('torch' in sys.modules or 'mteb' in sys.modules)"
-    command = [sys.executable, "-c", code, "--spec", spec().model_dump_json(), "--threads", "1"]
+    command = [sys.executable, "-c", code, "--spec", study().spec_plan(), "--threads", "1"]
     done = subprocess.run([*command, "--out", str(root / "plan.md")], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert re.match(r"study paper: 12\d\d jobs, [\d,]+ GPU-hours", done.stdout) and done.stdout.count("\n") == 1
