@@ -1,4 +1,4 @@
-# GRACE from data to tables. config.yaml says what is built, `grace.study` turns it into runs and paths.
+# GRACE from data to tables. config.yaml and studies/ say what is built, `grace.study` turns them into runs and paths.
 #
 #   snakemake --cores all                          the embedded demo, no GPU, no download
 #   snakemake --cores all --config study=paper     the paper

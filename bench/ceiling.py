@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from bench import common
 from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.explain import cosines
 from grace.evaluation.held_out import by_hash
+from grace.merging import read_config
 from grace.section import build
 from grace.specs import EncodeSpec
 from grace.study import Plan
@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--temperature", type=float, default=0.8)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    plan = Plan({**yaml.safe_load(arguments.config.read_text(encoding="utf-8")), "study": arguments.study})
+    plan = Plan({**read_config(arguments.config), "study": arguments.study})
     rows = by_hash(arguments.pairs)[: arguments.count]
     queries, documents = [row["query"] for row in rows], [row["positive"] for row in rows]
     model: Any = None

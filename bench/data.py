@@ -20,7 +20,7 @@ import time
 from functools import cache
 from pathlib import Path
 
-import yaml
+from grace.merging import read_config
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -82,7 +82,7 @@ def run(name: str, *arguments: object) -> None:
 def specs() -> dict[str, str]:
     from grace.study import Plan
 
-    plan = Plan({**yaml.safe_load((ROOT / "config.yaml").read_text()), "study": "paper"})
+    plan = Plan({**read_config(ROOT / "config.yaml"), "study": "paper"})
     return {
         "pairs": plan.spec_pairs("e5"),
         "split": plan.spec_split(),

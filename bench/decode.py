@@ -25,13 +25,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench import common, peers
 from grace.config import Backbone
 from grace.encoder.encoder import DEFAULT_POOLING
 from grace.encoder.engines import transformers as engine
+from grace.merging import read_config
 from grace.section import UserError, build, hint
 
 COLUMNS = ("backbone", "batch", "way", "tokens/s", "of the limit", "generate / ours", "peak GB")
@@ -39,7 +39,7 @@ COLUMNS = ("backbone", "batch", "way", "tokens/s", "of the limit", "generate / o
 
 def model_of(name: str, positions: int, device: torch.device) -> Any:
     """Random weights in the shape of available_backbones' `name`. Raises: UserError for an unknown name."""
-    known = yaml.safe_load((common.ROOT / "config.yaml").read_text(encoding="utf-8"))["available_backbones"]
+    known = read_config(common.ROOT / "config.yaml")["available_backbones"]
     if name not in known:
         raise UserError(f"--backbone: unknown backbone {name!r}{hint(name, known)}.")
     at = build(Backbone, known[name], f"available_backbones.{name}")

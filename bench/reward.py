@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import yaml
 from scipy.stats import spearmanr
 from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from sklearn.linear_model import LogisticRegression
@@ -41,6 +40,7 @@ from grace.encoder.encoder import Rationale, RationaleEncoder
 from grace.encoder.explain import cosines
 from grace.evaluation.held_out import by_hash
 from grace.files import read_json, write_json, writing
+from grace.merging import read_config
 from grace.reader import read_jsonl
 from grace.report.scoring import bootstrap
 from grace.section import build
@@ -136,7 +136,7 @@ class Tasks:
 
 
 def score(arguments: argparse.Namespace) -> None:
-    plan = Plan({**yaml.safe_load(arguments.config.read_text(encoding="utf-8")), "study": arguments.study})
+    plan = Plan({**read_config(arguments.config), "study": arguments.study})
     tasks = Tasks(arguments.pairs, arguments.data)
     texts = tasks.texts()
     run, _, mode = arguments.run.partition(".")

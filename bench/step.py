@@ -42,7 +42,6 @@ from typing import Any
 import numpy as np
 import torch
 import transformers
-import yaml
 from transformers import PrinterCallback
 from transformers.trainer_utils import SaveStrategy
 
@@ -52,6 +51,7 @@ from bench.trainers import NEVER, Clock, Plain, lengths_given
 from bench.work import prompt_of
 from grace.encoder.encoder import DEFAULT_POOLING, DEFAULT_PROMPT
 from grace.encoder.engines import transformers as engine
+from grace.merging import read_config
 from grace.method.prompt import PromptTemplate
 from grace.reader import read_jsonl
 from grace.section import UserError, build
@@ -224,7 +224,7 @@ def prepare(arguments: argparse.Namespace) -> Bench:
 
 def demo_spec(values: dict[str, Any], **sections: dict[str, Any]) -> TrainSpec:
     """The demo's training, changed by `values`, and in `sections` by theirs."""
-    config = yaml.safe_load((common.ROOT / "config.yaml").read_text(encoding="utf-8"))
+    config = read_config(common.ROOT / "config.yaml")
     known = json.loads(Plan({**config, "study": "demo"}).spec_train("grace", 0)) | values
     return build(TrainSpec, known | {name: known[name] | given for name, given in sections.items()}, "spec")
 

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl.trainer.utils import add_fused_lm_head
 
@@ -27,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from grace.config import Backbone  # noqa: E402
+from grace.merging import read_config  # noqa: E402
 from grace.section import UserError, build, hint  # noqa: E402
 from grace.settings import Lora  # noqa: E402
 from grace.training import lora  # noqa: E402
@@ -36,7 +36,7 @@ COLUMNS = ("backbone", "parameters", "trained", "weights", "rows", "tokens", "de
 
 
 def shape(name: str) -> Backbone:
-    known = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))["available_backbones"]
+    known = read_config(ROOT / "config.yaml")["available_backbones"]
     if name not in known:
         raise UserError(f"--backbone: unknown backbone {name!r}{hint(name, known)}.")
     return build(Backbone, known[name], f"available_backbones.{name}")

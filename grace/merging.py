@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from grace.section import UserError, hint, merge
 
@@ -13,6 +16,57 @@ KEYS = {
 NULLS = ("null", "Null", "NULL", "~")  # as YAML writes it
 
 
+MAPPINGS = ("available_backbones", "available_encoders", "sources", "defaults", "presets", "studies")
+STUDIES = Path(__file__).parents[1] / "studies"
+# Its files that are no study.
+SHARED = ("backbones", "defaults", "exhibits", "presets")
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A config.yaml on top of the studies. Raises: UserError for a file that is no such thing."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        values = None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: not a YAML file of settings; correct it, or --config.")
+    return with_studies(values)
+
+
+def with_studies(config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration on top of the folder of studies. Raises: UserError for a key that holds no keys."""
+    files = {path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(STUDIES.glob("*.yaml"))}
+    shared = {
+        **files["backbones"],
+        "defaults": {**files["defaults"], **files["exhibits"]},
+        "presets": files["presets"],
+        "studies": {name: study for name, study in files.items() if name not in SHARED},
+    }
+    for key in MAPPINGS:
+        check_mapping(key, config.get(key) or {})
+    return {**config, **{key: merge(shared[key], config.get(key) or {}) for key in MAPPINGS}}
+
+
+def likened(runs: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """The runs, each `like` another with that one's keys below its own. Of a dropped one those of `defaults` count.
+
+    Raises:
+        UserError: for a run like one that is not there, or like itself.
+    """
+
+    def whole(name: str, seen: tuple[str, ...] = ()) -> Any:
+        entry = runs.get(name) or defaults.get(name)
+        if not isinstance(entry, dict) or (other := entry.get("like")) is None:
+            return entry
+        if other in (*seen, name):
+            raise UserError(f"config: runs.{other}.like: the runs are like each other in a circle.")
+        if not isinstance(base := whole(str(other), (*seen, name)), dict):
+            raise UserError(f"config: runs.{name}.like: unknown run {other!r}{hint(str(other), {**defaults, **runs})}.")
+        return merge(base, {key: value for key, value in entry.items() if key != "like"})
+
+    return {name: None if entry is None else whole(name) for name, entry in runs.items()}
+
+
 def check_keys(config: dict[str, Any]) -> None:
     """Raises: UserError for a key that is unknown or missing at the top."""
     for key in config:
@@ -21,7 +75,7 @@ def check_keys(config: dict[str, Any]) -> None:
     for key in sorted(KEYS - {"seeds", "backbones"}):
         if key not in config:
             raise UserError(f"config: {key}: this key is missing.")
-    for key in ("available_backbones", "available_encoders", "sources", "defaults", "presets", "studies"):
+    for key in MAPPINGS:
         check_mapping(key, config[key])
 
 
@@ -69,7 +123,8 @@ def merged_study(config: dict[str, Any], name: str) -> dict[str, Any]:
         for key, entry in grids.items():  # and so is what an ablation varies
             whole = {part: entry[part] for part in ("grid", "points") if part in entry}
             merged = {**merged, "ablations": {**merged["ablations"], key: {**merged["ablations"][key], **whole}}}
-    return merged
+    check_mapping("runs", merged.get("runs", {}))
+    return {**merged, "runs": likened(merged.get("runs", {}), config["defaults"].get("runs", {}))}
 
 
 def switch(config: dict[str, Any], key: str) -> bool:

@@ -10,11 +10,12 @@ import time
 sys.path.insert(0, workflow.basedir)
 
 from grace import warm
+from grace.merging import with_studies
 from grace.section import UserError, packed
 from grace.study import Plan
 
 try:
-    PLAN = Plan(config)
+    PLAN = Plan(with_studies(config))
 except UserError as error:
     sys.exit(f"error: {error}")
 

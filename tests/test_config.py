@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 import pytest
-import yaml
 
 from grace.config import Study
+from grace.merging import read_config
 from grace.section import Section, UserError, merge
 from grace.study import Plan
 
-CONFIG = yaml.safe_load((Path(__file__).parents[1] / "config.yaml").read_text())
+CONFIG = read_config(Path(__file__).parents[1] / "config.yaml")
 
 
 def changed(path: str, value):

@@ -17,6 +17,7 @@ import yaml
 from rattler import MatchSpec
 
 from grace.data.docstrings import unpinned
+from grace.merging import read_config
 from tests.test_project import lock
 
 ROOT = Path(__file__).parents[1]
@@ -69,7 +70,7 @@ def test_grace_has_the_locks_pins():
 def test_corpus_is_pinned():
     """So that its rows are the same wherever the lock or an environment was installed."""
     _, pins = environment("grace.yaml")
-    sources = yaml.safe_load((ROOT / "config.yaml").read_text())["sources"].values()
+    sources = read_config(ROOT / "config.yaml")["sources"].values()
     packages = [name for source in sources for name in source.get("packages", [])]
     owners = packages_distributions()
     wanted = {owner.lower() for name in packages for owner in owners[name]}

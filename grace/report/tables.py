@@ -1,7 +1,7 @@
 """Rule `tables`: a table of the paper, ours beside what the paper prints, as CSV, Markdown, LaTeX and HTML.
 
 The CSV is tidy: one row per cell, its source file and what is wrong with it named. A cell without result is empty
-there and "—" elsewhere. Adding a table is adding an entry to `tables` in config.yaml.
+there and "—" elsewhere. Adding a table is adding an entry to `tables` in studies/exhibits.yaml.
 """
 
 from __future__ import annotations

@@ -26,12 +26,12 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-import yaml
 from datasets import Dataset
 from torch import Tensor
 
 from grace import manifest
 from grace.files import check_writable, write_json
+from grace.merging import read_config
 from grace.mistakes import in_one_sentence
 from grace.reader import TRAINING, read_training
 from grace.section import UserError, build, hint
@@ -155,13 +155,7 @@ def measure(
 
 def spec_of(config: Path, study: str, run: str) -> TrainSpec:
     """Raises: UserError when there is no such run, or it is not trained by GRACE."""
-    try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{config}: not a YAML file of settings; correct it, or --config.")
-    plan = Plan({**values, "study": study})
+    plan = Plan({**read_config(config), "study": study})
     known = [name for name, entry in plan.study.runs.items() if entry.method == "grace"]
     if run not in known:
         raise UserError(f"--runs: {run!r} is not trained by policy gradient in study {study}{hint(run, known)}.")

@@ -6,11 +6,11 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
-import yaml
 
 from grace.encoder import default
 from grace.encoder.encoder import RationaleEncoder
 from grace.files import sha256
+from grace.merging import read_config
 from grace.section import UserError
 from tests.encoder.test_packaged import make_wheel
 from tests.gguf_files import make_model, make_tokenizer, write_gguf
@@ -49,7 +49,7 @@ def test_it_is_fetched_once_and_says_so(cache, capsys):
 
 
 def test_it_is_that_of_the_config():
-    entry = yaml.safe_load((ROOT / "config.yaml").read_text())["available_backbones"]["smollm2-135m"]
+    entry = read_config(ROOT / "config.yaml")["available_backbones"]["smollm2-135m"]
     known = (entry["package"], entry["version"], entry["file"], entry["sha256"])
     assert known == (default.PACKAGE, default.VERSION, default.FILE, default.SHA256)
 

@@ -6,13 +6,13 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from grace import tasks as names
 from grace.encoder.store import Store
 from grace.evaluation import evaluate, tasks
 from grace.evaluation.embedder import Embedder
 from grace.evaluation.sandbox import Limits, Sandbox
+from grace.merging import read_config
 from tests.evaluation.fakes import FakeEncoder, embedder, make_rows
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +40,7 @@ def job(tmp_path, data, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model/model.safetensors").write_bytes(b"weights")
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = read_config(ROOT / "config.yaml")
     spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS"], "pairs": 0, "rationales_of": None}
     out = tmp_path / "out/docstrings.json"

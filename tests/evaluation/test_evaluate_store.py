@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from grace import tasks as names
 from grace.encoder.digests import digests_of
 from grace.encoder.store import Store
 from grace.evaluation import evaluate
 from grace.files import write_jsonl
+from grace.merging import read_config
 from tests.evaluation.fakes import FakeEncoder
 from tests.evaluation.jobs import changed, results
 
@@ -204,7 +204,7 @@ def test_a_killed_job_loses_one_flush_interval_and_gives_the_same(tiny_folder, t
     from grace import study
 
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = read_config(ROOT / "config.yaml")
     spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS", "DocstringRetrieval"], "pairs": 0}
     spec["encode"] |= {"batch_size": 4, "max_new_tokens": 8}

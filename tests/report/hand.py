@@ -3,12 +3,11 @@
 import copy
 from pathlib import Path
 
-import yaml
-
+from grace.merging import read_config
 from grace.study import Plan
 
 ROOT = Path(__file__).parents[2]
-CONFIG = yaml.safe_load((ROOT / "config.yaml").read_text())
+CONFIG = read_config(ROOT / "config.yaml")
 
 # A backbone for arithmetic by hand, d = 2 heads x 4 = 8. Its layer: q 64, k 32, v 32, o 64, three of 128, two norms
 # 16, biases 16, together 608; with the last norm 616; embeddings 100 x 8 = 800; together 1,416.

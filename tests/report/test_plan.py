@@ -129,7 +129,7 @@ def test_the_paper_on_its_node():
 
 
 def test_one_gpu_takes_a_day_as_config_says():
-    text = (ROOT / "config.yaml").read_text()
+    text = (ROOT / "studies/single-gpu.yaml").read_text()
     said = re.search(r"the plan estimates (\d+) hours, or (\d+) if a decoding step's\s+# overhead is 30 ms", text)
     usual, slow = (plan(study("single-gpu", hardware={"step_overhead_ms": ms})) for ms in (15, 30))
     assert said and [f"{made.wall_hours:.0f}" for made in (usual, slow)] == list(said.groups())

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from grace.merging import read_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import ENV, PROFILE, ROOT, finish, submit
 
@@ -28,7 +29,7 @@ TARGETS = (
 RULES = ("download", "lengths", "train", "evaluate", "general")
 # Lie there already.
 DATA = ("triples/e5.jsonl", "triples/e5.report.json", "split/e5/test.jsonl")
-RESOURCES = yaml.safe_load((ROOT / "config.yaml").read_text())["defaults"]["resources"]
+RESOURCES = read_config(ROOT / "config.yaml")["defaults"]["resources"]
 RESOURCES["download"] = {**RESOURCES["source"], "threads": 1}
 
 # `download` waits for a file, so that snakemake can be killed while its job runs; `train` fails once.

@@ -14,6 +14,7 @@ import psutil
 import pytest
 import yaml
 
+from grace.merging import read_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import finish, submit
 
@@ -29,7 +30,7 @@ TRAIN = "rule_train_wildcards_tiny-smoke_grace_0"
 
 def narrowed(directory: Path) -> Path:
     """A configuration on top of config.yaml that leaves `RUNS` and `TABLES` of the smoke study."""
-    defaults = yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text())["defaults"]
+    defaults = read_config(Path(__file__).parents[2] / "config.yaml")["defaults"]
     dropped = {
         key: {name: None for name in defaults[key] if name not in kept}
         for key, kept in (("runs", RUNS), ("tables", TABLES), ("figures", ()))

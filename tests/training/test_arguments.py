@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-import yaml
 
+from grace.merging import read_config
 from grace.specs import TrainSpec
 from grace.study import Plan
 from grace.training.arguments import grpo_config
@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def plan(preset, study="paper"):
-    return Plan({**yaml.safe_load((ROOT / "config.yaml").read_text()), "study": study, "preset": preset})
+    return Plan({**read_config(ROOT / "config.yaml"), "study": study, "preset": preset})
 
 
 def spec(preset, run="grace", study="paper"):

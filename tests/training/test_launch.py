@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
 from grace.files import write_jsonl
+from grace.merging import read_config
 from grace.study import Plan
 from grace.training import launch, train
 from grace.training.building import build_trainer, load
@@ -115,7 +115,7 @@ def test_profiles(changes, name, kind):
 
 
 def test_the_rule_starts_what_the_study_configures():
-    config = yaml.safe_load((ROOT / "config.yaml").read_text())
+    config = read_config(ROOT / "config.yaml")
     demo, paper = Plan({**config, "study": "demo"}), Plan({**config, "study": "paper"})
     assert {demo.launcher(run) for run in demo.trained_runs()} == {"python"}
     own = [run for run in paper.trained_runs() if not paper.run(run).ablation]

@@ -6,12 +6,12 @@ import copy
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from grace import manifest, specs, tasks
+from grace.merging import read_config
 from grace.study import Plan
 
-CONFIG = yaml.safe_load((Path(__file__).parents[3] / "config.yaml").read_text())
+CONFIG = read_config(Path(__file__).parents[3] / "config.yaml")
 SIZE = 60
 
 
