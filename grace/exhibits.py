@@ -16,24 +16,37 @@ AT_ONCE = ("tradeoff", "effects", "pareto")  # kinds that show embeddings and ge
 class Effect(Section):
     """What one gradient does: `run` minus `other`, each a run or a point of an ablation."""
 
-    gradient: Annotated[str, Field(min_length=1)]  # which one, in words; those of one name stand together
+    gradient: Annotated[str, Field(min_length=1)]
+    """Which one, in words. Those of one name stand together."""
     run: Name
+    """A run, or a point of an ablation."""
     other: Name
+    """What is subtracted."""
 
 
 class Table(Section):
     """A table, ours beside what is printed; adding one is adding an entry."""
 
     title: str
+    """As it is shown."""
     caption: str
+    """Markdown."""
     kind: Literal["mteb", "general", "tasks", "geometry", "progress", "samples", "tradeoff", "effects"]
-    rows: dict[Name, str | None] = Field(default_factory=dict)  # our run -> the paper's row; null: not in the paper
-    quoted: bool = False  # the paper also quotes models of others here
-    rest: bool = False  # runs that no table names are listed too
-    subset: bool = False  # of the subset's tasks (table 3) instead of all
-    ablations: list[Name] = Field(default_factory=list)  # needs their runs
-    seeds: list[Natural] | None = None  # null: the study's
-    effects: list[Effect] = Field(default_factory=list)  # of kind effects
+    """What the columns are."""
+    rows: dict[Name, str | None] = Field(default_factory=dict)
+    """Our run -> the paper's row. Null: the paper has no such run."""
+    quoted: bool = False
+    """The paper also quotes models of others here."""
+    rest: bool = False
+    """List runs that no table names too."""
+    subset: bool = False
+    """Of the subset's tasks instead of all."""
+    ablations: list[Name] = Field(default_factory=list)
+    """Whose runs it needs."""
+    seeds: list[Natural] | None = None
+    """Null: the study's."""
+    effects: list[Effect] = Field(default_factory=list)
+    """Of kind `effects`: what is compared."""
 
     @model_validator(mode="after")
     def _compared(self) -> Table:
@@ -46,11 +59,17 @@ class Figure(Section):
     """A figure; adding one is adding an entry."""
 
     title: str
+    """As it is shown."""
     caption: str
+    """Markdown."""
     kind: Literal["scatter", "heatmap", "latency", "progression", "bars", "lines", "pareto"]
-    rows: dict[Name, str | None] = Field(default_factory=dict)  # as in a table
-    ablations: list[Name] = Field(default_factory=list)  # whose points it shows, of the subset's tasks
-    seeds: list[Natural] | None = None  # null: the study's
+    """What is drawn."""
+    rows: dict[Name, str | None] = Field(default_factory=dict)
+    """As in a table."""
+    ablations: list[Name] = Field(default_factory=list)
+    """Whose points it shows, of the subset's tasks."""
+    seeds: list[Natural] | None = None
+    """Null: the study's."""
 
 
 class Ablation(Section):
@@ -61,13 +80,21 @@ class Ablation(Section):
     """
 
     runs: list[Name]
-    backbones: list[Name] | None = None  # those of them that the study has; all when it has none of them, or at null
-    grid: dict[str, list[Scalar]] = Field(default_factory=dict)  # setting, as "reward.lambda1" -> its values, crossed
-    points: dict[Name, dict[str, dict[str, Any]]] = Field(default_factory=dict)  # name -> settings
-    steps: list[Positive] = Field(default_factory=list)  # checkpoints; the end of training is the run itself
-    modes: list[Mode] = Field(default_factory=list)  # of the run's own model
-    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)  # that all its runs share
-    train: bool = True  # false: the run's own model, evaluated in another way
+    """That are varied."""
+    backbones: list[Name] | None = None
+    """Those of them that the study has; all when it has none of them, or at null."""
+    grid: dict[str, list[Scalar]] = Field(default_factory=dict)
+    """Setting, as `reward.lambda1` -> its values. Several settings are crossed."""
+    points: dict[Name, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    """Name -> settings."""
+    steps: list[Positive] = Field(default_factory=list)
+    """Checkpoints of the training. Its end is the run itself."""
+    modes: list[Mode] = Field(default_factory=list)
+    """Of the run's own model."""
+    settings: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """That all its runs share."""
+    train: bool = True
+    """False: the run's own model, evaluated in another way."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> Ablation:
@@ -81,12 +108,18 @@ class Ablation(Section):
 class Latency(Section):
     """Figure 4: time per text, one text at a time."""
 
-    run: Name  # the trained model beside the backbone
-    budgets: Annotated[list[Positive], Field(min_length=1)]  # tokens of a rationale
-    texts: Positive  # held-out documents
+    run: Name
+    """The trained model beside the backbone."""
+    budgets: Annotated[list[Positive], Field(min_length=1)]
+    """Most tokens of a rationale."""
+    texts: Positive
+    """Held-out documents."""
     repeats: Positive
-    corpus: Positive  # embeddings that a text is matched with
-    top: Positive  # of them that are wanted
+    """Of each text."""
+    corpus: Positive
+    """Embeddings that a text is compared with."""
+    top: Positive
+    """Of these that are wanted."""
 
     @model_validator(mode="after")
     def _fits(self) -> Latency:
@@ -98,8 +131,13 @@ class Latency(Section):
 class Cases(Section):
     """Tables 6 and 7: rationales of held-out texts, chosen by a hash."""
 
-    progress: Name  # the run whose training is followed
-    also: list[Name]  # runs whose end is shown beside
+    progress: Name
+    """The run whose training is followed."""
+    also: list[Name]
+    """Runs whose end is shown beside it."""
     documents: Positive
+    """Held-out, chosen by a hash."""
     queries: Natural
+    """Held-out, chosen by a hash."""
     max_new_tokens: Positive
+    """Most tokens of a rationale."""

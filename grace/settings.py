@@ -30,24 +30,27 @@ class Prompt(Section):
     """How a text becomes the prompt P(x) (spec section 2)."""
 
     instruction: Annotated[str, Field(min_length=1)]
-    max_prompt_tokens: Positive  # template, instruction and text together; the text is cut on the right
+    """What the model is told in the system turn."""
+    max_prompt_tokens: Positive
+    """Template, instruction and text together. A longer text is cut on the right."""
 
 
 class Pooling(Section):
-    """How hidden states become one vector (eqs. 10-11): of which tokens, from which layer, and how.
+    """How hidden states become one vector (eqs. 10-11): of which tokens, from which layer, and how."""
 
-    tokens: of the text, the rationale, or `both` with the template's glue between them. Of a rationale they are the
-        states that its tokens were drawn from.
-    closing: what the model reads last, such as the beginning of an answer; its last token alone is pooled.
-    """
-
-    method: Literal["mean", "max", "eos"]  # eos: the last token's state
-    layer: Literal["last", "penultimate"] | Natural  # a number: after so many blocks; 0 is the table of embeddings
-    normalize: bool = False  # to unit length; the released evaluation does not
+    method: Literal["mean", "max", "eos"]
+    """How the states become one vector; `eos` takes the last token alone (eq. 11: mean)."""
+    layer: Literal["last", "penultimate"] | Natural
+    """`last` (after the final norm), `penultimate`, or a number of blocks; 0 is the table of token embeddings."""
+    normalize: bool = False
+    """Scale each embedding to length 1. The released evaluation does not."""
     tokens: Literal["both", "text", "rationale"] = "both"
-    skip: Natural = 0  # tokens at the start of the text that are left out
+    """Which tokens: of the text, of the rationale, or `both` with the template's tokens between them. The states of a
+    rationale are those that its tokens were sampled from."""
+    skip: Natural = 0
+    """Tokens at the start of the text that are left out."""
     closing: Annotated[str, Field(min_length=1)] | None = None
-    standardize: Positive | None = None  # each dimension, by its mean and deviation over so many training texts
+    """What the model reads last, such as the beginning of an answer. Its last token alone is pooled."""
 
     def misses(self, rationales: bool) -> str | None:
         """What is wrong where texts are embedded with, or without, rationales: a clause that begins with the key."""
@@ -76,20 +79,30 @@ class Generation(Section):
     """Sampling of rationales during training (eqs. 9, 12)."""
 
     max_new_tokens: Positive
-    sampling_temperature: Rate  # rollouts of d+; not 0, or those of a group are the same and teach nothing
-    anchor_sampling_temperature: Temperature  # the one rationale of q and of each d-
-    batch_size: Positive  # rationales side by side in the transformers engine; memory only
-    compile: bool  # that engine's decoding by torch.compile and, on a GPU, CUDA graphs; speed only
+    """Most tokens of a rationale."""
+    sampling_temperature: Rate
+    """Of the rollouts. At 0 those of a group would be the same, and nothing could be learnt."""
+    anchor_sampling_temperature: Temperature
+    """Of the one rationale of q and of each d-."""
+    batch_size: Positive
+    """Rationales that the transformers engine writes side by side. Memory only."""
+    compile: bool
+    """Decode with torch.compile, on a GPU as CUDA graphs (transformers engine). Speed only."""
 
 
 class Lora(Section):
     """Low-rank adapters instead of all weights (peft); merged into the saved model, but for those of `adapter`."""
 
     rank: Positive
+    """Of each adapter."""
     alpha: Rate
+    """Scale of an adapter times its rank."""
     dropout: BelowOne
-    targets: str | list[str]  # module names, or "all-linear"
-    embeddings: bool = False  # the table of token embeddings too
+    """On the input of an adapter."""
+    targets: str | list[str]
+    """Names of modules, or `all-linear`."""
+    embeddings: bool = False
+    """Also adapt the table of token embeddings."""
 
     @model_validator(mode="after")
     def _head(self) -> Lora:
@@ -99,52 +112,81 @@ class Lora(Section):
 
 
 class RewardConfig(Section):
-    """Reward of a rollout (eqs. 13-17, 20-21, 28). The defaults are what the paper prints.
-
-    reward: `contrastive`, or `random`: the control that deals a group's own rewards to its
-        rollouts at random, so that only the information is lost and not the scale.
-    negatives: `anchor` as published, or `rollout`: each rollout is itself compared with d-
-        and with the other instances' queries, so that the terms survive the group mean.
-    """
+    """Reward of a rollout (eqs. 13-17, 20-21, 28). The defaults are what the paper prints."""
 
     reward: Literal["contrastive", "random"] = "contrastive"
+    """`random` is the control: a group's own rewards are dealt to its rollouts at random. Only the information is lost,
+    not the scale."""
     negatives: Literal["anchor", "rollout"] = "anchor"
-    lambda1: Signed = 0.2  # weight of the consistency term (eq. 14)
-    lambda2: Signed = 0.2  # weight of the hard in-batch term (eq. 15)
-    scale: Rate = 10.0  # the paper's "tau = 10", the code's 1 / 0.1
-    gamma: Signed | None = 1.0  # a failed rollout gets -gamma instead of its reward (eq. 28); null: its reward
-    gamma_unit: Literal["reward", "deviation"] = "reward"  # deviation: gamma of the group's below the group's mean
-    form: bool = False  # an ill-formed rollout fails, not only a truncated one
+    """`anchor` as published. `rollout`: each rollout is compared with d- and with the other instances' queries, so that
+    these terms survive the group mean."""
+    lambda1: Signed = 0.2
+    """Weight of the consistency term (eq. 14)."""
+    lambda2: Signed = 0.2
+    """Weight of the hard in-batch term (eq. 15)."""
+    scale: Rate = 10.0
+    """Rewards are multiplied by it: the paper's "tau = 10", the code's 1 / 0.1."""
+    gamma: Signed | None = 1.0
+    """A failed rollout gets -gamma instead of its reward (eq. 28). Null: it keeps its reward."""
+    gamma_unit: Literal["reward", "deviation"] = "reward"
+    """`deviation`: a failed rollout gets the mean of its group less gamma standard deviations."""
+    form: bool = False
+    """A rollout of another form than asked for fails too, not only a truncated one."""
 
 
 class Grace(Section):
     """The policy-gradient training (eqs. 18-19)."""
 
     estimator: Literal["grpo", "grpo_std", "dapo", "reinforce++", "remax"]
-    credit: Literal["positives", "all"] = "positives"  # all: rollouts of d+ and of q by turns
+    """Of the advantage (eq. 18: grpo; table 4 compares)."""
+    credit: Literal["positives", "all"] = "positives"
+    """`positives`: rollouts of d+ (eq. 19). `all`: of d+ and of q by turns."""
     loss: Literal["sequence_sum", "token_mean", "sequence_mean"]
-    instances: Positive  # B: instances per generation
-    rollouts: Annotated[int, Field(ge=2)]  # K: a group of one has no advantage
+    """`sequence_sum` is eq. 19; the code takes `token_mean`."""
+    instances: Positive
+    """B: rows of a generation."""
+    rollouts: Annotated[int, Field(ge=2)]
+    """K: rationales of a group. A group of one has no advantage."""
     updates_per_generation: Positive
-    rollouts_per_forward: Positive  # per process; memory only, but for updates: docs/method.md
-    processes: Positive  # one per GPU
-    sharding: Literal["fsdp", "none"]  # of parameters and optimizer state, with more than one process
-    lora: Lora | None  # null: all weights
+    """Optimizer steps on the rollouts of one generation; 1 is on-policy (eq. 19)."""
+    rollouts_per_forward: Positive
+    """Of one process. Memory only, with one exception (docs/method.md)."""
+    processes: Positive
+    """One per GPU."""
+    sharding: Literal["fsdp", "none"]
+    """Of parameters and optimizer state, with more than one process."""
+    lora: Lora | None
+    """Null: all weights are trained."""
     epochs: Rate
-    max_steps: Positive | None  # optimizer steps; overrides epochs
+    """Passes over the training rows."""
+    max_steps: Positive | None
+    """Optimizer steps; overrides epochs."""
     learning_rate: LearningRate
+    """Constant, no warm-up."""
     adam_betas: Annotated[list[BelowOne], Field(min_length=2, max_length=2)]
+    """Of AdamW."""
     weight_decay: Weight
+    """Of AdamW."""
     max_grad_norm: Rate
+    """Gradients are scaled down to this norm."""
     clip_range: Rate
-    frozen: list[str]  # parameters whose name contains one of these are not trained; a tied head is one with the table
+    """Of the importance ratio; without effect while updates_per_generation is 1."""
+    frozen: list[str]
+    """Parameters whose name contains one of these are not trained. A tied head is one with the token table."""
     precision: Literal["bf16", "fp32"]
+    """Of the arithmetic; weights and optimizer are float32."""
     gradient_checkpointing: bool
+    """Recompute activations in the backward pass. Memory only."""
     engine: Literal["transformers", "vllm"]
+    """What writes the rationales."""
     vllm_tensor_parallel: Positive
-    vllm_memory: Annotated[float, Field(gt=0, lt=1)]  # share of a GPU's memory for vLLM's weights and cache
+    """GPUs of one vLLM engine."""
+    vllm_memory: Annotated[float, Field(gt=0, lt=1)]
+    """Share of a GPU's memory for vLLM's weights and cache."""
     save_steps: Positive
-    stop_without_signal: bool = True  # when the rollouts of the first generations were all rewarded alike
+    """Optimizer steps between checkpoints."""
+    stop_without_signal: bool = True
+    """Stop when all groups of the first five generations were rewarded alike."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Grace:
@@ -176,9 +218,12 @@ class Grace(Section):
 class Fence(Section):
     """What keeps a model's writing: the forward KL of the frozen backbone to it, added to the contrastive loss."""
 
-    rationale: Weight  # weight on the tokens of rationales
-    text: Weight  # weight on the tokens of plain text
-    rows: Positive  # of a batch, per process, that each KL is taken on
+    rationale: Weight
+    """Weight of the KL on the tokens of rationales."""
+    text: Weight
+    """Weight of the KL on the tokens of plain text."""
+    rows: Positive
+    """Of a batch, per process, that each KL is taken on."""
 
     @model_validator(mode="after")
     def _fences(self) -> Fence:
@@ -191,33 +236,48 @@ class Rounds(Section):
     """adapter+grace: by turns the adapter learns from the generator's rationales, and the generator from its reward."""
 
     rounds: Positive
-    adapter_steps: Natural  # of a round; 0: the frozen backbone embeds
-    policy_steps: Positive  # of a round
+    """How often the two take turns."""
+    adapter_steps: Natural
+    """Of a round. 0: the frozen backbone embeds."""
+    policy_steps: Positive
+    """Of a round."""
 
 
 class Offline(Section):
-    """best-of: rationales are written once, in groups of K, and the model learns from the best of each.
+    """best-of: rationales are written once, in groups of K, and the model learns from the best of each."""
 
-    objective: `sft` on the best rationale, or `dpo` of the best against the worst.
-    credit: as of `Grace`; all: a group of q beside that of d+.
-    """
-
-    rows: Positive | None  # of each round; null: all
-    rollouts: Annotated[int, Field(ge=2)]  # K: of one there is no best
+    rows: Positive | None
+    """Of each round. Null: all."""
+    rollouts: Annotated[int, Field(ge=2)]
+    """K: rationales of a group. Of one there is no best."""
     credit: Literal["positives", "all"] = "positives"
-    rounds: Annotated[int, Field(ge=1, le=2)]  # the second samples from the model of the first
+    """As in `grace`; `all`: a group of q beside that of d+."""
+    rounds: Annotated[int, Field(ge=1, le=2)]
+    """The second round samples from the model of the first."""
     objective: Literal["sft", "dpo"]
-    beta: Rate  # of dpo: the larger, the closer to the model that has written
-    processes: Positive  # one per GPU
+    """`sft` on the best rationale, or `dpo` of the best against the worst."""
+    beta: Rate
+    """Of dpo: the larger, the closer to the model that wrote."""
+    processes: Positive
+    """One per GPU."""
     sharding: Literal["fsdp", "none"]
-    lora: Lora | None  # null: all weights; merged after each round
+    """As in `grace`."""
+    lora: Lora | None
+    """Null: all weights. Merged after each round."""
     epochs: Rate
-    batch_size: Positive  # groups of an update
-    rows_per_forward: Positive  # of them, per process; memory only
-    learning_rate: LearningRate  # at the start of a round; it falls to 0 linearly
+    """Passes over the chosen rationales."""
+    batch_size: Positive
+    """Groups of an update."""
+    rows_per_forward: Positive
+    """Groups of a forward pass of one process. Memory only."""
+    learning_rate: LearningRate
+    """At the start of a round; it falls to 0 linearly."""
     precision: Literal["bf16", "fp32"]
+    """As in `grace`."""
     gradient_checkpointing: bool
+    """As in `grace`."""
     save_steps: Positive
+    """As in `grace`."""
 
     @model_validator(mode="after")
     def _divisible(self) -> Offline:
@@ -229,27 +289,40 @@ class Offline(Section):
 
 
 class Contrastive(Section):
-    """Training with a contrastive loss: the baselines cl and simcse, adapter, kl_fence.
+    """Training with a contrastive loss: the baselines cl and simcse, adapter, kl_fence."""
 
-    loss: `direct` embeddings, those with a `rationale` of the frozen backbone, or `half` of each.
-    """
-
-    processes: Positive  # one per GPU
+    processes: Positive
+    """One per GPU."""
     sharding: Literal["fsdp", "none"]
+    """As in `grace`."""
     lora: Lora | None
-    batch_size: Annotated[int, Field(ge=2)]  # over all processes; each row's negatives come from all of it
-    mini_batch_size: Positive  # gradient cache: texts per forward pass
-    similarity_scale: Rate  # 1 / the InfoNCE temperature
+    """Null: all weights are trained."""
+    batch_size: Annotated[int, Field(ge=2)]
+    """Rows of all processes together; each row's negatives come from all of it."""
+    mini_batch_size: Positive
+    """Texts of a forward pass (gradient cache). Memory only."""
+    similarity_scale: Rate
+    """1 / the temperature of InfoNCE."""
     epochs: Rate
+    """Passes over the training rows."""
     max_steps: Positive | None
+    """Optimizer steps; overrides epochs."""
     learning_rate: LearningRate
+    """After warm-up; it falls to 0 linearly."""
     warmup_ratio: BelowOne
+    """Share of the steps."""
     weight_decay: Weight
-    dropout: BelowOne  # attention dropout; SimCSE's two views differ by nothing else
+    """Of AdamW."""
+    dropout: BelowOne
+    """Of attention. SimCSE's two views differ by nothing else."""
     precision: Literal["bf16", "fp32"]
+    """As in `grace`."""
     save_steps: Positive
+    """Optimizer steps between checkpoints."""
     loss: Literal["direct", "rationale", "half"] = "direct"
-    fence: Fence | None = None  # kl_fence
+    """Through direct embeddings, those with a rationale of the frozen backbone, or half of each."""
+    fence: Fence | None = None
+    """Of `kl_fence` alone: the KL to the frozen backbone."""
 
     @property
     def rationales(self) -> bool:
