@@ -27,7 +27,7 @@ SCHEMA = "config.schema.json"
 # Mappings of a user's names to sections, which have no default of their own.
 NAMED = {"runs": "Run", "tables": "Table", "figures": "Figure", "ablations": "Ablation", "resources": "Resources"}
 OWN = {"available_backbones": config.Backbone, "available_encoders": config.Encoder, "sources": config.Source}
-TOP = {
+TOP: dict[str, tuple[dict[str, Any], str]] = {
     "study": ({"type": "string"}, "A file of studies/, or an entry of `studies`."),
     "preset": ({"type": "string"}, "Whom to follow where paper and released code differ: studies/presets.yaml."),
     "seeds": ({"anyOf": [{"type": "array", "items": {"type": "integer"}}, {"type": "integer"}, {"type": "null"}]},
