@@ -36,10 +36,10 @@ def test_lock_is_within_vllms_bounds():
     assert major == 5 and 17 <= minor <= 19 and lock()["torch"] == "2.13.0"
 
 
-def test_readme_tree_names_what_is_there():
-    text = (ROOT / "README.md").read_text()
+def test_the_tree_names_what_is_there():
+    text = (ROOT / "docs/architecture.md").read_text()
     for name in ("Snakefile", "config.yaml", "rules/", "envs/", "profiles/", "grace/", "tests/", "results/", "docs/"):
         assert name in text and (ROOT / name.rstrip("/")).exists()
     for folder in (ROOT / "grace").iterdir():
         if folder.is_dir() and folder.name != "__pycache__":
-            assert f"{folder.name}/" in text, f"README's tree lacks grace/{folder.name}/"
+            assert f"{folder.name}/" in text, f"docs/architecture.md lacks grace/{folder.name}/"
