@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from grace import stage
 from grace.files import writing
@@ -16,6 +13,7 @@ from grace.report.page import cost, deviations, exhibits, markup
 from grace.report.page.reading import Folder, Record, objects, said, together, unsaid
 from grace.report.page.summary import MEANING, summary
 from grace.report.scoring.statements import OWN, VERDICTS
+from grace.report.sheets.html import templates
 from grace.section import UserError
 from grace.specs import PageSpec
 
@@ -103,26 +101,13 @@ def _files(folder: Folder) -> list[tuple[str, list[tuple[str, str, str]]]]:
     return [(title, entries) for title, entries in (("Summaries", single), ("Folders", many)) if entries]
 
 
-@cache
-def _templates() -> Environment:
-    """All text is escaped but what `markup` and `tables` made."""
-    environment = Environment(
-        loader=PackageLoader("grace.report.page"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"duration": cost.duration, "memory": cost.memory}
-    environment.globals |= {"verdicts": VERDICTS, "meaning": MEANING, "beyond": OWN}
-    return environment
-
-
 def render(content: dict[str, Any]) -> str:
     """The page of what `view` gives."""
     counts = Counter(one["verdict"] for one in content["findings"])
-    page = _templates().get_template("page.html")
-    return page.render(**content, audited=[(name, counts[name]) for name in AUDITED])
+    page = templates().overlay()
+    page.filters |= {"duration": cost.duration, "memory": cost.memory}
+    page.globals |= {"verdicts": VERDICTS, "meaning": MEANING, "beyond": OWN}
+    return page.get_template("page.html").render(**content, audited=[(name, counts[name]) for name in AUDITED])
 
 
 @stage.entry(PageSpec, inputs=("audit", "claims", "records*"), outputs=("out",))

@@ -114,6 +114,7 @@ def main(spec: specs.TablesSpec, paths: SimpleNamespace) -> None:
         title=spec.table.title,
         caption=spec.table.caption,
         line=made.sheet.line,
+        sheet=made.sheet.as_json(),
         runs=made.runs,
         seeds=made.seeds,
         backbones=list(dict.fromkeys([cell.backbone for cell in _cells(spec)] + list(spec.cases))),

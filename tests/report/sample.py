@@ -66,9 +66,8 @@ class Sample:
         for sheet in (scores("table1"), rationales("table6")):
             self.write(f"tables/{sheet.name}.html", html.render(sheet))
             self.write(f"tables/{sheet.name}.csv", "a,b\n")
-            self.write(
-                f"tables/{sheet.name}.json", {"manifest": made, "line": sheet.line, "missing": [], "problems": []}
-            )
+            about = {"line": sheet.line, "sheet": sheet.as_json(), "missing": [], "problems": []}
+            self.write(f"tables/{sheet.name}.json", {"manifest": made, **about})
         problem = "results/mine/x.json was edited after it was made"
         missing = ["results/mine/mteb/tiny/cl/seed0/docstrings.json"]
         about = {"line": "Run grace, 1 seed.", "missing": missing, "problems": [problem]}

@@ -9,9 +9,12 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from grace import specs
-from grace.report.page import markup, tables
+from grace.report.page import markup
 from grace.report.page.reading import Folder, Record, said
-from grace.report.page.tables import Block
+from grace.report.scoring.results import AGAIN
+from grace.report.sheets import html
+from grace.report.sheets.grid import Sheet
+from grace.report.sheets.html import Block
 
 FILES = {"table": ("csv", "md", "tex", "html", "json"), "figure": ("svg", "png", "csv", "json")}
 # Keys that the command line may change.
@@ -68,11 +71,10 @@ def read(folder: Folder, exhibit: specs.Exhibit, path: Path | None) -> tuple[Sho
     if record is None:
         lost = f"{folder.name(path)} is missing or broken, so this {exhibit.form} is not shown."
     elif exhibit.form == "table":
-        page = path.with_suffix(".html")
-        text = folder.text(page)
-        blocks = tables.blocks(text, exhibit.name, (_plain(exhibit.caption), line)) if text is not None else []
-        if not any(one.kind == "grid" for one in blocks):
-            lost = f"{folder.name(page)} is missing or holds no table, so there is none to show."
+        try:
+            blocks = html.blocks(Sheet.of_json(record["sheet"]), exhibit.name)
+        except (KeyError, TypeError, ValueError):
+            lost = f"{folder.name(path)} holds no table, so there is none to show: {AGAIN}."
     else:
         drawing, lost = _drawing(folder, path.with_suffix(".svg"), exhibit.name)
     others = (n for n, one in enumerate(blocks) if one.kind == "heading" and one.html.startswith(REFERENCE))
@@ -92,10 +94,6 @@ def read(folder: Folder, exhibit: specs.Exhibit, path: Path | None) -> tuple[Sho
         links=links(folder, path, exhibit),
     )
     return shown, record
-
-
-def _plain(caption: str) -> str:
-    return markup.inline(caption).striptags()
 
 
 def absent(folder: Folder, exhibit: specs.Exhibit, study: str, config: dict[str, Any]) -> Absent:

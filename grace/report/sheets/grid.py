@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 from markdown_it import MarkdownIt
 
@@ -57,6 +57,42 @@ class Sheet:
     line: str
     warnings: list[Line]
     grids: list[Grid]
+
+    def as_json(self) -> dict[str, Any]:
+        """As it stands in the record of the table; half a character, which JSON does not have, is an escape there."""
+
+        def whole(value: Any) -> Any:
+            if isinstance(value, dict):
+                return {key: whole(one) for key, one in value.items()}
+            if isinstance(value, list | tuple):
+                return [whole(one) for one in value]
+            return visible(value) if isinstance(value, str) else value
+
+        return {key: whole(value) for key, value in asdict(self).items()}
+
+    @staticmethod
+    def of_json(value: Any) -> Sheet:
+        """Of what `as_json` gave. Raises: KeyError, TypeError or ValueError for anything else."""
+
+        def line(pieces: Any) -> Line:
+            return [Piece(str(text), style) for text, style in pieces]
+
+        def cell(one: Any) -> Shown:
+            return Shown(line(one["main"]), line(one["interval"]), line(one["printed"]))
+
+        grids = [
+            Grid(
+                head=[str(name) for name in one["head"]],
+                rows=[[cell(each) for each in row] for row in one["rows"]],
+                names=int(one["names"]), prose=bool(one["prose"]), heading=str(one["heading"]),
+                before=[line(each) for each in one["before"]],
+                notes=[(str(sign), line(each)) for sign, each in one["notes"]],
+            )
+            for one in value["grids"]
+        ]  # fmt: skip
+        warnings = [line(one) for one in value["warnings"]]
+        name, title = str(value["name"]), str(value["title"])
+        return Sheet(name, title, line(value["caption"]), str(value["line"]), warnings, grids)
 
 
 def text(value: str, style: Style = "") -> Shown:

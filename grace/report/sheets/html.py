@@ -1,72 +1,114 @@
-"""A table as an HTML page that needs nothing else."""
+"""A table as HTML: its parts, for the page of the study and for a page of its own. All text is escaped here."""
 
 from __future__ import annotations
 
-from html import escape
+import re
+from collections.abc import Iterator
+from functools import cache
+from itertools import groupby
+from typing import NamedTuple
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
 
 from grace.report.sheets.grid import PRINTED, Grid, Line, Piece, Sheet, Shown, visible
 
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 1.5rem auto; max-width: 100rem; padding: 0 1rem; color: #1b1f24 }
-.scroll { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; white-space: nowrap }
-th, td { padding: .3rem .7rem; border-bottom: 1px solid #d8dee4; text-align: right; vertical-align: top }
-th.name, td.name { text-align: left }
-td.prose, .prose { text-align: left; white-space: pre-wrap; min-width: 30rem; overflow-wrap: anywhere }
-thead th { border-bottom: 2px solid #57606a; vertical-align: bottom }
-tbody tr:hover { background: #f6f8fa }
-.interval, .printed { font-size: .85em; color: #57606a }
-.notes { color: #32383f; padding-left: 1.2rem }
-"""
+BACKBONE = "backbone"
+CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+TAGS = {"bold": "strong", "italic": "em", "code": "code"}
+
+
+class Cells(NamedTuple):
+    """A table. right, prose: which columns hold numbers, and which running text.
+
+    groups: (backbone, its rows); one without a name where the table has no column of backbones.
+    """
+
+    head: list[Markup]
+    right: list[bool]
+    prose: list[bool]
+    groups: list[tuple[str, list[list[Markup]]]]
+
+
+class Block(NamedTuple):
+    """A part of a table. kind: grid, notes, heading or text."""
+
+    kind: str
+    html: Markup
+    grid: Cells | None = None
+
+
+@cache
+def templates() -> Environment:
+    return Environment(
+        loader=PackageLoader("grace.report.page"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def render(sheet: Sheet) -> str:
-    body = [f"<h1>{escape(sheet.title)}</h1>", f"<p>{_line(sheet.caption)}</p>", f"<p>{escape(sheet.line)}</p>"]
-    body += [f"<p>{_line(warning)}</p>" for warning in sheet.warnings]
-    body += [part for grid in sheet.grids for part in _grid(grid)]
-    head = '<meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-    head += f"<title>{escape(sheet.title)}</title><style>{STYLE}</style>"
-    return f'<!doctype html>\n<html lang="en"><head>{head}</head>\n<body>\n' + "\n".join(body) + "\n</body></html>\n"
+    """A page that needs nothing else."""
+    own = blocks(sheet, sheet.name)
+    return templates().get_template("table.html").render(sheet=sheet, caption=line(sheet.caption), blocks=own)
 
 
-def _grid(grid: Grid) -> list[str]:
-    out = [f"<h2>{escape(grid.heading)}</h2>"] if grid.heading else []
-    out += [f"<p>{_line(paragraph)}</p>" for paragraph in grid.before]
-    left = len(grid.head) if grid.prose else grid.names
-    kinds = [' class="name"' if i < left else "" for i in range(len(grid.head))]
-    out.append('<div class="scroll"><table>')
-    heads = "".join(f"<th{kind}>{escape(name)}</th>" for kind, name in zip(kinds, grid.head, strict=True))
-    out.append(f"<thead><tr>{heads}</tr></thead>\n<tbody>")
-    if grid.prose:
-        kinds[-1] = ' class="prose"'
-    for row in grid.rows:
-        cells = (f"<td{kind}>{_cell(cell)}</td>" for kind, cell in zip(kinds, row, strict=True))
-        out.append(f"<tr>{''.join(cells)}</tr>")
-    out.append("</tbody></table></div>")
+def blocks(sheet: Sheet, name: str) -> list[Block]:
+    """The parts of a table but its title, caption and line. `name` is put before the ids of its notes."""
+    return [Block("text", line(one)) for one in sheet.warnings] + [
+        block for grid in sheet.grids for block in _blocks(grid, name)
+    ]
+
+
+def _blocks(grid: Grid, name: str) -> Iterator[Block]:
+    if grid.heading:
+        yield Block("heading", escape(visible(grid.heading)))
+    for one in grid.before:
+        yield Block("text", line(one))
+    yield Block("grid", Markup(""), _cells(grid, name))
     if grid.notes:
-        out.append('<ul class="notes">')
-        for sign, note in grid.notes:
-            name, mark = (f' id="note-{sign}"', f"<sup>{sign}</sup> ") if sign else ("", "")
-            out.append(f"<li{name}>{mark}{_line(note)}</li>")
-        out.append("</ul>")
-    return out
+        yield Block("notes", Markup("").join(_note(sign, said, name) for sign, said in grid.notes))
 
 
-def _cell(cell: Shown) -> str:
-    more = (("interval", cell.interval), ("printed", [Piece(f"{PRINTED} "), *cell.printed] if cell.printed else []))
-    return _line(cell.main) + "".join(f'<div class="{kind}">{_line(part)}</div>' for kind, part in more if part)
+def _note(sign: str, said: Line, name: str) -> Markup:
+    if not sign:
+        return Markup("<li>{}</li>").format(line(said))
+    return Markup('<li id="{}-note-{}"><sup>{}</sup> {}</li>').format(name, sign, sign, line(said))
 
 
-def _line(line: Line) -> str:
-    return "".join(_piece(piece) for piece in line)
+def _cells(grid: Grid, name: str) -> Cells:
+    width, left = len(grid.head), len(grid.head) if grid.prose else grid.names
+    head = [Markup(CAMEL.sub("<wbr>", str(escape(title)))) for title in grid.head]
+    right = [place >= left for place in range(width)]
+    prose = [grid.prose and place == width - 1 for place in range(width)]
+    rows = [[_cell(cell, name) for cell in row] for row in grid.rows]
+    if width < 2 or grid.head[0] != BACKBONE:
+        return Cells(head, right, prose, [("", rows)])
+    named = zip(("".join(piece.text for piece in row[0].main) for row in grid.rows), rows, strict=True)
+    groups = [(backbone, [row[1:] for _, row in some]) for backbone, some in groupby(named, key=lambda one: one[0])]
+    return Cells(head[1:], right[1:], prose[1:], groups)
 
 
-def _piece(piece: Piece) -> str:
+def _cell(cell: Shown, name: str) -> Markup:
+    printed = [Piece(f"{PRINTED} "), *cell.printed] if cell.printed else []
+    below = (("interval", cell.interval), ("printed", printed))
+    more = (Markup('<span class="{}">{}</span>').format(kind, line(part)) for kind, part in below if part)
+    return line(cell.main, name) + Markup("").join(more)
+
+
+def line(pieces: Line, name: str = "") -> Markup:
+    """`name`: of the table whose notes a sign leads to."""
+    return Markup("").join(_piece(piece, name) for piece in pieces)
+
+
+def _piece(piece: Piece, name: str) -> Markup:
     found = escape(visible(piece.text.strip() if piece.style == "prose" else piece.text))
     if piece.style == "sign":
-        links = (f'<a href="#note-{one}">{one}</a>' for one in piece.text)
-        return f"<sup>{''.join(links)}</sup>"
+        links = (Markup('<a href="#{}-note-{}">{}</a>').format(name, one, one) for one in piece.text)
+        return Markup("<sup>{}</sup>").format(Markup("").join(links))
     if piece.style == "prose":
-        return found.replace("\n", "<br>")
-    tag = {"bold": "strong", "italic": "em", "code": "code"}.get(piece.style)
-    return f"<{tag}>{found}</{tag}>" if tag else found
+        return found.replace("\n", Markup("<br>"))
+    tag = TAGS.get(piece.style)
+    return Markup(f"<{tag}>") + found + Markup(f"</{tag}>") if tag else found
