@@ -1,7 +1,8 @@
 """Does a reward do more than its control on a real model? Held-out pairs, three real tasks, and what is written.
 
     python -m bench.reward score --study laptop --config CONFIG --data DATA --out results/reward RUN SEED [--seeds ...]
-    python -m bench.reward table --out results/reward --to docs/results/reward
+    python -m bench.reward table --out results/reward --to docs/results/reward RUN-over-CONTROL ...
+    python -m bench.reward race --study laptop --backbone FOLDER --rows FILE ... --seconds 600 RUN CONTROL
 
 `score` embeds with one trained or untrained run and keeps its scores item by item (OUT/RUN.seedS.json):
 
@@ -15,14 +16,21 @@ twice), and is about its text: it has at least two content words, and a third of
 content word has four letters or more and is neither a stop word of scikit-learn nor one of "text", "sentence" and the
 like; it stems from the text if a word there has the same first four letters. Counted over the documents of the pairs.
 
-`table` writes, of all that was scored, scores.csv and .md, differences with paired intervals, and rationales before
-and after training.
+`table` writes, of all that was scored, means and differences with paired intervals, and rationales before and after
+training. `race` is for a machine that is lent for minutes: it times a few steps, trains a run and its control for as
+many as fit, scores both and the untrained model, and writes the table. At the paper's batch on a GPU:
+
+    --set '{"grace": {"instances": 64, "rollouts": 8, "rollouts_per_forward": 64, "precision": "bf16"},
+            "generation": {"max_new_tokens": 128, "batch_size": 640}, "evaluation": {"max_new_tokens": 128}}'
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +44,7 @@ from sklearn.linear_model import LogisticRegression
 
 from bench import common
 from bench.ceiling import ndcg_of_each
+from grace import manifest
 from grace.encoder.encoder import Rationale, RationaleEncoder
 from grace.encoder.explain import cosines
 from grace.evaluation.held_out import by_hash
@@ -138,23 +147,27 @@ class Tasks:
 def score(arguments: argparse.Namespace) -> None:
     plan = Plan({**read_config(arguments.config), "study": arguments.study})
     tasks = Tasks(arguments.pairs, arguments.data)
-    texts = tasks.texts()
-    run, _, mode = arguments.run.partition(".")
-    spec = build(EncodeSpec, plan.encode(run, arguments.seed).model_dump(), "spec")
+    scored(plan, tasks, arguments.run, arguments.seed, arguments.model, arguments.out)
+
+
+def scored(plan: Plan, tasks: Tasks, name: str, seed: int, model: Path, out: Path) -> None:
+    """Embed all texts with a model by the prompt and pooling of run `name`, or RUN.direct, and keep its scores."""
+    texts, (run, _, mode) = tasks.texts(), name.partition(".")
+    spec = build(EncodeSpec, plan.encode(run, seed).model_dump(), "spec")
     spec = spec.model_copy(update={"engine": "transformers", "sampling_temperature": 0.0})
     if mode == "direct":
         spec = spec.model_copy(update={"rationales": False})
-    encoder = RationaleEncoder.from_spec(arguments.model, spec)
     started = time.perf_counter()
-    made = encoder.encode(texts)
+    made = RationaleEncoder.from_spec(model, spec).encode(texts)
     seconds = time.perf_counter() - started
-    vectors = dict(zip(texts, made.embeddings, strict=True))
     kept: dict[str, Any] = {
-        "run": arguments.run,
-        "seed": arguments.seed,
+        "run": name,
+        "seed": seed,
         "command": common.command(),
-        "seconds": seconds,
-        "items": tasks.items(vectors),
+        "hardware": common.hardware(),
+        "commit": manifest.commit(),
+        "seconds": round(seconds, 1),
+        "items": tasks.items(dict(zip(texts, made.embeddings, strict=True))),
         "gold": [row["score"] for row in tasks.sts],
     }
     if made.rationales is not None:
@@ -167,9 +180,37 @@ def score(arguments: argparse.Namespace) -> None:
             "tokens": [len(one.token_ids) for _, one in said],
         }
         kept["shown"] = [[text, one.text, one.truncated] for text, one in said[:SHOWN]]
-    write_json(arguments.out / f"{arguments.run}.seed{arguments.seed}.json", kept)
+    write_json(out / f"{name}.seed{seed}.json", kept)
     found = scores_of(kept)
-    print(arguments.run, arguments.seed, {name: round(value, 3) for name, value in found.items()}, f"{seconds:.0f} s")
+    print(name, seed, {key: round(value, 3) for key, value in found.items()}, f"{seconds:.0f} s", flush=True)
+
+
+def race(arguments: argparse.Namespace) -> None:
+    """Train a run and its control for as many steps as fit, score both and the untrained model, say the differences."""
+    plan = Plan({**read_config(arguments.config), "study": arguments.study}).changed(json.loads(arguments.set))
+    tasks = Tasks(arguments.pairs, arguments.data)
+
+    def train(run: str, steps: int, name: str) -> tuple[Path, list[float]]:
+        made = arguments.out / "models" / name / "manifest.json"
+        spec = json.loads(plan.spec_train(run, arguments.seed, []))
+        spec["grace"]["max_steps"] = steps
+        command = [sys.executable, "-m", "grace.training.train", "--spec", json.dumps(spec), "--out", str(made)]
+        command += ["--backbone", str(arguments.backbone), "--rows", str(arguments.rows)]
+        subprocess.run([*command, "--store", str(arguments.out / "store")], check=True)
+        return made.parent, [one["step_time"] for one in read_json(made)["history"] if "step_time" in one]
+
+    _, seconds = train(arguments.run, arguments.trial, "trial")
+    each = float(np.median([float(one) for one in seconds[1:]]))  # the first compiles and allocates
+    steps = max(1, int(arguments.seconds / 2 / each))
+    print(f"{each:.2f} s a step: {steps} steps of each run", flush=True)
+    for run in (arguments.run, arguments.control):
+        folder, _ = train(run, steps, run)
+        scored(plan, tasks, run, arguments.seed, folder, arguments.out)
+    for run in arguments.untrained:
+        scored(plan, tasks, run, arguments.seed, arguments.backbone, arguments.out)
+    arguments.to = arguments.out / "tables"
+    arguments.differences = [f"{arguments.run}-over-{other}" for other in (arguments.control, *arguments.untrained)]
+    table(arguments)
 
 
 def resampled(kept: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -250,16 +291,28 @@ def difference(kept: list[dict[str, Any]], run: str, control: str) -> Iterator[d
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("score")
+    given = argparse.ArgumentParser(add_help=False)
+    given.add_argument("--study", default="laptop")
+    given.add_argument("--config", type=Path, default=Path("config.yaml"))
+    given.add_argument("--pairs", type=Path, required=True, help="held-out rows {id, query, positive}")
+    given.add_argument("--data", type=Path, required=True, help="folder of stsbenchmark, banking77 and cacm")
+    given.add_argument("--out", type=Path, default=Path("results/reward"))
+    one = commands.add_parser("score", parents=[given])
     one.set_defaults(call=score)
-    one.add_argument("--study", default="laptop")
-    one.add_argument("--config", type=Path, default=Path("config.yaml"))
-    one.add_argument("--pairs", type=Path, required=True, help="held-out rows {id, query, positive}")
-    one.add_argument("--data", type=Path, required=True, help="folder of stsbenchmark, banking77 and cacm")
     one.add_argument("--model", type=Path, required=True)
-    one.add_argument("--out", type=Path, default=Path("results/reward"))
     one.add_argument("run", help="a run of the study: its prompt and pooling; RUN.direct embeds without rationales")
     one.add_argument("seed", type=int)
+    two = commands.add_parser("race", parents=[given])
+    two.set_defaults(call=race)
+    two.add_argument("--backbone", type=Path, required=True)
+    two.add_argument("--rows", type=Path, required=True, help="training rows, data/rows/BACKBONE/supervised.jsonl")
+    two.add_argument("--seconds", type=float, default=600, help="for both trainings")
+    two.add_argument("--set", default="{}", help="settings of the study, as JSON")
+    two.add_argument("--seed", type=int, default=0)
+    two.add_argument("--trial", type=int, default=3, help="steps that are timed before")
+    two.add_argument("--untrained", nargs="*", default=["reasoning", "one-word"])
+    two.add_argument("run")
+    two.add_argument("control")
     other = commands.add_parser("table")
     other.set_defaults(call=table)
     other.add_argument("--out", type=Path, default=Path("results/reward"))

@@ -57,7 +57,7 @@ def make(stage: str, spec: Section, inputs: list[Path | str], started: float, **
         "settings": spec.model_dump(),
         "inputs": {str(path): weights_hash(path) if Path(path).is_dir() else sha256(path) for path in inputs},
         "versions": {"python": platform.python_version(), **_versions()},
-        "commit": _commit(),
+        "commit": commit(),
         "hardware": hardware(),
         "seconds": round(time.time() - started, 2),
         "cpu_seconds": round(time.process_time(), 2),
@@ -163,7 +163,7 @@ def _versions() -> dict[str, str]:
 
 
 @cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The project's commit, with "+" when the tree was changed; None outside a checkout."""
     here = Path(__file__).parent
 
