@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -73,3 +74,39 @@ def test_the_table_of_a_run_and_its_control(tmp_path, capsys):
     assert "| grace | 2 |" in capsys.readouterr().out and len(frame) == 10
     with pytest.raises(SystemExit, match="no scores of cl"):
         reward.table(Namespace(out=tmp_path, to=tmp_path / "docs", differences=["cl-over-base"]))
+
+
+def test_a_race_has_as_many_steps_as_fit(tmp_path, monkeypatch):
+    """The trainings and the scoring are stood in for; the real ones ran on a tiny backbone (docs/measurements.md)."""
+    trained, seen = {}, []
+
+    def train(command, check):
+        given = dict(zip(command[3::2], command[4::2], strict=True))
+        spec = json.loads(given["--spec"])
+        out = Path(given["--out"])
+        trained[out.parent.name] = (spec["run"], spec["grace"]["max_steps"], spec["grace"]["instances"])
+        out.parent.mkdir(parents=True)
+        history = [{"step_time": "9.0"}, {"step_time": "2.0"}, {"step_time": "2.0"}, {"train_loss": 0}]
+        out.write_text(json.dumps({"history": history}))
+
+    def scored(plan, tasks, name, seed, model, out):
+        seen.append((name, model.name))
+        (out / f"{name}.seed{seed}.json").write_text(json.dumps(kept(name, seed, 0.5)))
+
+    monkeypatch.setattr(reward.subprocess, "run", train)
+    monkeypatch.setattr(reward, "scored", scored)
+    monkeypatch.setattr(reward, "Tasks", lambda *_: None)
+    given = ["race", "--study", "smoke", "--pairs", "p", "--data", "d", "--backbone", str(tmp_path / "backbone")]
+    given += ["--rows", "r", "--out", str(tmp_path / "out"), "--seconds", "40"]
+    given += ["--set", '{"grace": {"instances": 8}}', "grace-rollout", "grace-random"]
+    monkeypatch.setattr("sys.argv", ["reward", *given])
+    reward.main()
+    assert trained == {
+        "trial": ("grace-rollout", 3, 8), "grace-rollout": ("grace-rollout", 10, 8),
+        "grace-random": ("grace-random", 10, 8),
+    }  # fmt: skip
+    assert seen == [
+        ("grace-rollout", "grace-rollout"), ("grace-random", "grace-random"), ("reasoning", "backbone"),
+        ("one-word", "backbone"),
+    ]  # fmt: skip
+    assert "grace-random" in (tmp_path / "out/tables/tables.md").read_text()
