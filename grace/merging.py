@@ -23,14 +23,21 @@ SHARED = ("backbones", "defaults", "exhibits", "presets")
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """A config.yaml on top of the studies. Raises: UserError for a file that is no such thing."""
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError):
-        values = None
-    if not isinstance(values, dict):
-        raise UserError(f"{path}: not a YAML file of settings; correct it, or --config.")
-    return with_studies(values)
+    """A file as `--configfile` takes it, on top of config.yaml and the studies.
+
+    Raises:
+        UserError: for a file that is no such thing.
+    """
+    found: dict[str, Any] = {}
+    for one in (STUDIES.with_name("config.yaml"), path):
+        try:
+            values = yaml.safe_load(one.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError):
+            values = None
+        if not isinstance(values, dict):
+            raise UserError(f"{one}: not a YAML file of settings; correct it, or --config.")
+        found = merge(found, values)
+    return with_studies(found)
 
 
 def with_studies(config: dict[str, Any]) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from grace import manifest, specs, stage
-from grace.files import writing
+from grace.files import sha256, writing
 from grace.paper.finding import listed
 from grace.report.plots import bars, heatmap, latency, lines, pareto, progression, scatter, style, svg, times
 from grace.report.plots.marks import FIELDS, Mark, Results, label, names
@@ -149,7 +149,7 @@ def main(spec: specs.FiguresSpec, paths: SimpleNamespace) -> None:
         temporary.write_bytes(picture.getvalue())
     files = [path for cell in spec.cells + spec.general for path in cell.results] + list(spec.latency.values())
     made = manifest.make("figures", spec, sorted(path for path in set(files) if Path(path).is_file()), paths.started)
-    manifest.write_result(paths.record, made, **about)
+    manifest.write_result(paths.record, made, svg=sha256(paths.svg), **about)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from grace import specs
+from grace.files import sha256
 from grace.report import report
 from grace.report.sheets import html
 from grace.report.sheets.grid import Grid, Piece, Sheet, Shown
@@ -71,8 +72,8 @@ class Sample:
         problem = "results/mine/x.json was edited after it was made"
         missing = ["results/mine/mteb/tiny/cl/seed0/docstrings.json"]
         about = {"line": "Run grace, 1 seed.", "missing": missing, "problems": [problem]}
-        self.write("figures/figure1.json", {"manifest": made, **about})
-        self.write("figures/figure1.svg", SVG)
+        drawing = self.write("figures/figure1.svg", SVG)
+        self.write("figures/figure1.json", {"manifest": made, "svg": sha256(drawing), **about})
         beyond = claim("reproduced", id="more", group="Beyond the paper", word="holds")
         tests = [claim("reproduced"), claim("contradicted"), claim("not separable", bound=0.4), beyond]
         tests += [claim("not run", ours=None, low=None, high=None, levels=None, seeds=0)]

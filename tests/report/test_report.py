@@ -215,7 +215,7 @@ def test_cost_and_deviations_are_shown(sample):
         ("tables/table1.json", '{"line": "x"}', "tables/table1.json holds no table, so there is none to show"),
         ("tables/table1.json", '{"sheet": {"grids": [1]}}', "tables/table1.json holds no table, so there is none"),
         ("figures/figure1.svg", None, "figures/figure1.svg is missing, so there is no figure to show"),
-        ("figures/figure1.svg", "<svg", "figures/figure1.svg is broken, so there is no figure to show"),
+        ("figures/figure1.svg", "<svg", "figures/figure1.svg was changed after it was made, so it is not shown"),
         ("claims.json", "{}", "No claim was tested."),
         ("claims.json", '{"claims": [{"id": 1}]}', "No claim was tested."),
         ("claims.json", "", "claims.json is not whole"),

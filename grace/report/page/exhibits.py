@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from markupsafe import Markup
 
 from grace import specs
+from grace.files import sha256
 from grace.report.page import markup
 from grace.report.page.reading import Folder, Record, said
 from grace.report.scoring.results import AGAIN
@@ -76,7 +77,7 @@ def read(folder: Folder, exhibit: specs.Exhibit, path: Path | None) -> tuple[Sho
         except (KeyError, TypeError, ValueError):
             lost = f"{folder.name(path)} holds no table, so there is none to show: {AGAIN}."
     else:
-        drawing, lost = _drawing(folder, path.with_suffix(".svg"), exhibit.name)
+        drawing, lost = _drawing(folder, path.with_suffix(".svg"), str(record.get("svg")))
     others = (n for n, one in enumerate(blocks) if one.kind == "heading" and one.html.startswith(REFERENCE))
     own = next(others, len(blocks))
     shown = Shown(
@@ -119,15 +120,15 @@ def _flow(value: Any) -> str:
     return f"[{','.join(map(str, value))}]" if isinstance(value, list) else str(value)
 
 
-def _drawing(folder: Folder, path: Path, name: str) -> tuple[Markup, str]:
+def _drawing(folder: Folder, path: Path, digest: str) -> tuple[Markup, str]:
+    """A figure as it was made. One that was changed since is not shown: it might run or load something."""
     text = folder.text(path)
     if text is None:
         return Markup(""), f"{folder.name(path)} is missing, so there is no figure to show."
-    try:
-        return markup.svg(text, name), ""
-    except ValueError as error:
-        folder.say(path, f"is no drawing ({error})")
-        return Markup(""), f"{folder.name(path)} is broken, so there is no figure to show."
+    if sha256(path) != digest:
+        folder.say(path, "is not the drawing that was made")
+        return Markup(""), f"{folder.name(path)} was changed after it was made, so it is not shown."
+    return Markup(text), ""
 
 
 def links(folder: Folder, record: Path, exhibit: specs.Exhibit) -> list[Link]:
