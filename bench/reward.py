@@ -160,6 +160,7 @@ def scored(plan: Plan, tasks: Tasks, name: str, seed: int, model: Path, out: Pat
     started = time.perf_counter()
     made = RationaleEncoder.from_spec(model, spec).encode(texts)
     seconds = time.perf_counter() - started
+    items = tasks.items(dict(zip(texts, made.embeddings, strict=True)))
     kept: dict[str, Any] = {
         "run": name,
         "seed": seed,
@@ -167,7 +168,7 @@ def scored(plan: Plan, tasks: Tasks, name: str, seed: int, model: Path, out: Pat
         "hardware": common.hardware(),
         "commit": manifest.commit(),
         "seconds": round(seconds, 1),
-        "items": tasks.items(dict(zip(texts, made.embeddings, strict=True))),
+        "items": {task: np.round(values, 4).tolist() for task, values in items.items()},
         "gold": [row["score"] for row in tasks.sts],
     }
     if made.rationales is not None:
