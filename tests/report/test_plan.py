@@ -45,16 +45,16 @@ def test_a_processor_takes_what_one_gpu_of_its_speed_would():
 
 @pytest.mark.workflow
 @pytest.mark.parametrize(
-    ("study", "backbones", "wanted", "at_once"),
+    ("name", "backbones", "wanted", "at_once"),
     [
         *(("paper", ["qwen2.5-3b", "qwen3-4b"], wanted, wanted) for wanted in (False, True)),
         *(("demo", ["tiny"], wanted, not wanted) for wanted in (False, True)),
     ],
 )
-def test_jobs_are_those_of_snakemake(study, backbones, wanted, at_once, tmp_path):
-    made = plan(study(study, wanted, backbones=backbones, tradeoff=at_once))
+def test_jobs_are_those_of_snakemake(name, backbones, wanted, at_once, tmp_path):
+    made = plan(study(name, wanted, backbones=backbones, tradeoff=at_once))
     asked = (f"ablations={wanted}", f"tradeoff={at_once}")
-    found = planned(tmp_path, f"study={study}", *asked, f"backbones=[{','.join(backbones)}]")
+    found = planned(tmp_path, f"study={name}", *asked, f"backbones=[{','.join(backbones)}]")
     assert found == {rule.name: rule.jobs for rule in made.rules}
 
 
