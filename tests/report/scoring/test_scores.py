@@ -138,7 +138,7 @@ def test_an_edited_result_is_shown_and_flagged(study, tmp_path):
     assert list(problems) == ["edited"] and "cl-0.json was edited after it was made" in problems["edited"]["text"]
     assert frame.loc[("cl", "STS"), "ours"] == 99.0 and "edited" in frame.loc[("cl", "STS"), "note"]
     assert row(out, "cl")[5].startswith("99.00 ᵃ") and "ᵃ" not in row(out, "base")[5]
-    assert '<sup><a href="#table1-note-a">a</a></sup>' in out.html and '<li id="note-a">' in out.html
+    assert '<sup><a href="#table1-note-a">a</a></sup>' in out.html and '<li id="table1-note-a">' in out.html
     assert r"99.00\textsuperscript{a}" in out.tex and r"\textsuperscript{a} " in out.tex
 
 
