@@ -95,13 +95,17 @@ def acceptable(text: str, rationale: Rationale) -> bool:
     return not rationale.truncated and not loops(rationale.text) and about(text, rationale.text) >= 1 / 3
 
 
+def sts_rows(data: Path) -> list[dict[str, Any]]:
+    return list(read_jsonl(data / "stsbenchmark/validation.jsonl"))[::10]
+
+
 class Tasks:
     """The texts of all tasks, and a score per item from their embeddings."""
 
     def __init__(self, pairs: Path, data: Path) -> None:
         held = by_hash(pairs)[:PAIRS]
         self.queries, self.documents = [row["query"] for row in held], [row["positive"] for row in held]
-        self.sts = list(read_jsonl(data / "stsbenchmark/validation.jsonl"))[::10]
+        self.sts = sts_rows(data)
         seen: dict[Any, list[str]] = {}
         for row in read_jsonl(data / "banking77/train.jsonl"):
             seen.setdefault(row["label"], []).append(row["text"])
@@ -169,7 +173,6 @@ def scored(plan: Plan, tasks: Tasks, name: str, seed: int, model: Path, out: Pat
         "commit": manifest.commit(),
         "seconds": round(seconds, 1),
         "items": {task: np.round(values, 4).tolist() for task, values in items.items()},
-        "gold": [row["score"] for row in tasks.sts],
     }
     if made.rationales is not None:
         written = dict(zip(texts, made.rationales, strict=True))
@@ -182,7 +185,7 @@ def scored(plan: Plan, tasks: Tasks, name: str, seed: int, model: Path, out: Pat
         }
         kept["shown"] = [[text, one.text, one.truncated] for text, one in said[:SHOWN]]
     write_json(out / f"{name}.seed{seed}.json", kept)
-    found = scores_of(kept)
+    found = scores_of(kept, [row["score"] for row in tasks.sts])
     print(name, seed, {key: round(value, 3) for key, value in found.items()}, f"{seconds:.0f} s", flush=True)
 
 
@@ -214,31 +217,32 @@ def race(arguments: argparse.Namespace) -> None:
     table(arguments)
 
 
-def resampled(kept: dict[str, Any]) -> dict[str, np.ndarray]:
-    """[RESAMPLES] scores of each task, and the mean of the real ones; the same draws for every run."""
+def resampled(kept: dict[str, Any], gold: list[float]) -> dict[str, np.ndarray]:
+    """[RESAMPLES] scores of each task, and the mean of the real ones; the same draws for every run. gold: of sts."""
     found = {}
     for task in TASKS:
         values = np.array(kept["items"][task])
-        name, gold = ("spearman", np.array(kept["gold"])) if task == "sts" else ("mean", None)
+        name, other = ("spearman", np.array(gold)) if task == "sts" else ("mean", None)
         drawn = bootstrap.counts(len(values), RESAMPLES, 0, task)
-        found[task] = np.concatenate([bootstrap.statistic(name, values, gold, one) for one in drawn])
+        found[task] = np.concatenate([bootstrap.statistic(name, values, other, one) for one in drawn])
     return {**found, "real": np.mean([found[task] for task in REAL], axis=0)}
 
 
-def scores_of(kept: dict[str, Any]) -> dict[str, float]:
+def scores_of(kept: dict[str, Any], gold: list[float]) -> dict[str, float]:
     found = {task: float(np.mean(kept["items"][task])) for task in TASKS}
-    found["sts"] = float(spearmanr(kept["items"]["sts"], kept["gold"]).statistic)
+    found["sts"] = float(spearmanr(kept["items"]["sts"], gold).statistic)
     found["real"] = float(np.mean([found[task] for task in REAL]))
     return found | {name: float(np.mean(values)) for name, values in kept.get("written", {}).items()}
 
 
 def table(arguments: argparse.Namespace) -> None:
     kept = [read_json(path) for path in sorted(arguments.out.glob("*.seed*.json"))]
-    scores = pd.DataFrame([{"run": one["run"], "seed": one["seed"], **scores_of(one)} for one in kept])
+    gold = [row["score"] for row in sts_rows(arguments.data)]
+    scores = pd.DataFrame([{"run": one["run"], "seed": one["seed"], **scores_of(one, gold)} for one in kept])
     pairs = [pair.split("-over-") for pair in arguments.differences]
     if unknown := {run for pair in pairs for run in pair} - {one["run"] for one in kept}:
         raise SystemExit(f"error: {arguments.out}: holds no scores of {min(unknown)}; run `score` for it first.")
-    differences = pd.DataFrame([row for run, control in pairs for row in difference(kept, run, control)])
+    differences = pd.DataFrame([row for run, control in pairs for row in difference(kept, run, control, gold)])
     means = scores.groupby("run").mean().drop(columns="seed")
     means.insert(0, "seeds", scores.groupby("run").size())
     arguments.to.mkdir(parents=True, exist_ok=True)
@@ -273,15 +277,15 @@ def _number(cell: Any, digits: int = 3) -> str:
     return "" if pd.isna(cell) else f"{cell:.{digits}f}" if isinstance(cell, float) else str(cell)
 
 
-def difference(kept: list[dict[str, Any]], run: str, control: str) -> Iterator[dict[str, Any]]:
+def difference(kept: list[dict[str, Any]], run: str, control: str, gold: list[float]) -> Iterator[dict[str, Any]]:
     """Of each task run - control in points: the mean over the seeds that both have. A control of one seed, such as an
     untrained run, is that of every seed. Intervals are over the items of the tasks, the same draws for both."""
     of = {name: {one["seed"]: one for one in kept if one["run"] == name} for name in (run, control)}
     if len(of[control]) == 1:
         of[control] = dict.fromkeys(of[run], *of[control].values())
     both = sorted(of[run].keys() & of[control].keys())
-    drawn = [(resampled(of[run][seed]), resampled(of[control][seed])) for seed in both]
-    exact = [(scores_of(of[run][seed]), scores_of(of[control][seed])) for seed in both]
+    drawn = [(resampled(of[run][seed], gold), resampled(of[control][seed], gold)) for seed in both]
+    exact = [(scores_of(of[run][seed], gold), scores_of(of[control][seed], gold)) for seed in both]
     for task in (*TASKS, "real"):
         low, high = bootstrap.interval(np.mean([a[task] - b[task] for a, b in drawn], axis=0))
         each = [100 * (a[task] - b[task]) for a, b in exact]
@@ -318,6 +322,7 @@ def main() -> None:
     other.set_defaults(call=table)
     other.add_argument("--out", type=Path, default=Path("results/reward"))
     other.add_argument("--to", type=Path, required=True)
+    other.add_argument("--data", type=Path, required=True, help="for the scores of STSBenchmark's pairs")
     other.add_argument("differences", nargs="+", metavar="RUN-over-CONTROL")
     arguments = parser.parse_args()
     arguments.call(arguments)

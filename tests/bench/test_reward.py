@@ -44,12 +44,22 @@ def test_the_share_of_words_from_the_text():
     assert reward.about("Dogs were barking loudly", "barks loud: barking, loudly, music") == pytest.approx(4 / 5)
 
 
+GOLD = np.arange(30) / 30
+
+
+def data(folder: Path) -> Path:
+    """Of STSBenchmark every tenth pair is taken."""
+    path = folder / "data/stsbenchmark/validation.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"score": score}) + "\n" for score in GOLD for _ in range(10)))
+    return folder / "data"
+
+
 def kept(run: str, seed: int, right: float) -> dict:
     random = np.random.default_rng(seed)
     items = {name: (random.random(40) < right).astype(float).tolist() for name in ("pairs", "banking", "cacm")}
-    gold = random.random(30)
-    items["sts"] = (gold + random.random(30)).tolist()
-    return {"run": run, "seed": seed, "items": items, "gold": gold.tolist()}
+    items["sts"] = (GOLD + random.random(30)).tolist()
+    return {"run": run, "seed": seed, "items": items}
 
 
 def test_the_table_of_a_run_and_its_control(tmp_path, capsys):
@@ -61,7 +71,9 @@ def test_the_table_of_a_run_and_its_control(tmp_path, capsys):
         kept("base", 0, 0.4),
     ]:
         (tmp_path / f"{one['run']}.seed{one['seed']}.json").write_text(json.dumps(one))
-    given = Namespace(out=tmp_path, to=tmp_path / "docs", differences=["grace-over-random", "grace-over-base"])
+    given = Namespace(
+        out=tmp_path, to=tmp_path / "docs", data=data(tmp_path), differences=["grace-over-random", "grace-over-base"]
+    )
     reward.table(given)
     frame = reward.pd.read_csv(tmp_path / "docs/differences.csv")
     first = frame[(frame.task == "pairs") & (frame.control == "random")].iloc[0]
@@ -73,7 +85,7 @@ def test_the_table_of_a_run_and_its_control(tmp_path, capsys):
     assert first.points == pytest.approx(np.mean(each), abs=1e-4) and 0 < first.low < first.points < first.high
     assert "| grace | 2 |" in capsys.readouterr().out and len(frame) == 10
     with pytest.raises(SystemExit, match="no scores of cl"):
-        reward.table(Namespace(out=tmp_path, to=tmp_path / "docs", differences=["cl-over-base"]))
+        reward.table(Namespace(**{**vars(given), "differences": ["cl-over-base"]}))
 
 
 def test_a_race_has_as_many_steps_as_fit(tmp_path, monkeypatch):
@@ -96,7 +108,17 @@ def test_a_race_has_as_many_steps_as_fit(tmp_path, monkeypatch):
     monkeypatch.setattr(reward.subprocess, "run", train)
     monkeypatch.setattr(reward, "scored", scored)
     monkeypatch.setattr(reward, "Tasks", lambda *_: None)
-    given = ["race", "--study", "smoke", "--pairs", "p", "--data", "d", "--backbone", str(tmp_path / "backbone")]
+    given = [
+        "race",
+        "--study",
+        "smoke",
+        "--pairs",
+        "p",
+        "--data",
+        str(data(tmp_path)),
+        "--backbone",
+        str(tmp_path / "backbone"),
+    ]
     given += ["--rows", "r", "--out", str(tmp_path / "out"), "--seconds", "40"]
     given += ["--set", '{"grace": {"instances": 8}}', "grace-rollout", "grace-random"]
     monkeypatch.setattr("sys.argv", ["reward", *given])
