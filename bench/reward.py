@@ -1,7 +1,7 @@
 """Does a reward do more than its control on a real model? Held-out pairs, three real tasks, and what is written.
 
-    python -m bench.reward score --study laptop --config CONFIG --data DATA --out results/reward RUN SEED [--seeds ...]
-    python -m bench.reward table --out results/reward --to docs/results/reward RUN-over-CONTROL ...
+    python -m bench.reward score --study laptop --config CONFIG --data DATA --pairs FILE --model FOLDER RUN SEED
+    python -m bench.reward table --data DATA --out results/reward --to docs/results/reward RUN-over-CONTROL ...
     python -m bench.reward race --study laptop --backbone FOLDER --rows FILE ... --seconds 600 RUN CONTROL
 
 `score` embeds with one trained or untrained run and keeps its scores item by item (OUT/RUN.seedS.json):

@@ -329,11 +329,8 @@ class Estimates:
             seeds_of.setdefault((backbone, run), set()).update(seeds)
         for backbone in self.backbones:
             for name, entry in self.study.runs.items():
-                if (
-                    (seeds := seeds_of.get((backbone, name), set()))
-                    and entry.trained
-                    and backbone in self.plan.backbones_of_run(name)
-                ):
+                seeds = seeds_of.get((backbone, name), set())
+                if seeds and entry.trained and backbone in self.plan.backbones_of_run(name):
                     self.trained.setdefault((backbone, self.owner(name)), set()).update(seeds)
         read = {one[1] for one in (*self.mteb, *self.general)}
         self.used = [run for run in self.study.runs if run in read]
