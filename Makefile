@@ -4,7 +4,7 @@
 # make test-vllm   the vLLM engine's tests, with vLLM on the CPU in an environment of its own (2 GB)
 # make bench  the benchmarks: ratios to peers and limits, into results/bench.json (docs/measurements.md)
 # make readme puts table 1, figure 1 and the trade-off of results/demo, where made, into README.md and docs/tradeoff.md
-# make docs   docs/configuration.md and its schema, from the code
+# make docs   docs/configuration.md and its schema from the code, then the site in site/
 # make lint   ruff, snakefmt, snakemake --lint, mypy
 PYTHON ?= python3
 VENV := .venv
@@ -33,6 +33,7 @@ readme: $(VENV)/.complete
 
 docs: $(VENV)/.complete
 	python -m grace.report.reference docs
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 lint: $(VENV)/.complete
 	ruff check .

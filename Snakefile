@@ -1,4 +1,4 @@
-# GRACE from data to tables. config.yaml and studies/ say what is built, `grace.study` turns them into runs and paths.
+# GRACE from data to tables. config.yaml and studies/ say what is built, `grace.config.study` turns them into runs and paths.
 #
 #   snakemake --cores all                          the embedded demo, no GPU, no download
 #   snakemake --cores all --config study=paper     the paper
@@ -34,19 +34,8 @@ rule all:
 
 
 onsuccess:
-    pages = [
-        f"{ROOT}/{name}"
-        for name in ("report.html", "claims.md", "audit.md", "plan.md")
-    ]
+    pages = [f"{ROOT}/{name}" for name in ("report.html", "claims.md", "audit.md", "plan.md")]
     each = [f"{ROOT}/tables/{name}.md" for name in PLAN.study.tables]
     each += [f"{ROOT}/figures/{name}.svg" for name in PLAN.study.figures]
-    made = [
-        path
-        for path in pages + each
-        if os.path.exists(path) and os.path.getmtime(path) >= STARTED
-    ]
-    print(
-        "\n"
-        + "\n".join(path for path in made if path in pages or pages[0] not in made)
-        + "\n"
-    )
+    made = [path for path in pages + each if os.path.exists(path) and os.path.getmtime(path) >= STARTED]
+    print("\n" + "\n".join(path for path in made if path in pages or pages[0] not in made) + "\n")

@@ -17,20 +17,19 @@ Queries are embedded with one sampled rationale. A run that embeds directly has 
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bench import common
+from grace.config.plan import Plan
+from grace.config.section import build
+from grace.config.specs import EncodeSpec
+from grace.config.studies import read_config
 from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.explain import cosines
-from grace.evaluation.held_out import by_hash
-from grace.merging import read_config
-from grace.section import build
-from grace.specs import EncodeSpec
-from grace.study import Plan
+from grace.evaluation.tasks import by_hash
 
 
 def ndcg(scores: np.ndarray) -> float:
@@ -68,7 +67,7 @@ def measure(queries: np.ndarray, documents: np.ndarray) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = common.parser(__doc__)
     parser.add_argument("--study", required=True)
     parser.add_argument("--config", type=Path, default=Path("config.yaml"))
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
@@ -82,34 +81,29 @@ def main() -> None:
     plan = Plan({**read_config(arguments.config), "study": arguments.study})
     rows = by_hash(arguments.pairs)[: arguments.count]
     queries, documents = [row["query"] for row in rows], [row["positive"] for row in rows]
-    model: Any = None
-    tokenizer: Any = None
-    written: dict[str, Any] = {}  # by what decides them but for the pooling: token ids of queries and documents
+    first: RationaleEncoder | None = None
+    written: dict[str, Any] = {}  # by all that decides them but the pooling: token ids of queries and documents
     made = []
     for run in arguments.runs:
         spec = build(EncodeSpec, plan.encode(run, 0).model_dump(), "spec")
         spec = spec.model_copy(update={"engine": "transformers", "sampling_temperature": arguments.temperature})
-        if model is None:
-            first = RationaleEncoder.from_spec(arguments.model, spec)
-            model, tokenizer = first.model, first.tokenizer
-        encoder = RationaleEncoder(model, tokenizer, spec)
+        first = first or RationaleEncoder.from_spec(arguments.model, spec)
+        encoder = RationaleEncoder(first.model, first.tokenizer, spec)
+        found: dict[str, Any]
         if not spec.rationales:
             one, other = (encoder.encode(texts).embeddings for texts in (queries, documents))
-            found: dict[str, Any] = {"any": ndcg(cosines(one, other))}
+            found = {"any": ndcg(cosines(one, other))}
         else:
-            known = spec.model_dump_json(exclude={"pooling"})
-            if known not in written:
-                written[known] = [
-                    [one.token_ids for one in _seeded(encoder, seed).encode(texts).rationales or []]
-                    for seed, texts in [(0, queries), *((seed, documents) for seed in range(arguments.samples))]
-                ]
+            key = spec.model_dump_json(exclude={"pooling"})
+            if key not in written:
+                seeds = [(0, queries), *((seed, documents) for seed in range(arguments.samples))]
+                written[key] = [_write(encoder, texts, seed) for seed, texts in seeds]
             asked, *said = (
-                _embedded(encoder, texts, ids)
-                for texts, ids in zip([queries, *[documents] * arguments.samples], written[known], strict=True)
+                _embed(encoder, texts, ids)
+                for texts, ids in zip([queries, *[documents] * arguments.samples], written[key], strict=True)
             )
-            found = measure(asked, np.stack(said))
-            cut = [one.truncated for ids in written[known][1:] for one in encoder.rationales(ids)]
-            found["truncated"] = float(np.mean(cut))
+            cut = [one.truncated for ids in written[key][1:] for one in encoder.rationales(ids)]
+            found = measure(asked, np.stack(said)) | {"truncated": float(np.mean(cut))}
         made.append({"run": run, **found})
         print(f"{run:24}", "  ".join(f"{name} {value:.3f}" for name, value in found.items()), flush=True)
     if arguments.json:
@@ -117,11 +111,13 @@ def main() -> None:
         common.write(arguments.json, [{"name": "ceiling", **about, "runs": made}])
 
 
-def _seeded(encoder: RationaleEncoder, seed: int) -> RationaleEncoder:
-    return RationaleEncoder(encoder.model, encoder.tokenizer, encoder.spec.model_copy(update={"seed": seed}))
+def _write(encoder: RationaleEncoder, texts: list[str], seed: int) -> list[list[int]]:
+    """Token ids of sampled rationales."""
+    seeded = RationaleEncoder(encoder.model, encoder.tokenizer, encoder.spec.model_copy(update={"seed": seed}))
+    return [one.token_ids for one in seeded.encode(texts).rationales or []]
 
 
-def _embedded(encoder: RationaleEncoder, texts: list[str], token_ids: list[list[int]]) -> np.ndarray:
+def _embed(encoder: RationaleEncoder, texts: list[str], token_ids: list[list[int]]) -> np.ndarray:
     out = np.zeros((len(texts), encoder.width), dtype=np.float32)
     for rows, made in encoder.encode_written(texts, token_ids):
         out[rows] = made.embeddings

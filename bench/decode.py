@@ -4,8 +4,8 @@
     python -m bench.decode --backbone tiny --new 16 --batches 1 4 --longest 64         (a CPU will do)
 
 Random weights in a backbone's true shape (available_backbones in config.yaml), bf16 on a GPU. A batch of prompts, of
-log-normal lengths up to `--longest` tokens, gets exactly `--new` tokens each, greedily, so that no row waits for
-another: what is compared is the speed of a step, not what mixed lengths cost (that is `bench.encode`).
+log-normal lengths up to `--longest` tokens, gets exactly `--new` tokens each, greedily, so no row waits for
+another: this compares the speed of a step; `bench.encode` has mixed lengths.
 
 With `--compile` our engine is also timed with decoding compiled by torch (CUDA graphs on a GPU), which the call that is
 not counted pays for.
@@ -17,41 +17,19 @@ in it. Where the weights fit a processor's cache, as the demo's do, the memory i
 
 from __future__ import annotations
 
-import argparse
 import statistics
-import sys
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from bench import common, peers
-from grace.config import Backbone
-from grace.encoder.encoder import DEFAULT_POOLING
 from grace.encoder.engines import transformers as engine
-from grace.merging import read_config
-from grace.section import UserError, build, hint
+from grace.encoder.saved import DEFAULT_POOLING
+from grace.jobs.stage import in_one_sentence
 
 COLUMNS = ("backbone", "batch", "way", "tokens/s", "of the limit", "generate / ours", "peak GB")
-
-
-def model_of(name: str, positions: int, device: torch.device) -> Any:
-    """Random weights in the shape of available_backbones' `name`. Raises: UserError for an unknown name."""
-    known = read_config(common.ROOT / "config.yaml")["available_backbones"]
-    if name not in known:
-        raise UserError(f"--backbone: unknown backbone {name!r}{hint(name, known)}.")
-    at = build(Backbone, known[name], f"available_backbones.{name}")
-    config = AutoConfig.for_model(
-        at.architecture, vocab_size=at.vocab_size, hidden_size=at.width, intermediate_size=at.feed_forward,
-        num_hidden_layers=at.layers, num_attention_heads=at.heads, num_key_value_heads=at.kv_heads,
-        head_dim=at.head_width or at.width // at.heads, max_position_embeddings=positions, tie_word_embeddings=True,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    with device:
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        return AutoModelForCausalLM.from_config(config, dtype=dtype).eval()
 
 
 def bandwidth(device: torch.device, size: int | None = None) -> float:
@@ -81,10 +59,18 @@ def never(model: Any) -> list[int]:
 
 def ours(model: Any, prompts: list[list[int]], new: int, batch: int, compile: bool = False) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in prompts]
+    each: dict[str, Any] = {"keys": [0] * len(prompts), "temperatures": [0.0] * len(prompts)}
     batches = engine.generate_batches(
-        model, prompts, pool_from=0, pooling=DEFAULT_POOLING, max_new_tokens=new, ends=never(model), batch_size=batch,
-        keys=[0] * len(prompts), temperatures=[0.0] * len(prompts), compile=compile,
-    )  # fmt: skip
+        model,
+        prompts,
+        pool_from=0,
+        pooling=DEFAULT_POOLING,
+        max_new_tokens=new,
+        ends=never(model),
+        batch_size=batch,
+        compile=compile,
+        **each,
+    )
     for made in batches:
         for row, ids in zip(made.rows, made.token_ids, strict=True):
             written[row] = ids
@@ -94,7 +80,7 @@ def ours(model: Any, prompts: list[list[int]], new: int, batch: int, compile: bo
 @torch.inference_mode()
 def generate(model: Any, prompts: list[list[int]], new: int, batch: int) -> list[list[int]]:
     written: list[list[int]] = [[] for _ in prompts]
-    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # so that it pads as little as we do
+    order = sorted(range(len(prompts)), key=lambda row: -len(prompts[row]))  # it pads as little as we do
     for start in range(0, len(order), batch):
         rows = order[start : start + batch]
         made = peers.write(model, [prompts[row] for row in rows], [new] * len(rows), never(model), 0)
@@ -117,12 +103,11 @@ def measure(
     peaks: dict[str, float | None] = {}
 
     def call(name: str, way: Any) -> None:
-        if model.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        common.gpu_peak()
         written = way(model, prompts, new, len(prompts))
         if {len(ids) for ids in written} != {new}:
             raise RuntimeError(f"{name} did not write {new} tokens for each prompt")
-        peaks[name] = round(torch.cuda.max_memory_allocated() / 1e9, 2) if model.device.type == "cuda" else None
+        peaks[name] = common.gpu_peak()
 
     ways: dict[str, Any] = {"ours": ours, "generate": generate}
     if compile:
@@ -130,40 +115,7 @@ def measure(
     return common.interleaved({name: partial(call, name, way) for name, way in ways.items()}, repeats), peaks
 
 
-def run(arguments: argparse.Namespace) -> None:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = model_of(arguments.backbone, arguments.longest + arguments.new, device)
-    speed = bandwidth(device)
-    print(f"Bandwidth of a large copy: {speed / 1e9:.0f} GB/s. {common.hardware()}")
-    rows, entries = [], []
-    for batch in arguments.batches:
-        prompts = draw_prompts(model.config.vocab_size, batch, arguments.longest)
-        seconds, peaks = measure(model, prompts, arguments.new, arguments.repeats, arguments.compile)
-        least = limit(model, prompts, arguments.new, batch, speed)
-        tokens = batch * arguments.new
-        ratios = {name: common.ratios(seconds["generate"], values) for name, values in seconds.items()}
-        shares = {name: [least / value for value in values] for name, values in seconds.items()}
-        for name, values in seconds.items():
-            rows.append([
-                arguments.backbone, batch, name, common.spread([tokens / value for value in values], 0),
-                common.spread(shares[name]), common.spread(ratios[name]) if name != "generate" else None, peaks[name],
-            ])  # fmt: skip
-        entries.append(
-            common.entry(
-                f"decode_{arguments.backbone}_batch_{batch}",
-                ratios["compiled" if arguments.compile else "ours"],
-                common.command(),
-                f"seconds of transformers' generate / seconds of our engine{', compiled' * arguments.compile}",
-                share_of_limit={name: statistics.median(values) for name, values in shares.items()},
-                tokens_per_second={name: tokens / statistics.median(values) for name, values in seconds.items()},
-                peak_gb=peaks,
-                bandwidth_gb_per_second=speed / 1e9,
-            )
-        )
-    print(common.table(COLUMNS, rows))
-    common.write(arguments.json, entries)
-
-
+@in_one_sentence()
 def main(argv: list[str] | None = None) -> None:
     parser = common.parser(__doc__, repeats=3)
     parser.add_argument("--backbone", default="qwen2.5-1.5b", help="a name in available_backbones")
@@ -171,10 +123,39 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 64], help="prompts that are written together")
     parser.add_argument("--longest", type=int, default=1024, help="tokens of the longest prompt that may be drawn")
     parser.add_argument("--compile", action="store_true", help="time our engine with compiled decoding too")
-    try:
-        run(parser.parse_args(argv))
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    arguments = parser.parse_args(argv)
+    name, new = arguments.backbone, arguments.new
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    model = common.shaped_model(name, arguments.longest + new, device, dtype)
+    speed = bandwidth(device)
+    print(f"Bandwidth of a large copy: {speed / 1e9:.0f} GB/s. {common.hardware()}")
+    rows, entries = [], []
+    for batch in arguments.batches:
+        prompts = draw_prompts(model.config.vocab_size, batch, arguments.longest)
+        seconds, peaks = measure(model, prompts, new, arguments.repeats, arguments.compile)
+        least = limit(model, prompts, new, batch, speed)
+        ratios = {way: common.ratios(seconds["generate"], values) for way, values in seconds.items()}
+        shares = {way: [least / value for value in values] for way, values in seconds.items()}
+        speeds = {way: [batch * new / value for value in values] for way, values in seconds.items()}
+        for way in seconds:
+            ratio = common.spread(ratios[way]) if way != "generate" else None
+            rows.append(
+                [name, batch, way, common.spread(speeds[way], 0), common.spread(shares[way]), ratio, peaks[way]]
+            )
+        entry = common.entry(
+            f"decode_{name}_batch_{batch}",
+            ratios["compiled" if arguments.compile else "ours"],
+            common.command(),
+            f"seconds of transformers' generate / seconds of our engine{', compiled' * arguments.compile}",
+            share_of_limit={way: statistics.median(values) for way, values in shares.items()},
+            tokens_per_second={way: statistics.median(values) for way, values in speeds.items()},
+            peak_gb=peaks,
+            bandwidth_gb_per_second=speed / 1e9,
+        )
+        entries.append(entry)
+    print(common.table(COLUMNS, rows))
+    common.write(arguments.json, entries)
 
 
 if __name__ == "__main__":

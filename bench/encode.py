@@ -1,16 +1,15 @@
 """Texts a second of the encoder against the released code's way and against writing alone, on mixed lengths.
 
     python -m bench.encode [--texts 20] [--new 48] [--json results/bench.json]
-    .venv-vllm/bin/python -m bench.encode --vllm     (in the environment of `make test-vllm`)
 
 Two models: a Qwen2 with random weights and prompts of up to 1,024 tokens, and the demo's backbone where there is one.
-All ways embed the same texts greedily, with the same number of new tokens for each text (log-normal, so that a padded
-batch waits for its slowest row; fewer where the model ends its rationale), in the same order and batch size:
+All ways embed the same texts greedily, with the same number of new tokens for each text (log-normal, so a padded batch
+waits for its slowest row; fewer where the model ends its rationale), in the same order and batch size:
 
 - encode: `RationaleEncoder`, from texts to embeddings and rationales.
 - released: the released code's way (`bench.peers`), from prompts to embeddings.
-- generation: our engine writing the same rationales and pooling nothing: the limit for pooling on the way.
-- continuous: transformers' continuous batching, which writes only. vllm: `RationaleEncoder` with the vLLM engine.
+- generation: our engine writing the same rationales without pooling: the limit for pooling while writing.
+- continuous: transformers' continuous batching, which writes only.
 
 Before any ratio counts, the embeddings of the two ways are compared on texts whose second tokenisation, which the
 released way needs, gives the tokens that were written.
@@ -27,16 +26,16 @@ import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import psutil
 
 from bench import common, peers
-from bench.store import Peak
-from bench.work import SHORT_PROMPT, Work, encode_spec, prepare, prompt_of
-from grace.encoder.encoder import DEFAULT_PROMPT, RationaleEncoder
+from grace.config.schema import Prompt
+from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.engines import transformers as engine
+from grace.encoder.saved import DEFAULT_PROMPT
 
 COLUMNS = ("model", "way", "seconds", "texts/s", "new tokens/s", "read", "steps", "seconds / encode")
 RATIOS = (
@@ -44,6 +43,85 @@ RATIOS = (
     ("encode_vs_generation", "encode", "generation", "seconds of the encoder / seconds of writing without pooling"),
 )
 MEMORY_OF = (9000, 36000)  # texts: more than the encoder tokenises at once, and four times that
+
+
+# ---- the work and the ways to do it --------------------------------------------------
+
+
+class Work(NamedTuple):
+    name: str
+    encoder: RationaleEncoder
+    texts: list[str]
+    prompts: list[list[int]]  # of the texts
+    lengths: list[int]  # new tokens, unless the model ends before
+
+
+class _LimitedEncoder(RationaleEncoder):
+    lengths: list[int]  # new tokens of each prompt
+
+    def write(self, prompts: Any, texts: Any, max_new_tokens: Any = None) -> Any:
+        return super().write(prompts, texts, self.lengths)
+
+
+def draw_lengths(count: int, mean: float, seed: int) -> list[int]:
+    """Log-normal numbers of new tokens (sigma 1), between 2 and eight times the mean."""
+    drawn = np.exp(np.random.default_rng(seed).normal(np.log(mean) - 0.5, 1.0, count))
+    return np.clip(drawn.round(), 2, 8 * mean).astype(int).tolist()
+
+
+def prepare(name: str, model: Any, tokenizer: Any, prompt: Prompt, count: int, mean: float, batch_size: int) -> Work:
+    """`count` texts with `mean` new tokens each."""
+    texts, lengths = common.texts(tokenizer, count, 0), draw_lengths(count, mean, 0)
+    spec = common.encode_spec(prompt, max(lengths), batch_size)
+    encoder = _LimitedEncoder(model, tokenizer, spec)
+    encoder.lengths = lengths
+    return Work(name, encoder, texts, encoder.template.ids(texts), lengths)
+
+
+def encode(work: Work) -> Any:
+    return work.encoder.encode(work.texts)
+
+
+def _settings(work: Work) -> dict[str, Any]:
+    encoder = work.encoder
+    return {
+        "pool_from": len(encoder.template.prefix),
+        "ends": encoder.ends,
+        "batch_size": encoder.spec.batch_size,
+    }
+
+
+def released(work: Work) -> peers.Released:
+    encoder = work.encoder
+    return peers.released(encoder.model, encoder.tokenizer, work.prompts, work.lengths, **_settings(work))
+
+
+def generation(work: Work) -> list[list[int]]:
+    written = [[0]] * len(work.texts)
+    each: dict[str, Any] = {
+        "keys": [0] * len(written),
+        "temperatures": [0.0] * len(written),
+        "max_new_tokens": work.lengths,
+    }
+    batches = engine.generate_batches(work.encoder.model, work.prompts, pooling=None, **each, **_settings(work))
+    for batch in batches:
+        for row, ids in zip(batch.rows, batch.token_ids, strict=True):
+            written[row] = ids
+    return written
+
+
+def continuous(work: Work) -> list[list[int]]:
+    encoder, size = work.encoder, work.encoder.spec.batch_size
+    pad = encoder.tokenizer.pad_token_id
+    return peers.continuous(encoder.model, work.prompts, work.lengths, encoder.ends, pad, batch_size=size)
+
+
+WAYS: dict[str, Callable[[Work], Any]] = {
+    "encode": encode,
+    "generation": generation,
+    "released": released,
+    "continuous": continuous,
+}
 
 
 class Steps:
@@ -69,51 +147,6 @@ class Steps:
             self.read += ids.numel()
 
 
-# ---- the ways ------------------------------------------------------------------------
-
-
-def encode(work: Work) -> Any:
-    return work.encoder.encode(work.texts)
-
-
-def released(work: Work) -> peers.Released:
-    encoder = work.encoder
-    return peers.released(
-        encoder.model, encoder.tokenizer, work.prompts, work.lengths, pool_from=len(encoder.template.prefix),
-        ends=encoder.ends, batch_size=encoder.spec.batch_size,
-    )  # fmt: skip
-
-
-def generation(work: Work) -> list[list[int]]:
-    encoder, written = work.encoder, [[0]] * len(work.texts)
-    batches = engine.generate_batches(
-        encoder.model, work.prompts, pool_from=len(encoder.template.prefix), pooling=None, keys=[0] * len(written),
-        temperatures=[0.0] * len(written), max_new_tokens=work.lengths, ends=encoder.ends,
-        batch_size=encoder.spec.batch_size,
-    )  # fmt: skip
-    for batch in batches:
-        for row, ids in zip(batch.rows, batch.token_ids, strict=True):
-            written[row] = ids
-    return written
-
-
-def continuous(work: Work) -> list[list[int]]:
-    encoder = work.encoder
-    pad = encoder.tokenizer.pad_token_id
-    return peers.continuous(
-        encoder.model, work.prompts, work.lengths, encoder.ends, pad, batch_size=encoder.spec.batch_size
-    )
-
-
-WAYS: dict[str, Callable[[Work], Any]] = {
-    "encode": encode,
-    "generation": generation,
-    "released": released,
-    "continuous": continuous,
-    "vllm": lambda work: work.vllm.encode(work.texts) if work.vllm else None,
-}
-
-
 # ---- measuring -----------------------------------------------------------------------
 
 
@@ -121,12 +154,10 @@ def measure(work: Work, repeats: int) -> dict[str, Any]:
     """Seconds of each way, the tokens written, what each put through the decoder, and whether they agree."""
     made: dict[str, Any] = {}
     steps: dict[str, Steps] = {}
-
-    ways = [name for name in WAYS if name != "vllm" or work.vllm]
-    for name in ways:  # apart from what is timed: with a hook no token is read by `one_token`
+    for name in WAYS:  # apart from what is timed: with a hook no token is read by `one_token`
         with Steps(work.encoder.model) as steps[name]:
             made[name] = WAYS[name](work)
-    seconds = common.interleaved({name: partial(WAYS[name], work) for name in ways}, repeats)
+    seconds = common.interleaved({name: partial(way, work) for name, way in WAYS.items()}, repeats)
     written = {"encode": [one.token_ids for one in made["encode"].rationales], "released": made["released"].written}
     written |= {name: made[name] for name in ("generation", "continuous") if name in made}
     return {"seconds": seconds, "steps": steps, "written": written, "agreement": agreement(work, made, written)}
@@ -140,45 +171,43 @@ def agreement(work: Work, made: dict[str, Any], written: dict[str, list[list[int
         for name, rationales in written.items()
         if name != "encode"
     }
-    kept = [
-        prompt + ids[:-1] == pooled
-        for prompt, ids, pooled in zip(work.prompts, theirs.written, theirs.pooled, strict=True)
-    ]
-    same = np.flatnonzero(np.array(alike["released"]) & np.array(kept))
+    texts = zip(work.prompts, theirs.written, theirs.pooled, strict=True)
+    same_tokens = [prompt + ids[:-1] == pooled for prompt, ids, pooled in texts]
+    same = np.flatnonzero(np.array(alike["released"]) & np.array(same_tokens))
     apart = np.abs(ours.embeddings[same] - theirs.embeddings[same])
     return {
         "same_rationales": {name: float(np.mean(rows)) for name, rows in alike.items()},
-        "retokenised_differently": 1 - float(np.mean(kept)),
+        "retokenised_differently": 1 - float(np.mean(same_tokens)),
         "texts_compared": len(same),
         "max_difference": float(apart.max()) if len(same) else None,
     }
 
 
-def agreed(found: dict[str, Any]) -> str:
-    """`agreement` in words."""
-    same = ", ".join(f"{name} {share:.0%}" for name, share in found["same_rationales"].items())
-    far = "none" if found["max_difference"] is None else f"{found['max_difference']:.1e} at most"
-    return (
-        f"Rationales equal to the encoder's: {same}. Tokenised again, {found['retokenised_differently']:.0%} of the "
-        f"texts give other tokens; the embeddings of {found['texts_compared']} texts of equal tokens differ by {far}."
-    )
+def show(work: Work, found: dict[str, Any]) -> str:
+    """A table, and `agreement` in words.
 
-
-def lines(work: Work, found: dict[str, Any]) -> list[list[Any]]:
-    """Rows of the table. read: positions of prompts (and of the second pass) that went through the decoder for each
-    token of a prompt; steps: rows of single steps for each token that needs one. Above 1 is padding or done twice."""
+    read: positions of prompts (and of the second pass) that went through the decoder for each token of a prompt; steps:
+    rows of single steps for each token that needs one. Above 1 is padding or done twice.
+    """
     seconds, tokens = found["seconds"], sum(map(len, found["written"]["encode"]))
     read, single = sum(map(len, work.prompts)), max(1, tokens - len(work.texts))
     rows = []
     for name, values in seconds.items():
-        middle, seen = float(np.median(values)), found["steps"][name]
-        plain = name not in ("continuous", "vllm")  # these lay prompts and steps out as one row, or in another model
-        rows.append([
-            work.name, name, common.spread(values), f"{len(work.texts) / middle:.2f}", f"{tokens / middle:.0f}",
-            f"{seen.read / read:.2f}" if plain else None, f"{seen.single / single:.2f}" if plain else None,
-            common.spread(common.ratios(values, seconds["encode"])),
-        ])  # fmt: skip
-    return rows
+        middle, steps = float(np.median(values)), found["steps"][name]
+        counts: list[str | None] = [f"{steps.read / read:.2f}", f"{steps.single / single:.2f}"]
+        if name == "continuous":  # it lays prompts and steps out as one row
+            counts = [None, None]
+        rates = [f"{len(work.texts) / middle:.2f}", f"{tokens / middle:.0f}"]
+        ratio = common.spread(common.ratios(values, seconds["encode"]))
+        rows.append([work.name, name, common.spread(values), *rates, *counts, ratio])
+    told = found["agreement"]
+    same = ", ".join(f"{name} {share:.0%}" for name, share in told["same_rationales"].items())
+    far = "none" if told["max_difference"] is None else f"{told['max_difference']:.1e} at most"
+    return (
+        f"{common.table(COLUMNS, rows)}\n"
+        f"Rationales equal to the encoder's: {same}. Tokenised again, {told['retokenised_differently']:.0%} of the "
+        f"texts give other tokens; the embeddings of {told['texts_compared']} texts of equal tokens differ by {far}."
+    )
 
 
 def entries(results: dict[str, dict[str, Any]], memory: list[dict[str, int]]) -> list[dict[str, Any]]:
@@ -187,49 +216,47 @@ def entries(results: dict[str, dict[str, Any]], memory: list[dict[str, int]]) ->
     for name, over, under, meaning in RATIOS:
         found = {model: common.ratios(one["seconds"][over], one["seconds"][under]) for model, one in results.items()}
         first, *others = found
-        seconds = {way: float(np.median(values)) for way, values in results[first]["seconds"].items()}
-        further = {
+        ranges = {
             model: {"ratio": float(np.median(found[model])), "low": min(found[model]), "high": max(found[model])}
             for model in others
         }
-        made.append(
-            common.entry(
-                name,
-                found[first],
-                common.command(),
-                meaning,
-                model=first,
-                seconds=seconds,
-                agreement=results[first]["agreement"],
-                other_models=further,
-                memory=memory,
-            )
+        entry = common.entry(
+            name,
+            found[first],
+            common.command(),
+            meaning,
+            model=first,
+            seconds={way: float(np.median(values)) for way, values in results[first]["seconds"].items()},
+            agreement=results[first]["agreement"],
+            other_models=ranges,
+            memory=memory,
         )
+        made.append(entry)
     return made
 
 
 # ---- memory --------------------------------------------------------------------------
 
 
-def peaks(folder: Path) -> list[dict[str, int]]:
+def peaks() -> list[dict[str, int]]:
     """Largest resident memory of processes that embed few and many short texts with a small model."""
     model, tokenizer = common.random_model(width=64, layers=2, vocabulary=1024)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
     found = []
-    for count in MEMORY_OF:
-        script = [sys.executable, "-m", "bench.encode", "--memory-of", str(count), "--backbone", str(folder)]
-        out = subprocess.run(script, cwd=common.ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
-        found.append(json.loads(out.splitlines()[-1]))
+    with tempfile.TemporaryDirectory() as folder:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        for count in MEMORY_OF:
+            script = [sys.executable, "-m", "bench.encode", "--memory-of", str(count), "--backbone", folder]
+            out = subprocess.run(script, cwd=common.ROOT, check=True, stdout=subprocess.PIPE, text=True).stdout
+            found.append(json.loads(out.splitlines()[-1]))
     return found
 
 
 def memory_of(folder: Path, count: int) -> dict[str, int]:
-    encoder = RationaleEncoder.from_spec(folder, encode_spec(SHORT_PROMPT, 2, 64))
+    encoder = RationaleEncoder.from_spec(folder, common.encode_spec(common.SHORT_PROMPT, 2, 64))
     texts = common.texts(encoder.tokenizer, count, 0, median=40, longest=100)
     before = psutil.Process().memory_info().rss >> 20
-    peak = Peak()
-    peak.start()
+    peak = common.PeakMemory()
     for _ in encoder.encode_batches(texts):
         pass
     return {"texts": count, "before_mb": before, "peak_mb": peak.found["VmRSS"]}
@@ -238,19 +265,17 @@ def memory_of(folder: Path, count: int) -> dict[str, int]:
 # ---- the command ---------------------------------------------------------------------
 
 
-def works(arguments: argparse.Namespace, folder: Path) -> Iterator[Work]:
+def works(arguments: argparse.Namespace) -> Iterator[Work]:
     """The random model's work, then the backbone's."""
     model, tokenizer = common.random_model(arguments.width, arguments.layers)
-    vllm = partial(peers.limited_vllm, model, tokenizer, folder / "random") if arguments.vllm else None
-    size, count, batch = sum(p.numel() for p in model.parameters()) / 1e6, arguments.texts, arguments.batch_size
-    name = f"random Qwen2, {size:.0f} M"
-    yield prepare(name, model, tokenizer, DEFAULT_PROMPT, count, arguments.new, batch, vllm)
+    name = f"random Qwen2, {sum(p.numel() for p in model.parameters()) / 1e6:.0f} M"
+    count, batch = arguments.texts, arguments.batch_size
+    yield prepare(name, model, tokenizer, DEFAULT_PROMPT, count, arguments.new, batch)
     folder = arguments.backbone or common.DEMO
     if arguments.backbone or (folder / "config.json").exists():
         model, tokenizer, name = common.backbone_or_random(arguments.backbone)
-        vllm = partial(peers.limited_vllm, model, tokenizer, folder / "backbone") if arguments.vllm else None
         mean = max(2, arguments.new // 3)
-        yield prepare(name, model, tokenizer, prompt_of(folder), 8 * count, mean, 4 * batch, vllm)
+        yield prepare(name, model, tokenizer, common.prompt_of(folder), 8 * count, mean, 4 * batch)
     else:
         print(f"There is no {os.path.relpath(folder)}, so the demo's backbone is not measured.")
 
@@ -263,7 +288,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=384, help="of the random model")
     parser.add_argument("--layers", type=int, default=8, help="of the random model")
     parser.add_argument("--backbone", type=Path, help="model folder in place of the demo's backbone")
-    parser.add_argument("--vllm", action="store_true", help="measure the vLLM engine as well")
     parser.add_argument("--no-memory", action="store_true", help="leave the measurement of memory out")
     parser.add_argument("--memory-of", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -271,12 +295,10 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps(memory_of(arguments.backbone, arguments.memory_of)))
         return
     results: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for work in works(arguments, Path(folder)):
-            results[work.name] = found = measure(work, arguments.repeats)
-            print(common.table(COLUMNS, lines(work, found)))
-            print(agreed(found["agreement"]), "\n", flush=True)
-        memory = [] if arguments.no_memory else peaks(Path(folder) / "small")
+    for work in works(arguments):
+        results[work.name] = found = measure(work, arguments.repeats)
+        print(show(work, found), "\n", flush=True)
+    memory = [] if arguments.no_memory else peaks()
     for row in memory:
         print("{texts} texts: {before_mb} MB before, largest {peak_mb} MB".format(**row))
     common.write(arguments.json, entries(results, memory))

@@ -2,7 +2,7 @@
 
     python -m bench.evaluate [--documents 20000] [--new 8] [--json results/bench.json]
 
-The task goes through `grace.evaluation.evaluate.run`, as a job's does, with the demo's backbone where there is one and
+The task goes through `grace.evaluation.mteb_scores.run`, as a job does, with the demo's backbone where there is one and
 else a small model with random weights:
 
 - cold: with a store that is empty. warm: with the same store, now full; it must write no rationale.
@@ -26,18 +26,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 import numpy as np
 
 from bench import common
-from bench.store import TASK, Fast, Plain
-from bench.work import SHORT_PROMPT, encode_spec, prompt_of
-from grace import manifest
+from bench.store import TASK, HashEncoder, Storeless
 from grace.encoder import store
-from grace.encoder.digests import digests_of
 from grace.encoder.encoder import RationaleEncoder
-from grace.evaluation import evaluate
-from grace.evaluation.embedder import Embedder
+from grace.encoder.store import digests_of
+from grace.evaluation import mteb_scores, mteb_tasks
+from grace.evaluation.evaluate import Embedder
+from grace.jobs import manifest
 
 REPEATED = 0.3  # share of the documents whose text another document has
 COLUMNS = ("run", "seconds", "texts embedded", "tokens written", "nDCG@10", "bytes on disk a text")
@@ -46,36 +46,16 @@ OVERHEAD = "seconds that the store takes in a job that fills it / seconds of all
 
 
 class Run(NamedTuple):
+    seconds: float
+    own: float  # seconds of the store
     texts: int  # that the encoder was given
     tokens: int  # that it wrote
     score: float
-    seconds: float
-    own: float  # seconds of the store
     bytes: int  # on disk
 
 
-class Counting:
-    """An encoder that counts its seconds, texts and tokens."""
-
-    def __init__(self, encoder: Any) -> None:
-        self.encoder, self.width = encoder, encoder.width
-        self.seconds, self.texts, self.tokens = 0.0, 0, 0
-
-    def encode_batches(self, texts: list[str]) -> Iterator[Any]:
-        made = self.encoder.encode_batches(texts)
-        while True:
-            started = time.perf_counter()
-            batch = next(made, None)
-            self.seconds += time.perf_counter() - started
-            if batch is None:
-                return
-            self.texts += len(batch[0])
-            self.tokens += sum(len(one.token_ids) for one in batch[1].rationales or [])
-            yield batch
-
-
 class Clock:
-    """Adds up the seconds within its `with` blocks."""
+    """Adds up the seconds within its `with` blocks, which may lie in one another."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -89,7 +69,26 @@ class Clock:
             self.seconds += time.perf_counter() - started
 
 
-class Timed(Embedder):
+class CountingEncoder(Clock):
+    """An encoder that counts its seconds, texts and tokens."""
+
+    def __init__(self, encoder: Any) -> None:
+        super().__init__()
+        self.encoder, self.width, self.texts, self.tokens = encoder, encoder.width, 0, 0
+
+    def encode_batches(self, texts: list[str]) -> Iterator[Any]:
+        made = self.encoder.encode_batches(texts)
+        while True:
+            with self.running():
+                batch = next(made, None)
+            if batch is None:
+                return
+            self.texts += len(batch[0])
+            self.tokens += sum(len(one.token_ids) for one in batch[1].rationales or [])
+            yield batch
+
+
+class TimedEmbedder(Embedder):
     """An embedder with a clock around what a job asks of it."""
 
     clock: Clock
@@ -103,7 +102,7 @@ class Timed(Embedder):
             super().check_room(*arguments)
 
 
-class Once(Plain):
+class MemoryEmbedder(Storeless):
     """An embedder without a store that embeds a text once a job."""
 
     def __init__(self, encoder: Any) -> None:
@@ -118,8 +117,8 @@ class Once(Plain):
         return np.stack([self.found[name] for name in names])
 
 
-class Bench:
-    """The task's data and the encoder; each method is a job.
+class Jobs:
+    """The task's data and the encoder; each method is a job and appends to `runs`.
 
     Args:
         folder: for the data, the stores and mteb's cache.
@@ -131,24 +130,29 @@ class Bench:
         self.number = 0  # of the store in use
         self.runs: dict[str, list[Run]] = {}
 
-    def _run(self, embedder: Any) -> float:
-        found = evaluate.run(embedder, [TASK], None, "bench", "0", {TASK: str(self.folder / "data")})
+    def _score(self, embedder: Any) -> float:
+        found = mteb_scores.run(
+            embedder, mteb_tasks.find([TASK], None, {TASK: str(self.folder / "data")}), "bench", "0"
+        )
         return found[TASK]["main_score"]
 
-    def _keep(self, name: str, *figures: Any) -> None:
-        self.runs.setdefault(name, []).append(Run(*figures))
+    def _append(
+        self, name: str, seconds: float, own: float, counting: CountingEncoder, score: float, size: int
+    ) -> None:
+        run = Run(seconds, own, counting.texts, counting.tokens, score, size)
+        self.runs.setdefault(name, []).append(run)
 
     def stored(self, name: str) -> None:
-        counting, clock, started = Counting(self.encoder), Clock(), time.perf_counter()
+        counting, clock, started = CountingEncoder(self.encoder), Clock(), time.perf_counter()
         with clock.running():
-            kept = store.Store(self.folder / f"store{self.number}", self.settings, counting.width)
-            embedder = Timed(counting, kept)
+            held = store.Store(self.folder / f"store{self.number}", self.settings, counting.width)
+            embedder = TimedEmbedder(counting, held)
             embedder.clock = clock
-        score = self._run(embedder)
+        score = self._score(embedder)
         with clock.running():
-            kept.__exit__(None)
+            held.__exit__(None)
         seconds, own = time.perf_counter() - started, clock.seconds - counting.seconds
-        self._keep(name, counting.texts, counting.tokens, score, seconds, own, on_disk(kept.folder))
+        self._append(name, seconds, own, counting, score, on_disk(held.folder))
 
     def cold(self) -> None:
         self.number += 1
@@ -158,23 +162,19 @@ class Bench:
         self.stored("warm")
 
     def none(self) -> None:
-        counting, started = Counting(self.encoder), time.perf_counter()
-        score = self._run(Once(counting))
-        self._keep("none", counting.texts, counting.tokens, score, time.perf_counter() - started, 0.0, 0)
+        counting, started = CountingEncoder(self.encoder), time.perf_counter()
+        score = self._score(MemoryEmbedder(counting))
+        self._append("none", time.perf_counter() - started, 0.0, counting, score, 0)
 
     def mteb(self, name: str) -> None:
-        """mteb's cache around the encoder that `evaluate.run` hands to mteb."""
+        """mteb's cache around the encoder that `mteb_scores.run` hands to mteb."""
         from mteb.models import CachedEmbeddingWrapper
 
-        counting, made, started = Counting(self.encoder), evaluate._mteb_encoder, time.perf_counter()
+        counting, made, started = CountingEncoder(self.encoder), mteb_scores._Model, time.perf_counter()
         cache = self.folder / "mteb"
-        evaluate._mteb_encoder = lambda *given: CachedEmbeddingWrapper(made(*given), cache)
-        try:
-            score = self._run(Plain(counting))
-        finally:
-            evaluate._mteb_encoder = made
-        seconds = time.perf_counter() - started
-        self._keep(name, counting.texts, counting.tokens, score, seconds, 0.0, on_disk(cache))
+        with mock.patch.object(mteb_scores, "_Model", lambda *given: CachedEmbeddingWrapper(made(*given), cache)):  # type: ignore[arg-type]
+            score = self._score(Storeless(counting))
+        self._append(name, time.perf_counter() - started, 0.0, counting, score, on_disk(cache))
 
 
 def on_disk(folder: Path) -> int:
@@ -207,15 +207,15 @@ def encoder_of(given: Path | None, new: int) -> tuple[RationaleEncoder, dict[str
     folder = given or common.DEMO
     if given is None and not (folder / "config.json").exists():
         model, tokenizer = common.random_model(width=64, layers=2, vocabulary=2048)
-        name, prompt, weights = "random weights", SHORT_PROMPT, "random"
+        name, prompt, weights = "random weights", common.SHORT_PROMPT, "random"
     else:
         model, tokenizer, name = common.backbone_or_random(given)
-        prompt, weights = prompt_of(folder), manifest.weights_hash(folder)
-    encoder = RationaleEncoder(model, tokenizer, encode_spec(prompt, new, 64))
+        prompt, weights = common.prompt_of(folder), manifest.weights_hash(folder)
+    encoder = RationaleEncoder(model, tokenizer, common.encode_spec(prompt, new, 64))
     return encoder, store.settings(encoder.spec, weights, encoder.dtype, "float16", encoder.template.digest), name
 
 
-def measure(bench: Bench, repeats: int, mteb: bool) -> dict[str, list[Run]]:
+def measure(jobs: Jobs, repeats: int, mteb: bool) -> dict[str, list[Run]]:
     """All jobs' figures.
 
     Raises:
@@ -224,47 +224,18 @@ def measure(bench: Bench, repeats: int, mteb: bool) -> dict[str, list[Run]]:
     import datasets
 
     # Where a job's data sets are read into, for the first job of these and all others.
-    datasets.config.HF_DATASETS_CACHE = bench.folder / "cache"
-    encoder, bench.encoder = bench.encoder, Fast(bench.encoder.width, 0)
-    bench.none()
-    bench.encoder, bench.runs = encoder, {}
-    common.interleaved({"cold": bench.cold, "warm": bench.warm, "none": bench.none}, repeats, warm_up=False)
+    datasets.config.HF_DATASETS_CACHE = jobs.folder / "cache"
+    encoder, jobs.encoder = jobs.encoder, HashEncoder(jobs.encoder.width)
+    jobs.none()
+    jobs.encoder, jobs.runs = encoder, {}
+    common.interleaved({"cold": jobs.cold, "warm": jobs.warm, "none": jobs.none}, repeats, warm_up=False)
     if mteb:
-        bench.mteb("mteb cold")
-        bench.mteb("mteb warm")
-    for cold, warm in zip(bench.runs["cold"], bench.runs["warm"], strict=True):
+        jobs.mteb("mteb cold")
+        jobs.mteb("mteb warm")
+    for cold, warm in zip(jobs.runs["cold"], jobs.runs["warm"], strict=True):
         if warm.tokens or warm.texts or warm.score != cold.score:
             raise RuntimeError(f"the warm job wrote {warm.tokens} tokens and scored {warm.score}, not {cold.score}")
-    return bench.runs
-
-
-def lines(runs: dict[str, list[Run]], distinct: int) -> list[list[Any]]:
-    return [
-        [
-            name, common.spread([run.seconds for run in found]), found[0].texts, found[0].tokens,
-            f"{found[0].score:.4f}", f"{found[0].bytes / distinct:.0f}" if found[0].bytes else None,
-        ]
-        for name, found in runs.items()
-    ]  # fmt: skip
-
-
-def entries(runs: dict[str, list[Run]], name: str, documents: int, distinct: int) -> list[dict[str, Any]]:
-    seconds = {way: [run.seconds for run in found] for way, found in runs.items()}
-    figures = {
-        "model": name,
-        "documents": documents,
-        "distinct_texts": distinct,
-        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
-        "tokens_written": {way: found[0].tokens for way, found in runs.items()},
-        "bytes_a_text": {way: round(found[0].bytes / distinct, 1) for way, found in runs.items() if found[0].bytes},
-    }
-    own = [run.own / (run.seconds - run.own) for run in runs["cold"]]
-    apart = [ratio - 1 for ratio in common.ratios(seconds["cold"], seconds["none"])]
-    made = common.command()
-    return [
-        common.entry("warm_vs_cold", common.ratios(seconds["warm"], seconds["cold"]), made, WARM, **figures),
-        common.entry("store_overhead", own, made, OVERHEAD, cold_against_none=apart, **figures),
-    ]
+    return jobs.runs
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -274,18 +245,48 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backbone", type=Path, help="model folder in place of the demo's backbone")
     parser.add_argument("--no-mteb", action="store_true", help="leave mteb's cache out")
     arguments = parser.parse_args(argv)
+    documents, command = arguments.documents, common.command()
     encoder, settings, name = encoder_of(arguments.backbone, arguments.new)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        distinct = write_task(folder / "data", encoder.tokenizer, arguments.documents)
-        runs = measure(Bench(folder, encoder, settings), arguments.repeats, not arguments.no_mteb)
-    size = f"{arguments.documents:,} documents, with the queries {distinct:,} distinct texts"
-    print(f"{name}, {size}, {arguments.new} new tokens each")
-    print(common.table(COLUMNS, lines(runs, distinct)))
-    made = entries(runs, name, arguments.documents, distinct)
-    for one in made:
-        print(f"{one['name']}: {one['ratio']:.4f} ({one['low']:.4f} - {one['high']:.4f}), {one['meaning']}")
-    common.write(arguments.json, made)
+        distinct = write_task(folder / "data", encoder.tokenizer, documents)
+        runs = measure(Jobs(folder, encoder, settings), arguments.repeats, not arguments.no_mteb)
+    seconds = {way: [run.seconds for run in found] for way, found in runs.items()}
+    first = {way: found[0] for way, found in runs.items()}
+    each = {way: run.bytes / distinct for way, run in first.items() if run.bytes}
+    rows = [
+        [
+            way,
+            common.spread(seconds[way]),
+            run.texts,
+            run.tokens,
+            f"{run.score:.4f}",
+            f"{each[way]:.0f}" if way in each else None,
+        ]
+        for way, run in first.items()
+    ]
+    print(
+        f"{name}, {documents:,} documents, with the queries {distinct:,} distinct texts, "
+        f"{arguments.new} new tokens each"
+    )
+    print(common.table(COLUMNS, rows))
+    figures = {
+        "model": name,
+        "documents": documents,
+        "distinct_texts": distinct,
+        "seconds": {way: statistics.median(values) for way, values in seconds.items()},
+        "tokens_written": {way: run.tokens for way, run in first.items()},
+        "bytes_a_text": {way: round(value, 1) for way, value in each.items()},
+    }
+    own = [run.own / (run.seconds - run.own) for run in runs["cold"]]
+    apart = [ratio - 1 for ratio in common.ratios(seconds["cold"], seconds["none"])]
+    entries = [
+        common.entry("warm_vs_cold", common.ratios(seconds["warm"], seconds["cold"]), command, WARM, **figures),
+        common.entry("store_overhead", own, command, OVERHEAD, cold_against_none=apart, **figures),
+    ]
+    for entry in entries:
+        print("{name}: {ratio:.4f} ({low:.4f} - {high:.4f}), {meaning}".format(**entry))
+    common.write(arguments.json, entries)
 
 
 if __name__ == "__main__":

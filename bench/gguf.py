@@ -11,7 +11,6 @@ bits; on a copy of the file in float32 nothing is rounded, so that it says wheth
 
 from __future__ import annotations
 
-import argparse
 import json
 import subprocess
 import sys
@@ -53,7 +52,7 @@ BY_HAND = [
 
 def main(argv: list[str] | None = None) -> int:
     """Print how many texts have other token ids, and how far log-probabilities are apart; 1 where ids differ."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = common.parser(__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--llama", required=True, help="the Python in whose environment llama-cpp-python is")
     parser.add_argument("--texts", type=Path, required=True)

@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 
 from bench import common
-from grace.use import index
+from grace.cli import index
 
 QUERIES, K = 200, 10
 LIMIT = 20.0  # ms that an answer may take

@@ -5,16 +5,14 @@ python -m bench.muon --backbone tiny                       (or lab-60m, on a GPU
 
 from __future__ import annotations
 
-import sys
-
 import torch
 
 from bench import common
-from bench.decode import model_of
-from grace.section import UserError
-from grace.training.muon import Muon
+from grace.jobs.stage import in_one_sentence
+from grace.training.backbone import Muon
 
 
+@in_one_sentence()
 def main(argv: list[str] | None = None) -> None:
     parser = common.parser(__doc__, repeats=20)
     parser.add_argument("--backbone", default="tiny", help="whose matrices; an entry of available_backbones")
@@ -22,10 +20,9 @@ def main(argv: list[str] | None = None) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     steps = {}
     for name, kind in (("torch", torch.optim.Muon), ("ours", Muon)):
-        matrices = [p for key, p in model_of(arguments.backbone, 128, device).named_parameters() if "layers" in key]
-        matrices = [matrix for matrix in matrices if matrix.ndim == 2]
+        parameters = common.shaped_model(arguments.backbone, 128, device).named_parameters()
+        matrices = [parameter for key, parameter in parameters if "layers" in key and parameter.ndim == 2]
         for matrix in matrices:
-            matrix.data = matrix.data.float()
             matrix.grad = torch.randn_like(matrix)
         steps[name] = kind(matrices, lr=0.02, momentum=0.95, weight_decay=0.01).step
     seconds = common.interleaved(steps, arguments.repeats)
@@ -33,13 +30,9 @@ def main(argv: list[str] | None = None) -> None:
     print(common.hardware())
     print(common.table(["way", "ms"], [[way, common.spread([1000 * s for s in seconds[way]], 1)] for way in steps]))
     print(f"torch / ours: {common.spread(found)}")
-    common.write(
-        arguments.json, [common.entry("muon_vs_torch", found, common.command(), "a step of torch.optim.Muon / of ours")]
-    )
+    entry = common.entry("muon_vs_torch", found, common.command(), "a step of torch.optim.Muon / of ours")
+    common.write(arguments.json, [entry])
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except UserError as error:
-        sys.exit(f"error: {error}")
+    main()

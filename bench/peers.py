@@ -1,5 +1,4 @@
-"""What the encoder is compared with: the released code's way, written from its description, and transformers' own
-continuous batching.
+"""Peers of the encoder: the released code's way, written from its description, and transformers' continuous batching.
 
 The released way writes with padded batches through `generate`, each as slow as its longest rationale, decodes the
 rationales, tokenises prompt and rationale again as one text, and averages the hidden states of a second forward pass.
@@ -8,7 +7,6 @@ rationales, tokenises prompt and rationale again as one text, and averages the h
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,8 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import ContinuousBatchingConfig, GenerationConfig, StoppingCriteria, StoppingCriteriaList
-
-from grace.specs import EncodeSpec
 
 PAGE = 64  # tokens of a page of the cache of continuous batching
 
@@ -85,8 +81,8 @@ def write(
     out = model.generate(
         ids, attention_mask=mask, generation_config=config, stopping_criteria=StoppingCriteriaList(own)
     )
-    rows = out[:, ids.shape[1] :].tolist()
-    return [_until_end(row[:length], ends) for row, length in zip(rows, lengths, strict=True)]
+    written = [row[:length] for row, length in zip(out[:, ids.shape[1] :].tolist(), lengths, strict=True)]
+    return [row[: next((i + 1 for i, token in enumerate(row) if token in ends), len(row))] for row in written]
 
 
 def embed(model: Any, tokenizer: Any, texts: list[str], pool_from: int) -> tuple[Tensor, list[list[int]]]:
@@ -112,9 +108,12 @@ def continuous(
     """
     pages = max((len(ids) + length) // PAGE + 1 for ids, length in zip(prompts, lengths, strict=True))
     batching = ContinuousBatchingConfig(
-        page_size=PAGE, num_blocks=pages * batch_size, max_batch_tokens=max(512, PAGE * pages),
-        max_requests_per_batch=batch_size, use_cuda_graph=None if model.device.type == "cuda" else False,
-    )  # fmt: skip
+        page_size=PAGE,
+        num_blocks=pages * batch_size,
+        max_batch_tokens=max(512, PAGE * pages),
+        max_requests_per_batch=batch_size,
+        use_cuda_graph=None if model.device.type == "cuda" else False,
+    )
     config = GenerationConfig(do_sample=False, max_new_tokens=max(lengths), eos_token_id=ends or -1, pad_token_id=pad)
     written: dict[str, list[int]] = {}
     with model.continuous_batching_context_manager(
@@ -131,36 +130,3 @@ def continuous(
             if result is not None and result.is_finished():
                 written[result.request_id] = list(result.generated_tokens)
     return [written[str(row)] for row in range(len(prompts))]
-
-
-def _until_end(ids: list[int], ends: list[int]) -> list[int]:
-    at = next((i for i, token in enumerate(ids) if token in ends), len(ids) - 1)
-    return ids[: at + 1]
-
-
-def limited_vllm(model: Any, tokenizer: Any, folder: Path, spec: EncodeSpec, lengths: Sequence[int]) -> Any:
-    """A `VllmEngine` that lets prompt i write `lengths[i]` tokens.
-
-    Args:
-        folder: where vLLM reads the model; made here.
-    """
-    from grace.encoder.engines.vllm import VllmEngine
-
-    class Limited(VllmEngine):
-        def generate_batches(self, prompts: list[list[int]], **settings: Any) -> Any:
-            engine = self.llm.llm_engine
-            add = engine.add_request
-
-            def limited(request_id: str, prompt: Any, params: Any) -> Any:
-                params.max_tokens = lengths[int(request_id)]
-                return add(request_id, prompt, params)
-
-            engine.add_request = limited
-            try:
-                yield from super().generate_batches(prompts, **settings)
-            finally:
-                engine.add_request = add
-
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return Limited(folder, spec, model)

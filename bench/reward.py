@@ -44,22 +44,22 @@ from sklearn.linear_model import LogisticRegression
 
 from bench import common
 from bench.ceiling import ndcg_of_each
-from grace import manifest
+from grace.config.plan import Plan
+from grace.config.section import build
+from grace.config.specs import EncodeSpec
+from grace.config.studies import read_config
 from grace.encoder.encoder import Rationale, RationaleEncoder
 from grace.encoder.explain import cosines
-from grace.evaluation.held_out import by_hash
-from grace.files import read_json, write_json, writing
-from grace.merging import read_config
-from grace.reader import read_jsonl
+from grace.evaluation.tasks import by_hash
+from grace.jobs import manifest
+from grace.jobs.files import read_json, write_json, writing
+from grace.jobs.reader import read_jsonl
 from grace.report.scoring import bootstrap
-from grace.section import build
-from grace.specs import EncodeSpec
-from grace.study import Plan
 
 PAIRS, RESAMPLES, SHOWN = 200, 2000, 10
 REAL = ("sts", "banking", "cacm")
 TASKS = ("pairs", *REAL)
-ABOUT_TEXTS = {
+ABOUT_TEXTS = [
     "text",
     "texts",
     "sentence",
@@ -70,7 +70,7 @@ ABOUT_TEXTS = {
     "means",
     "mean",
     "refers",
-}
+]
 
 
 def content_words(text: str) -> list[str]:
@@ -294,7 +294,7 @@ def difference(kept: list[dict[str, Any]], run: str, control: str, gold: list[fl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser = common.parser(__doc__)
     commands = parser.add_subparsers(required=True)
     given = argparse.ArgumentParser(add_help=False)
     given.add_argument("--study", default="laptop")

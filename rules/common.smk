@@ -9,10 +9,9 @@ import time
 
 sys.path.insert(0, workflow.basedir)
 
-from grace import warm
-from grace.merging import with_studies
-from grace.section import UserError, packed
-from grace.study import Plan
+from grace.config.studies import with_studies
+from grace.config.section import UserError, packed
+from grace.config.plan import Plan
 
 try:
     PLAN = Plan(with_studies(config))
@@ -38,20 +37,16 @@ onstart:
     # A group adds up the GPUs of its jobs, and each of them then sees all.
     for name in workflow.group_settings.overwrite_groups:
         if name in RESOURCES and RESOURCES[name].gpu:
-            sys.exit(
-                f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out."
-            )
+            sys.exit(f"error: --groups: {name} asks for GPUs, which a group would add up; leave it out.")
     if PLAN.study.minutes:
         print(
             f"{PLAN.study.title}: {PLAN.study.minutes} minutes on 2 cores, {workflow.cores} are used.",
             file=sys.stderr,
         )
-    if workflow.local_exec:
-        warm.start()
 
 
 # Jobs on GPUs share an environment, with vLLM where it is an engine of the study.
-GPU_ENV = f"../envs/{'vllm' if PLAN.vllm() else 'grace'}.yaml"
+GPU_ENV = f"../envs/{'vllm' if PLAN.runs.vllm() else 'grace'}.yaml"
 
 
 def one_of(names):
@@ -60,9 +55,9 @@ def one_of(names):
 
 
 wildcard_constraints:
-    source=one_of(PLAN.sources),
+    source=one_of(PLAN.runs.sources),
     data="supervised|unsupervised",
-    backbone=one_of(PLAN.backbones),
+    backbone=one_of(PLAN.runs.backbones),
     run=one_of(PLAN.study.runs),
     seed=r"\d+",
     group=one_of(PLAN.study.evaluation.groups),
@@ -70,13 +65,23 @@ wildcard_constraints:
     figure=one_of(PLAN.study.figures),
 
 
-def mem_mb(rule_name):
-    """Memory of a rule; a retried job gets more."""
-    return lambda wildcards, attempt: RESOURCES[rule_name].mem_mb * attempt
+def stage(module, options, start="python", threads="{threads}", said="> {log:q} 2>&1"):
+    """The command of a job: it claims its GPUs, then starts a module with its spec; what it says goes to its log."""
+    return (
+        f"python -m grace.jobs.gpus {{resources.gpu}} -- {start} -m grace.{module}"
+        f" --spec {{params.spec:q}} --threads {threads} {options} {said}"
+    )
 
 
-def runtime(rule_name):
-    return lambda wildcards, attempt: RESOURCES[rule_name].runtime * attempt
+def asked(rule_name, **other):
+    """What a rule asks of the scheduler beside threads; a retried job gets more memory and time."""
+    entry = RESOURCES[rule_name]
+    return {
+        "mem_mb": lambda wildcards, attempt: entry.mem_mb * attempt,
+        "runtime": lambda wildcards, attempt: entry.runtime * attempt,
+        "gpu": entry.gpu,
+        **other,
+    }
 
 
 FORMS = {  # what an exhibit is written as
@@ -96,22 +101,20 @@ def exhibits(form, *names):
 
 def results(paths):
     """Result files that a table or figure waits for; with `partial` none, it takes what is there."""
-    return [] if PLAN.partial else paths
+    return [] if PLAN.runs.partial else paths
 
 
 def found(paths):
     """With `partial`, a parameter that changes when one of these files comes or changes."""
-    if not PLAN.partial:
+    if not PLAN.runs.partial:
         return None
     return {path: os.path.getmtime(path) for path in paths if os.path.exists(path)}
 
 
 def keep_steps(wildcards):
     """Steps whose weights a training keeps. Those that it has kept stay, so that asking for fewer retrains nothing."""
-    wanted = PLAN.keep_steps(wildcards.run)
-    path = (
-        f"{PLAN.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json"
-    )
+    wanted = PLAN.runs.keep_steps(wildcards.run)
+    path = f"{PLAN.runs.model(wildcards.backbone, wildcards.run, wildcards.seed)}/manifest.json"
     if not os.path.exists(path):
         return wanted
     with open(path) as handle:

@@ -13,15 +13,11 @@ rule source:
         "../envs/grace.yaml"
     threads: RESOURCES["source"].threads
     resources:
-        mem_mb=mem_mb("source"),
-        runtime=runtime("source"),
-        gpu=RESOURCES["source"].gpu,
+        **asked("source"),
     params:
         spec=lambda wildcards: PLAN.spec_source(wildcards.source),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.data.source --spec {params.spec:q} --threads {threads}"
-        " --out {output.out:q} --card {output.card:q} > {log:q} 2>&1"
+        stage("data.source", "--out {output.out:q} --card {output.card:q}")
 
 
 rule pairs:
@@ -38,15 +34,14 @@ rule pairs:
         "../envs/grace.yaml"
     threads: RESOURCES["pairs"].threads
     resources:
-        mem_mb=mem_mb("pairs"),
-        runtime=runtime("pairs"),
-        gpu=RESOURCES["pairs"].gpu,
+        **asked("pairs"),
     params:
         spec=lambda wildcards: PLAN.spec_pairs(wildcards.source),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.data.pairs --spec {params.spec:q} --threads {threads}"
-        " --source {input:q} --out {output.out:q} --card {output.card:q} > {log:q} 2>&1"
+        stage(
+            "data.pairs",
+            "--source {input:q} --out {output.out:q} --card {output.card:q}",
+        )
 
 
 rule split:
@@ -65,22 +60,20 @@ rule split:
         "../envs/grace.yaml"
     threads: RESOURCES["split"].threads
     resources:
-        mem_mb=mem_mb("split"),
-        runtime=runtime("split"),
-        gpu=RESOURCES["split"].gpu,
+        **asked("split"),
     params:
         spec=lambda wildcards: PLAN.spec_split(),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.data.split --spec {params.spec:q} --threads {threads} --pairs {input:q}"
-        " --train {output.train:q} --validation {output.validation:q} --test {output.test:q}"
-        " --report {output.report:q} > {log:q} 2>&1"
+        stage(
+            "data.split",
+            "--pairs {input:q} --train {output.train:q} --validation {output.validation:q} --test {output.test:q} --report {output.report:q}",
+        )
 
 
 rule triples:
     input:
         train=f"{ROOT}/data/split/{{source}}/train.jsonl",
-        encoder=[f"{folder}/manifest.json" for folder in PLAN.mining_encoder()],
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.runs.mining_encoder()],
     output:
         out=f"{ROOT}/data/triples/{{source}}.jsonl",
         report=f"{ROOT}/data/triples/{{source}}.report.json",
@@ -93,21 +86,20 @@ rule triples:
         "../envs/grace.yaml"
     threads: RESOURCES["triples"].threads
     resources:
-        mem_mb=mem_mb("triples"),
-        runtime=runtime("triples"),
-        gpu=RESOURCES["triples"].gpu,
+        **asked("triples"),
     params:
         spec=lambda wildcards: PLAN.spec_triples(),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.data.triples --spec {params.spec:q} --threads {threads}"
-        " --train {input.train:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
+        stage(
+            "data.triples",
+            "--train {input.train:q} --out {output.out:q} --report {output.report:q}",
+        )
 
 
 rule lengths:
     input:
-        rows=lambda wildcards: PLAN.training_rows(wildcards.data),
-        backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
+        rows=lambda wildcards: PLAN.runs.training_rows(wildcards.data),
+        backbone=lambda wildcards: f"{PLAN.runs.backbone_folder(wildcards.backbone)}/manifest.json",
     output:
         out=f"{ROOT}/data/rows/{{backbone}}/{{data}}.jsonl",
         report=f"{ROOT}/data/rows/{{backbone}}/{{data}}.report.json",
@@ -120,13 +112,12 @@ rule lengths:
         "../envs/grace.yaml"
     threads: RESOURCES["lengths"].threads
     resources:
-        mem_mb=mem_mb("lengths"),
-        runtime=runtime("lengths"),
-        gpu=RESOURCES["lengths"].gpu,
+        **asked("lengths"),
     params:
         spec=lambda wildcards: PLAN.spec_lengths(wildcards.data),
-        tokenizer=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
+        tokenizer=lambda wildcards: PLAN.runs.backbone_folder(wildcards.backbone),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.data.lengths --spec {params.spec:q} --threads {threads} --tokenizer {params.tokenizer:q}"
-        " --rows {input.rows:q} --out {output.out:q} --report {output.report:q} > {log:q} 2>&1"
+        stage(
+            "data.lengths",
+            "--tokenizer {params.tokenizer:q} --rows {input.rows:q} --out {output.out:q} --report {output.report:q}",
+        )

@@ -15,63 +15,65 @@ rule tasks:
         "../envs/grace.yaml"
     threads: RESOURCES["tasks"].threads
     resources:
-        mem_mb=mem_mb("tasks"),
-        runtime=runtime("tasks"),
-        gpu=RESOURCES["tasks"].gpu,
+        **asked("tasks"),
     params:
         spec=lambda wildcards: PLAN.spec_tasks(),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.evaluation.tasks --spec {params.spec:q} --threads {threads}"
-        " --test {input.test:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
+        stage(
+            "evaluation.tasks",
+            "--test {input.test:q} --validation {input.validation:q} --out {output:q}",
+        )
 
 
-rule evaluate:
-    input:
-        model=lambda wildcards: PLAN.model_ready(
-            wildcards.backbone, wildcards.run, wildcards.seed
-        ),
-        data=PLAN.task_data(),
-        pairs=lambda wildcards: PLAN.pair_rows(wildcards.run, wildcards.group),
-        standard=lambda wildcards: PLAN.standard_rows(wildcards.run),
-        before=lambda wildcards: PLAN.evaluated_before(
-            wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
-        ),
-    output:
-        f"{ROOT}/mteb/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.json",
-    log:
-        f"{ROOT}/logs/evaluate/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.log",
-    benchmark:
-        f"{ROOT}/benchmarks/evaluate/{{backbone}}/{{run}}/seed{{seed}}/{{group}}.tsv"
-    conda:
-        GPU_ENV
-    threads: RESOURCES["evaluate"].threads
-    resources:
-        mem_mb=mem_mb("evaluate"),
-        runtime=runtime("evaluate"),
-        gpu=RESOURCES["evaluate"].gpu,
-    params:
-        spec=lambda wildcards: PLAN.spec_evaluate(
-            wildcards.backbone, wildcards.run, wildcards.seed, wildcards.group
-        ),
-        model=lambda wildcards: PLAN.model(
-            wildcards.backbone, wildcards.run, wildcards.seed
-        ),
-        store=STORE,
-    shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.evaluate"
-        " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --standard {input.standard:q}"
-        " --store {params.store:q} --out {output:q} > {log:q} 2>&1"
+# A job for each run, but for those that are evaluated together.
+for _name, _runs in {"evaluate": [], **PLAN.evaluated_together}.items():
+
+    rule:
+        name:
+            _name
+        input:
+            model=lambda wildcards, runs=_runs: PLAN.runs.model_ready(
+                wildcards.backbone, (runs or [wildcards.run])[0], wildcards.seed
+            ),
+            data=PLAN.runs.task_data(),
+            pairs=lambda wildcards, runs=_runs: PLAN.pair_rows(runs or [wildcards.run], wildcards.group),
+            standard=lambda wildcards, runs=_runs: PLAN.standard_rows(runs or [wildcards.run]),
+            before=lambda wildcards, runs=_runs: PLAN.evaluated_before(
+                wildcards.backbone, runs or [wildcards.run], wildcards.seed, wildcards.group
+            ),
+        output:
+            [f"{ROOT}/mteb/{{backbone}}/{run}/seed{{seed}}/{{group}}.json" for run in _runs or ["{run}"]],
+        log:
+            f"{ROOT}/logs/evaluate/{{backbone}}/{_name if _runs else '{run}'}/seed{{seed}}/{{group}}.log",
+        benchmark:
+            f"{ROOT}/benchmarks/evaluate/{{backbone}}/{_name if _runs else '{run}'}/seed{{seed}}/{{group}}.tsv"
+        wildcard_constraints:
+            run=one_of(PLAN.evaluated_alone()),
+        conda:
+            GPU_ENV
+        threads: RESOURCES["evaluate"].threads
+        resources:
+            **asked("evaluate"),
+        params:
+            spec=lambda wildcards, runs=_runs: PLAN.spec_evaluations(
+                wildcards.backbone, runs or [wildcards.run], wildcards.seed, wildcards.group
+            ),
+            model=lambda wildcards, runs=_runs: PLAN.runs.model(
+                wildcards.backbone, (runs or [wildcards.run])[0], wildcards.seed
+            ),
+            store=STORE,
+        shell:
+            stage(
+                "evaluation.evaluate",
+                "--model {params.model:q} --data {input.data:q} --pairs {input.pairs:q} --standard {input.standard:q} --store {params.store:q} --out {output:q}",
+            )
 
 
 rule general:
     input:
-        model=lambda wildcards: PLAN.model_ready(
-            wildcards.backbone, wildcards.run, wildcards.seed
-        ),
-        data=PLAN.task_data(),
-        texts=PLAN.held_out(),
+        model=lambda wildcards: PLAN.runs.model_ready(wildcards.backbone, wildcards.run, wildcards.seed),
+        data=PLAN.runs.task_data(),
+        texts=PLAN.runs.held_out(),
     output:
         f"{ROOT}/general/{{backbone}}/{{run}}/seed{{seed}}.json",
     log:
@@ -84,31 +86,24 @@ rule general:
         GPU_ENV
     threads: RESOURCES["general"].threads
     resources:
-        mem_mb=mem_mb("general"),
-        runtime=runtime("general"),
-        gpu=RESOURCES["general"].gpu,
+        **asked("general"),
     params:
-        spec=lambda wildcards: PLAN.spec_general(
-            wildcards.backbone, wildcards.run, wildcards.seed
-        ),
-        model=lambda wildcards: PLAN.model(
-            wildcards.backbone, wildcards.run, wildcards.seed
-        ),
+        spec=lambda wildcards: PLAN.spec_general(wildcards.backbone, wildcards.run, wildcards.seed),
+        model=lambda wildcards: PLAN.runs.model(wildcards.backbone, wildcards.run, wildcards.seed),
     shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.general"
-        " --spec {params.spec:q} --threads {threads}"
-        " --model {params.model:q} --data {input.data:q} --texts {input.texts:q} --out {output:q} > {log:q} 2>&1"
+        stage(
+            "evaluation.general",
+            "--model {params.model:q} --data {input.data:q} --texts {input.texts:q} --out {output:q}",
+        )
 
 
 # Time per text. Alone on this machine, or the other jobs would be in the figure; on a cluster a job has its own cores.
 rule latency:
     input:
-        backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
-        model=lambda wildcards: PLAN.model_ready(
-            wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
-        ),
-        encoder=[f"{folder}/manifest.json" for folder in PLAN.timed_encoder()],
-        texts=PLAN.test_rows(),
+        backbone=lambda wildcards: f"{PLAN.runs.backbone_folder(wildcards.backbone)}/manifest.json",
+        model=lambda wildcards: PLAN.runs.model_ready(wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]),
+        encoder=[f"{folder}/manifest.json" for folder in PLAN.runs.timed_encoder()],
+        texts=PLAN.runs.test_rows(),
     output:
         f"{ROOT}/latency/{{backbone}}.json",
     log:
@@ -119,31 +114,26 @@ rule latency:
         GPU_ENV
     threads: workflow.resource_settings.cores or RESOURCES["latency"].threads
     resources:
-        mem_mb=mem_mb("latency"),
-        runtime=runtime("latency"),
-        gpu=RESOURCES["latency"].gpu,
+        **asked("latency"),
     params:
         spec=lambda wildcards: PLAN.spec_latency(),
         threads=RESOURCES["latency"].threads,
-        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
-        model=lambda wildcards: PLAN.model(
-            wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]
-        ),
-        encoder=PLAN.timed_encoder(),
+        backbone=lambda wildcards: PLAN.runs.backbone_folder(wildcards.backbone),
+        model=lambda wildcards: PLAN.runs.model(wildcards.backbone, PLAN.study.latency.run, PLAN.study.seeds[0]),
+        encoder=PLAN.runs.timed_encoder(),
     shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.latency"
-        " --spec {params.spec:q} --threads {params.threads} --backbone {params.backbone:q}"
-        " --model {params.model:q} --encoder {params.encoder:q} --texts {input.texts:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        stage(
+            "evaluation.latency",
+            "--backbone {params.backbone:q} --model {params.model:q} --encoder {params.encoder:q} --texts {input.texts:q} --out {output:q}",
+            threads="{params.threads}",
+        )
 
 
 # Rationales of a few held-out texts, before, in and after training.
 rule cases:
     input:
-        models=lambda wildcards: [
-            ready for _, ready in PLAN.case_models(wildcards.backbone)
-        ],
-        texts=PLAN.test_rows(),
+        models=lambda wildcards: [ready for _, ready in PLAN.case_models(wildcards.backbone)],
+        texts=PLAN.runs.test_rows(),
     output:
         f"{ROOT}/cases/{{backbone}}.json",
     log:
@@ -154,15 +144,12 @@ rule cases:
         GPU_ENV
     threads: RESOURCES["cases"].threads
     resources:
-        mem_mb=mem_mb("cases"),
-        runtime=runtime("cases"),
-        gpu=RESOURCES["cases"].gpu,
+        **asked("cases"),
     params:
         spec=lambda wildcards: PLAN.spec_cases(wildcards.backbone),
-        models=lambda wildcards: [
-            folder for folder, _ in PLAN.case_models(wildcards.backbone)
-        ],
+        models=lambda wildcards: [folder for folder, _ in PLAN.case_models(wildcards.backbone)],
     shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.evaluation.cases"
-        " --spec {params.spec:q} --threads {threads} --models {params.models:q} --texts {input.texts:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        stage(
+            "evaluation.cases",
+            "--models {params.models:q} --texts {input.texts:q} --out {output:q}",
+        )

@@ -24,18 +24,17 @@ rule tables:
         "../envs/grace.yaml"
     threads: RESOURCES["tables"].threads
     resources:
-        mem_mb=mem_mb("tables"),
-        runtime=runtime("tables"),
-        gpu=RESOURCES["tables"].gpu,
+        **asked("tables"),
     params:
         spec=lambda wildcards: packed(PLAN.spec_tables(wildcards.table)),
         printed=PRINTED,
         found=lambda wildcards: found(PLAN.table_inputs(wildcards.table)),
         caption=lambda wildcards: PLAN.study.tables[wildcards.table].caption,
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.report.tables --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
-        " --md {output.md:q} --tex {output.tex:q} --record {output.record:q} --html {output.html:q} > {log:q} 2>&1"
+        stage(
+            "report.tables",
+            "--csv {output.csv:q} --md {output.md:q} --tex {output.tex:q} --record {output.record:q} --html {output.html:q}",
+        )
 
 
 rule figures:
@@ -60,18 +59,17 @@ rule figures:
         "../envs/grace.yaml"
     threads: RESOURCES["tables"].threads
     resources:
-        mem_mb=mem_mb("tables"),
-        runtime=runtime("tables"),
-        gpu=RESOURCES["tables"].gpu,
+        **asked("tables"),
     params:
         spec=lambda wildcards: packed(PLAN.spec_figures(wildcards.figure)),
         printed=PRINTED,
         found=lambda wildcards: found(PLAN.figure_inputs(wildcards.figure)),
         caption=lambda wildcards: PLAN.study.figures[wildcards.figure].caption,
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.report.figures --spec {params.spec:q} --threads {threads} --csv {output.csv:q}"
-        " --svg {output.svg:q} --png {output.png:q} --record {output.record:q} > {log:q} 2>&1"
+        stage(
+            "report.figures",
+            "--csv {output.csv:q} --svg {output.svg:q} --png {output.png:q} --record {output.record:q}",
+        )
 
 
 # Each table and figure by its name: snakemake table1; `tradeoff` brings its effects and its figure along.
@@ -110,16 +108,12 @@ rule audit:
         "../envs/grace.yaml"
     threads: RESOURCES["report"].threads
     resources:
-        mem_mb=mem_mb("report"),
-        runtime=runtime("report"),
-        gpu=RESOURCES["report"].gpu,
+        **asked("report"),
     params:
         spec=lambda wildcards: PLAN.spec_audit(),
         printed=PRINTED,
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.report.audit --spec {params.spec:q} --threads {threads} --md {output.md:q}"
-        " --json {output.json:q} > {log:q} 2>&1"
+        stage("report.audit", "--md {output.md:q} --json {output.json:q}")
 
 
 # What the paper claims, and what came out here: snakemake claims
@@ -137,17 +131,13 @@ rule claims:
         "../envs/grace.yaml"
     threads: RESOURCES["tables"].threads
     resources:
-        mem_mb=mem_mb("tables"),
-        runtime=runtime("tables"),
-        gpu=RESOURCES["tables"].gpu,
+        **asked("tables"),
     params:
         spec=packed(PLAN.spec_claims()),
         printed=PRINTED,
         found=found(PLAN.claim_inputs()),
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.report.claims --spec {params.spec:q} --threads {threads} --md {output.md:q}"
-        " --json {output.json:q} > {log:q} 2>&1"
+        stage("report.claims", "--md {output.md:q} --json {output.json:q}")
 
 
 rule report:
@@ -166,18 +156,15 @@ rule report:
         "../envs/grace.yaml"
     threads: RESOURCES["report"].threads
     resources:
-        mem_mb=mem_mb("report"),
-        runtime=runtime("report"),
-        gpu=RESOURCES["report"].gpu,
+        **asked("report"),
     params:
         spec=lambda wildcards: PLAN.spec_page(),
-        records=lambda wildcards, input: [
-            path for path in input[:-2] if path.endswith(".json")
-        ],
+        records=lambda wildcards, input: [path for path in input[:-2] if path.endswith(".json")],
     shell:
-        "python -m grace.gpus {resources.gpu} --"
-        " python -m grace.report.report --spec {params.spec:q} --threads {threads} --audit {input.audit:q}"
-        " --claims {input.claims:q} --records {params.records:q} --out {output:q} > {log:q} 2>&1"
+        stage(
+            "report.report",
+            "--audit {input.audit:q} --claims {input.claims:q} --records {params.records:q} --out {output:q}",
+        )
 
 
 # What the study will take, before it is started: snakemake plan
@@ -193,11 +180,9 @@ rule plan:
         "../envs/grace.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("tables"),
-        runtime=runtime("tables"),
-        gpu=0,
+        **asked("tables", gpu=0),
     params:
         # A function: snakemake would take {text} of a prompt for a wildcard.
         spec=lambda wildcards: packed(PLAN.spec_plan()),
     shell:
-        "python -m grace.report.plan --spec {params.spec:q} --threads {threads} --out {output.md:q} 2> {log:q}"
+        stage("report.plan", "--out {output.md:q}", said="2> {log:q}")

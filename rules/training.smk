@@ -13,21 +13,20 @@ rule backbone:
     benchmark:
         f"{ROOT}/benchmarks/backbone/{{backbone}}/seed{{seed}}.tsv"
     wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("trained")),
+        backbone=one_of(PLAN.runs.backbones_of("trained")),
     priority: 2  # before the triples: it takes several cores, and would wait for them
     conda:
         "../envs/grace.yaml"
     threads: RESOURCES["backbone"].threads
     resources:
-        mem_mb=mem_mb("backbone"),
-        runtime=runtime("backbone"),
-        gpu=RESOURCES["backbone"].gpu,
+        **asked("backbone"),
     params:
         spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
     shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.training.backbone"
-        " --spec {params.spec:q} --threads {threads}"
-        " --train {input.train:q} --validation {input.validation:q} --out {output:q} > {log:q} 2>&1"
+        stage(
+            "training.backbone",
+            "--train {input.train:q} --validation {input.validation:q} --out {output:q}",
+        )
 
 
 rule download:
@@ -38,18 +37,16 @@ rule download:
     benchmark:
         f"{ROOT}/benchmarks/download/{{backbone}}/seed{{seed}}.tsv"
     wildcard_constraints:
-        backbone=one_of(PLAN.backbones_of("hub", "local", "gguf")),
+        backbone=one_of(PLAN.runs.backbones_of("hub", "local", "gguf")),
     conda:
         "../envs/grace.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("source"),
-        runtime=runtime("source"),
-        gpu=0,
+        **asked("source", gpu=0),
     params:
         spec=lambda wildcards: PLAN.spec_backbone(wildcards.backbone),
     shell:
-        "python -m grace.training.download --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+        stage("training.download", "--out {output:q}")
 
 
 # The encoder-only models that the study evaluates, times or mines with.
@@ -61,25 +58,23 @@ rule encoder:
     benchmark:
         f"{ROOT}/benchmarks/encoder/{{encoder}}.tsv"
     wildcard_constraints:
-        encoder=one_of(PLAN.encoders),
+        encoder=one_of(PLAN.runs.encoders),
     conda:
         "../envs/grace.yaml"
     threads: 1
     resources:
-        mem_mb=mem_mb("source"),
-        runtime=runtime("source"),
-        gpu=0,
+        **asked("source", gpu=0),
     params:
         spec=lambda wildcards: PLAN.spec_encoder(wildcards.encoder),
     shell:
-        "python -m grace.training.encoder --spec {params.spec:q} --threads {threads} --out {output:q} > {log:q} 2>&1"
+        stage("training.encoder", "--out {output:q}")
 
 
 # What the frozen backbone writes about the training texts, once for all trainings that learn from it. They lie in the
 # store; the output says how many there are.
 rule rationales:
     input:
-        backbone=lambda wildcards: f"{PLAN.backbone_folder(wildcards.backbone)}/manifest.json",
+        backbone=lambda wildcards: f"{PLAN.runs.backbone_folder(wildcards.backbone)}/manifest.json",
         rows=f"{ROOT}/data/rows/{{backbone}}/{{data}}.jsonl",
     output:
         f"{ROOT}/data/rationales/{{backbone}}/{{data}}.json",
@@ -92,18 +87,16 @@ rule rationales:
         GPU_ENV
     threads: RESOURCES["rationales"].threads
     resources:
-        mem_mb=mem_mb("rationales"),
-        runtime=runtime("rationales"),
-        gpu=RESOURCES["rationales"].gpu,
+        **asked("rationales"),
     params:
         spec=lambda wildcards: PLAN.spec_rationales(wildcards.data),
-        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
+        backbone=lambda wildcards: PLAN.runs.backbone_folder(wildcards.backbone),
         store=STORE,
     shell:
-        "python -m grace.gpus {resources.gpu} -- python -m grace.training.rationales"
-        " --spec {params.spec:q} --threads {threads}"
-        " --backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        stage(
+            "training.rationales",
+            "--backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q} --out {output:q}",
+        )
 
 
 rule train:
@@ -116,24 +109,21 @@ rule train:
     benchmark:
         f"{ROOT}/benchmarks/train/{{backbone}}/{{run}}/seed{{seed}}.tsv"
     wildcard_constraints:
-        run=one_of(PLAN.trained_runs()),
+        run=one_of(PLAN.runs.trained_runs()),
     priority: 1  # the longest jobs first, and what they wait for, so that short ones fill the gaps at the end
     conda:
         GPU_ENV
     threads: RESOURCES["train"].threads
     resources:
-        mem_mb=mem_mb("train"),
-        runtime=runtime("train"),
-        gpu=lambda wildcards: PLAN.gpus(wildcards.run),
+        **asked("train", gpu=lambda wildcards: PLAN.runs.gpus(wildcards.run)),
     params:
-        spec=lambda wildcards: PLAN.spec_train(
-            wildcards.run, wildcards.seed, keep_steps(wildcards)
-        ),
-        backbone=lambda wildcards: PLAN.backbone_folder(wildcards.backbone),
-        launch=lambda wildcards: PLAN.launcher(wildcards.run),
+        spec=lambda wildcards: PLAN.spec_train(wildcards.run, wildcards.seed, keep_steps(wildcards)),
+        backbone=lambda wildcards: PLAN.runs.backbone_folder(wildcards.backbone),
+        launch=lambda wildcards: PLAN.runs.launcher(wildcards.run),
         store=STORE,
     shell:
-        "python -m grace.gpus {resources.gpu} -- {params.launch} -m grace.training.train"
-        " --spec {params.spec:q} --threads {threads}"
-        " --backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q}"
-        " --out {output:q} > {log:q} 2>&1"
+        stage(
+            "training.train",
+            "--backbone {params.backbone:q} --rows {input.rows:q} --store {params.store:q} --out {output:q}",
+            start="{params.launch}",
+        )

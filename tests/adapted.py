@@ -10,9 +10,8 @@ def save_adapted(backbone: Path, folder: Path, generator: bool) -> Path:
     from grace.encoder.loading import load_tokenizer
     from grace.encoder.saved import Encode, write_modules, write_settings
 
-    at = adapters.save(folder, adapted(backbone, generator))
-    load_tokenizer(backbone).save_pretrained(folder)
-    write_settings(folder, encode=Encode(rationales=False, max_new_tokens=24), adapter=at)
+    known = adapters.write_model(folder, adapted(backbone, generator), load_tokenizer(backbone))
+    write_settings(folder, encode=Encode(rationales=False, max_new_tokens=24), **known)
     write_modules(folder)
     return folder
 

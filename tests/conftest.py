@@ -52,7 +52,7 @@ def texts() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Qwen2 of 2 layers with random weights, as a model folder; its rationales are noise that ends."""
-    from grace.config import Backbone
+    from grace.config.schema import Backbone
     from grace.training.backbone import build_model, train_tokenizer
 
     folder = tmp_path_factory.mktemp("tiny")

@@ -21,7 +21,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from grace.training.corpus import train_tokenizer
+from grace.training.backbone import train_tokenizer
 from tests.conftest import TEXTS
 
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -51,7 +51,7 @@ def make_model(kind: str, **more: Any) -> Any:
 
 def make_tokenizer() -> Any:
     """One that splits as GPT-2 does; knows two new lines and a number of four digits."""
-    with patch("grace.training.corpus.Qwen2Tokenizer") as qwen:
+    with patch("grace.training.backbone.Qwen2Tokenizer") as qwen:
         own = qwen.return_value.backend_tokenizer
         own.normalizer, own.pre_tokenizer = None, pre_tokenizers.ByteLevel(add_prefix_space=False)
         return train_tokenizer([*TEXTS * 5, *[TEXT] * 20, *["\n\n", "1234"] * 200], 400)

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from rattler import MatchSpec
 
+from grace.config.studies import read_config
 from grace.data.docstrings import unpinned
-from grace.merging import read_config
 from tests.test_project import lock
 
 ROOT = Path(__file__).parents[1]

@@ -1,4 +1,4 @@
-"""Dependencies point one way: stages, use -> encoder, paper, manifest -> method, config."""
+"""Dependencies point one way: beyond -> stages and the command -> encoder, paper -> method, jobs -> config."""
 
 import ast
 from pathlib import Path
@@ -6,16 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-GROUND = {
-    "config", "settings", "exhibits", "section", "tasks", "specs", "files", "reader", "merging", "mistakes", "runs",
-    "ablations", "checks", "shown", "study", "gpus", "warm", "spent", "method",
-}  # fmt: skip
-MIDDLE = {"manifest", "stage", "encoder", "paper"}
-STAGES = {"data", "training", "evaluation", "report"}
-USE = {"use"}  # what a user does with a model; stages do not need it, nor it them
+# A room imports itself and the floors below its own.
+FLOORS = (
+    {"config"},
+    {"method", "jobs"},
+    {"encoder", "paper"},
+    {"data", "training", "evaluation", "report", "cli"},
+    {"beyond"},
+)
 # Heavy libraries have one home each.
 HOMES = {
-    "trl": {"training"},
+    "trl": {"training", "beyond"},
     "mteb": {"evaluation"},
     "lm_eval": {"evaluation"},
     "snakemake": set(),
@@ -44,7 +45,8 @@ def test_imports_point_down(path):
     here = room(path)
     if here == "__init__":
         return
-    allowed = GROUND | {here} if here in GROUND else GROUND | MIDDLE if here in MIDDLE else GROUND | MIDDLE | {here}
+    below = set().union(*FLOORS[: next(n for n, floor in enumerate(FLOORS) if here in floor)])
+    allowed = below | {here}
     used = {name.split(".")[1] for name in imports(path) if name.startswith("grace.")}
     assert used <= allowed, f"{path} imports {used - allowed}"
 
@@ -61,7 +63,7 @@ def test_vllm_is_imported_by_its_engine_alone():
 
 
 def test_every_room_is_known():
-    assert {room(path) for path in FILES} - {"__init__"} == GROUND | MIDDLE | STAGES | USE
+    assert {room(path) for path in FILES} - {"__init__"} == set().union(*FLOORS)
 
 
 def test_every_rule_has_its_module_and_test():
@@ -69,8 +71,14 @@ def test_every_rule_has_its_module_and_test():
 
     for rules in (ROOT / "rules").glob("*.smk"):
         for rule, module in re.findall(
-            r"^rule (\w+):(?:(?!^rule ).)*?-m (grace\.\w+\.\w+)", rules.read_text(), re.DOTALL | re.MULTILINE
+            r'^rule (\w+):(?:(?!^rule ).)*?stage\(\s*"(\w+\.\w+)"', rules.read_text(), re.DOTALL | re.MULTILINE
         ):
-            path = ROOT / (module.replace(".", "/") + ".py")
+            path = ROOT / "grace" / (module.replace(".", "/") + ".py")
             assert path.exists() and path.stem == rule and path.parent.name == rules.stem
             assert (ROOT / "tests" / path.parent.name / f"test_{path.stem}.py").exists(), f"no test of {module}"
+
+
+def test_beyond_stands_on_training_alone():
+    found = set().union(*(imports(path) for path in FILES if room(path) == "beyond"))
+    used = {name.split(".")[1] for name in found if name.startswith("grace.")}
+    assert used <= {"beyond", "training", "encoder", "jobs", "method", "config"}

@@ -22,28 +22,38 @@ what the model would give for a text without it.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 
+from grace.config.section import UserError
 from grace.encoder.adapters import embedding
-from grace.encoder.engines.packed import left_pad
-from grace.encoder.engines.reading import hidden_states
-from grace.encoder.inputs import checked_texts
-from grace.encoder.reads import Read
-from grace.encoder.splitting import rationale_sentences, sentences
+from grace.encoder.engines.forward import hidden_states, left_padded
+from grace.encoder.reads import Read, checked_texts
 from grace.method.prompt import head
-from grace.section import UserError
 
 if TYPE_CHECKING:
     from grace.encoder.encoder import Rationale, RationaleEncoder
 
 Kind = Literal["text", "rationale"]
-# Texts whose hidden states are in memory together.
-TOGETHER = 8
+TOGETHER = 8  # texts whose hidden states are in memory together
+# Where a sentence may end: punctuation, a blank line, a list mark. No part of this starts inside a run that it has
+# passed, so that a megabyte of dots takes no longer than one of words.
+BORDER = re.compile(
+    r"(?<![.!?…])(?P<stop>[.!?…]++[\"'”’)\]]*+)\s++(?P<next>\S)?"
+    r"|[。！？]++[”’」』）]*+\s*+"
+    r"|\n\s*\n\s*"
+    r"|\n[^\S\n]*(?=(?:[-*•]|\d+[.)])\s)"
+)
+MARK = re.compile(r"</?think>")
+WORD = re.compile(r"[\w.]+$")
+ABBREVIATION = re.compile(
+    r"al|approx|cf|dr|e\.g|eqs?|etc|figs?|i\.e|mr|mrs|ms|nos?|pp|prof|sec|st|tab|vol|vs", re.IGNORECASE
+)
 
 
 class Part(NamedTuple):
@@ -81,13 +91,10 @@ class Reading(NamedTuple):
 
 
 def explain(encoder: RationaleEncoder, a: str, b: str, rationales: bool | None = None) -> Explanation:
-    """Explain the cosine of two texts; defined in this module's docstring.
+    """Explain the cosine of two texts, that of `encoder.encode` up to floating-point error.
 
-    Rationales are written once and both texts are then read in one forward pass, whatever the number of sentences.
-    The cosine is that of `encoder.encode` up to floating-point error.
-
-    Args:
-        rationales: True with, False without; None as the encoder does.
+    Rationales (True with, False without, None as the encoder does) are written once and both texts are then read in one
+    forward pass, whatever the number of sentences.
 
     Raises:
         UserError: for a tokenizer that does not say where in the text its tokens are.
@@ -99,7 +106,12 @@ def explain(encoder: RationaleEncoder, a: str, b: str, rationales: bool | None =
 def compare(a: Reading, b: Reading) -> Explanation:
     """The same of texts that were read before: arithmetic, no model."""
     whole = cosines(a.embedding[None], b.embedding[None])[0, 0]
-    return Explanation(float(whole), _explained(a, b, whole), _explained(b, a, whole))
+    sides = []
+    for one, other in ((a, b), (b, a)):
+        effects = whole - cosines(one.without, other.embedding[None])[:, 0]
+        parts = [Part(kind, text, float(effect)) for (kind, text), effect in zip(one.parts, effects, strict=True)]
+        sides.append(Explained(one.text, one.rationale, parts))
+    return Explanation(float(whole), *sides)
 
 
 def read(
@@ -108,64 +120,44 @@ def read(
     rationales: bool | None = None,
     token_ids: Sequence[list[int]] | None = None,
 ) -> list[Reading]:
-    """Read N texts: at most one generation for all, and a forward pass for every few of them.
-
-    Args:
-        rationales: True with, False without; None as the encoder does.
-        token_ids: rationales that are written already; then nothing is generated.
-
-    Raises:
-        as `explain`.
-    """
+    """As `explain`, for N texts: one generation for all, none where `token_ids` has their rationales."""
     texts = checked_texts(texts)
     reasons = encoder.spec.rationales if rationales is None else rationales
     if token_ids is None and reasons:
         token_ids = [rationale.token_ids for rationale in encoder.encode(texts, rationales=True).rationales or []]
     written = encoder.rationales(token_ids) if token_ids is not None else [None] * len(texts)
     given = encoder.sequences(texts, token_ids)
-    parts = [_parts(encoder, *at) for at in zip(texts, written, given, strict=True)]
-    pooled = _read_again if encoder.spec.pooling.method == "eos" else _taken_out
-    vectors = pooled(encoder, given, [[(start, end) for *_, start, end in some] for some in parts])
+    parts = [_parts(encoder, *row) for row in zip(texts, written, given, strict=True)]
+    leave_out = _read_again if encoder.spec.pooling.method == "eos" else _taken_out
+    vectors = leave_out(encoder, given, [[(start, end) for *_, start, end in some] for some in parts])
     return [
-        Reading(text, rationale, [(kind, said) for kind, said, *_ in some], *vector)
+        Reading(text, rationale, [(kind, sentence) for kind, sentence, *_ in some], *vector)
         for text, rationale, some, vector in zip(texts, written, parts, vectors, strict=True)
     ]
 
 
-def _parts(
-    encoder: RationaleEncoder, text: str, rationale: Rationale | None, given: Read
-) -> list[tuple[Kind, str, int, int]]:
-    """The sentences, and from which token of `given` on and before which each is."""
-    ends = _text_ends(encoder.tokenizer, text, given.size)
-    seen = text[: ends[-1]] if ends else ""
-    found: list[tuple[Kind, str, int, int]] = []
-    for start, end in sentences(seen):
-        at = given.text + bisect_right(ends, start), given.text + bisect_right(ends, end)
-        found.append(("text", seen[start:end].strip(), *at))
-    if rationale is not None:
-        first = given.text + given.size + len(encoder.template.suffix)
-        said, where = _rationale_ends(encoder, rationale)
-        for start, end in rationale_sentences(said):
-            found.append(("rationale", said[start:end].strip(), first + where(start), first + where(end)))
-    return found
+def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """[N, M] cosines of the rows of a [N, d] and b [M, d]; 0 where one of them has length 0."""
+    a, b = (rows / np.where((norms := np.linalg.norm(rows, axis=1, keepdims=True)) > 0, norms, 1) for rows in (a, b))
+    return a @ b.T
 
 
-Spans = list[list[tuple[int, int]]]  # of each text, of its sentences
-Vectors = list[tuple[np.ndarray, np.ndarray]]  # the embedding [d] and those without each of P sentences [P, d]
+# ---- embeddings without a sentence ----
+
+Spans = list[list[tuple[int, int]]]  # for each text, for each sentence: its first token and the first after it
+Vectors = list[tuple[np.ndarray, np.ndarray]]  # for each text, the embedding [d] and those without a sentence [P, d]
 
 
 def _read_again(encoder: RationaleEncoder, given: list[Read], spans: Spans) -> Vectors:
     """The last token's state, when the tokens of a sentence are not read."""
-    every = [
-        one for read, some in zip(given, spans, strict=True) for one in (read, *(_without(read, *at) for at in some))
-    ]
-    vectors = iter(encoder.pooled(every).double().numpy())
+    sequences = []
+    for one, some in zip(given, spans, strict=True):
+        sequences.append(one)
+        for start, end in some:
+            ids = one.ids[:start] + one.ids[end:]
+            sequences.append(Read(ids, min(one.start, len(ids) - 1), len(ids)))
+    vectors = iter(encoder.pooled(sequences).double().numpy())
     return [(next(vectors), np.array([next(vectors) for _ in some])) for some in spans]
-
-
-def _without(read: Read, start: int, end: int) -> Read:
-    ids = read.ids[:start] + read.ids[end:]
-    return Read(ids, min(read.start, len(ids) - 1), len(ids))
 
 
 @torch.no_grad()
@@ -173,42 +165,17 @@ def _taken_out(encoder: RationaleEncoder, given: list[Read], spans: Spans) -> Ve
     """The pooled states, and pooled without those of a sentence."""
     found: Any = [None] * len(given)
     order = sorted(range(len(given)), key=lambda i: -len(given[i].ids))
-    for start in range(0, len(order), TOGETHER):
-        rows = order[start : start + TOGETHER]
-        ids, mask = left_pad([given[i].ids for i in rows], next(encoder.model.parameters()).device)
-        position = (mask.cumsum(1) - 1).clamp(min=0)
+    for begin in range(0, len(order), TOGETHER):
+        rows = order[begin : begin + TOGETHER]
+        inputs = left_padded([given[i].ids for i in rows], next(encoder.model.parameters()).device)
         with embedding(encoder.model) as model:
-            states, _ = hidden_states(
-                model, encoder.spec.pooling, input_ids=ids, attention_mask=mask, position_ids=position, use_cache=False
-            )
+            states, _ = hidden_states(model, encoder.spec.pooling, **inputs, use_cache=False)
         for i, row in zip(rows, states, strict=True):
-            first, last = (ids.shape[1] - len(given[i].ids) + at for at in given[i][1:3])
-            pooled = row[first:last].double().cpu().numpy()
-            inside = np.clip(np.array(spans[i], dtype=int).reshape(-1, 2) - given[i].start, 0, len(pooled))
+            padding, one = len(row) - len(given[i].ids), given[i]
+            pooled = row[padding + one.start : padding + one.stop].double().cpu().numpy()
+            inside = np.clip(np.array(spans[i], dtype=int).reshape(-1, 2) - one.start, 0, len(pooled))
             found[i] = _left_out(pooled, inside, encoder.spec.pooling.method)
     return found
-
-
-def _text_ends(tokenizer: Any, text: str, room: int) -> list[int]:
-    """Where in the text each of its tokens ends that the model has read."""
-    if not getattr(tokenizer, "is_fast", False):
-        raise UserError("explain: this model's tokenizer does not say where in the text its tokens are.")
-    read = head(text, room).encode("utf-8", "replace").decode()  # as `PromptTemplate` reads it
-    found = tokenizer(read, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
-    return [end for _, end in found["offset_mapping"][:room]]
-
-
-def _rationale_ends(encoder: RationaleEncoder, rationale: Rationale) -> tuple[str, Callable[[int], int]]:
-    """The rationale as it was decoded, and how many of its tokens end at or before a character of it."""
-    ids = rationale.token_ids if rationale.truncated else rationale.token_ids[:-1]
-
-    def decoded(count: int) -> str:
-        return encoder.tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
-
-    def where(at: int) -> int:
-        return bisect_right(range(len(ids)), at, key=lambda i: len(decoded(i + 1)))
-
-    return decoded(len(ids)), where
 
 
 def _left_out(hidden: np.ndarray, spans: np.ndarray, method: str) -> tuple[np.ndarray, np.ndarray]:
@@ -222,18 +189,80 @@ def _left_out(hidden: np.ndarray, spans: np.ndarray, method: str) -> tuple[np.nd
             without[row] = (sums[-1] - (sums[end] - sums[start])) / left if left else 0
         return sums[-1] / count, without
     for row, (start, end) in enumerate(spans):
-        kept = [part.max(0) for part in (hidden[:start], hidden[end:]) if len(part)]
-        without[row] = np.max(kept, axis=0) if kept else 0
+        rest = [part.max(0) for part in (hidden[:start], hidden[end:]) if len(part)]
+        without[row] = np.max(rest, axis=0) if rest else 0
     return hidden.max(0), without
 
 
-def _explained(one: Reading, other: Reading, whole: float) -> Explained:
-    effects = whole - cosines(one.without, other.embedding[None])[:, 0]
-    parts = [Part(kind, text, float(effect)) for (kind, text), effect in zip(one.parts, effects, strict=True)]
-    return Explained(one.text, one.rationale, parts)
+# ---- sentences ----
 
 
-def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """[N, M] cosines of the rows of a [N, d] and b [M, d]; 0 where one of them has length 0."""
-    a, b = (rows / np.where((norms := np.linalg.norm(rows, axis=1, keepdims=True)) > 0, norms, 1) for rows in (a, b))
-    return a @ b.T
+def _parts(
+    encoder: RationaleEncoder, text: str, rationale: Rationale | None, given: Read
+) -> list[tuple[Kind, str, int, int]]:
+    """The sentences of text and rationale, each with its first token in `given` and the first after it."""
+    ends = _text_ends(encoder.tokenizer, text, given.size)
+    seen = text[: ends[-1]] if ends else ""
+    found: list[tuple[Kind, str, int, int]] = []
+    for start, end in sentences(seen):
+        tokens = given.text + bisect_right(ends, start), given.text + bisect_right(ends, end)
+        found.append(("text", seen[start:end].strip(), *tokens))
+    if rationale is None:
+        return found
+    ids = rationale.token_ids if rationale.truncated else rationale.token_ids[:-1]
+    first = given.text + given.size + len(encoder.template.suffix)
+
+    def decoded(count: int) -> str:
+        return encoder.tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def token(character: int) -> int:
+        return first + bisect_right(range(len(ids)), character, key=lambda i: len(decoded(i + 1)))
+
+    written = decoded(len(ids))
+    for start, end in rationale_sentences(written):
+        found.append(("rationale", written[start:end].strip(), token(start), token(end)))
+    return found
+
+
+def _text_ends(tokenizer: Any, text: str, room: int) -> list[int]:
+    """Where in the text each of its tokens ends that the model has read."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise UserError("explain: this model's tokenizer does not say where in the text its tokens are.")
+    begin = head(text, room).encode("utf-8", "replace").decode()  # as `PromptTemplate` reads it
+    found = tokenizer(begin, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
+    return [end for _, end in found["offset_mapping"][:room]]
+
+
+def sentences(text: str) -> list[tuple[int, int]]:
+    """(start, end) of each sentence in order; together they cover the text, so white space belongs to the one before.
+
+    [] for a text that has nothing but white space.
+    """
+    found, start = [], 0
+    for end in [*_borders(text), len(text)]:
+        if text[start:end].strip():
+            found.append((start, end))
+            start = end
+    return found[:-1] + [(found[-1][0], len(text))] if found else []
+
+
+def rationale_sentences(text: str) -> list[tuple[int, int]]:
+    """The same of a rationale, whose thought and statement are apart, and whose marks belong to no sentence."""
+    found, start = [], 0
+    for mark in [*MARK.finditer(text), None]:
+        end = mark.start() if mark else len(text)
+        found += [(start + first, start + last) for first, last in sentences(text[start:end])]
+        start = mark.end() if mark else end
+    return found
+
+
+def _borders(text: str) -> Iterator[int]:
+    for match in BORDER.finditer(text):
+        if not match["stop"]:
+            yield match.end()
+            continue
+        following = match["next"] or ""
+        word = WORD.search(text, max(0, match.start() - 20), match.start()) if match["stop"] == "." else None
+        initial = word and len(word[0]) == 1 and word[0].isupper()
+        if not (following.islower() or initial or (word and ABBREVIATION.fullmatch(word[0]))):
+            yield match.start("next") if following else match.end()

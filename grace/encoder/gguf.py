@@ -1,7 +1,7 @@
-"""A GGUF file, the format of llama.cpp, as an ordinary folder of a Hugging Face model.
+"""Converts a GGUF file, the format of llama.cpp, into an ordinary folder of a Hugging Face model.
 
-transformers reads such files (5.19), but neither saves what it has read nor heeds all that they say: how a text is
-split before it is tokenised, and how positions are scaled. What it would pass over is read here, or refused.
+transformers reads such files (5.19), but does not save them again, and ignores how a text is split before it is
+tokenised and how positions are scaled. Both are read here, or refused.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from transformers.modeling_gguf_pytorch_utils import (
     get_gguf_hf_weights_map,
 )
 
-from grace.encoder.folders import loading_from
+from grace.config.section import UserError
 from grace.encoder.loading import load_tokenizer
-from grace.files import sha256
-from grace.section import UserError
+from grace.encoder.saved import loading_from
+from grace.jobs.files import sha256
 
 ARCHITECTURES = ("llama", "qwen2", "qwen3")
 ENDS = {"bos": "bos", "eos": "eos", "pad": "padding"}  # transformers' names -> GGUF's
@@ -43,8 +43,7 @@ def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> 
         The file's SHA-256.
 
     Raises:
-        UserError: one sentence, for what is no whole GGUF file of a chat model of ARCHITECTURES, or says what cannot
-            be kept.
+        UserError: when it is no whole GGUF file of a chat model of ARCHITECTURES, or has settings that cannot be kept.
     """
     import gguf
 
@@ -55,13 +54,13 @@ def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> 
     try:
         reader = gguf.GGUFReader(file)
         tensors = {tensor.name: tensor for tensor in reader.tensors}
-        told = {key: field.contents() for key, field in reader.fields.items() if len(field.data) == 1}
-    except (OSError, ValueError, IndexError, KeyError) as error:  # as numpy says that a file is at its end
+        fields = {key: field.contents() for key, field in reader.fields.items() if len(field.data) == 1}
+    except (OSError, ValueError, IndexError, KeyError) as error:  # of numpy at the end of the file
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{file}: cut off, or no GGUF file ({reason}); fetch it again.") from None
-    _check(file, told, tensors)
-    architecture = told["general.architecture"]
-    config = _config(architecture, told, tensors)
+    _check(file, fields, tensors)
+    architecture = fields["general.architecture"]
+    config = _config(architecture, fields, tensors)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16 if dtype == "bf16" else torch.float32)
     processor = TENSOR_PROCESSORS.get(architecture, TensorProcessor)(config=config.to_dict())
@@ -78,14 +77,15 @@ def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> 
     try:
         model.load_state_dict(weights, strict=False, assign=True)
     except RuntimeError as error:  # of shapes
-        raise UserError(f"{file}: its tensors do not fit its own settings ({_line(error)}); fetch it again.") from None
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{file}: its tensors do not fit its own settings ({reason}); fetch it again.") from None
     model.tie_weights()
     if lost := [name for name, weight in model.named_parameters() if weight.is_meta]:
         raise UserError(f"{file}: lacks {len(lost)} tensors, that of {lost[0]} among them; fetch it again.")
     model.save_pretrained(folder)
-    tokenizer = load_split(file, split := told["tokenizer.ggml.pre"])
+    tokenizer = load_split(file, split := fields["tokenizer.ggml.pre"])
     tokenizer.save_pretrained(folder)
-    if _splits(load_tokenizer(folder)) != _splits(tokenizer):  # transformers has its own of some architectures
+    if _pre_tokenizer(load_tokenizer(folder)) != _pre_tokenizer(tokenizer):  # some architectures have their own
         raise UserError(
             f"{file}: its tokenizer has the splits of {split}, with which transformers loads no {architecture} model; "
             "take the model of the hub (kind: hub)."
@@ -93,44 +93,45 @@ def convert(file: Path, folder: Path, dtype: str, pinned: str | None = None) -> 
     return found
 
 
-def _check(file: Path, told: dict[str, Any], tensors: dict[str, Any]) -> None:
-    architecture, kind = told.get("general.architecture"), told.get("general.type", "model")
+def _check(file: Path, fields: dict[str, Any], tensors: dict[str, Any]) -> None:
+    architecture, kind = fields.get("general.architecture"), fields.get("general.type", "model")
     if kind != "model":
         raise UserError(f"{file}: holds {kind} and no whole model; give the file of the model itself.")
     if architecture not in ARCHITECTURES:
         raise UserError(f"{file}: holds {architecture}, but only {', '.join(ARCHITECTURES)} are read; give another.")
-    if (parts := told.get("split.count", 1)) > 1:
+    if (parts := fields.get("split.count", 1)) > 1:
         raise UserError(f"{file}: one of {parts} parts; join them with llama.cpp's `llama-gguf-split --merge`.")
     if not tensors:
         raise UserError(f"{file}: holds a vocabulary and no weights; give the file of the whole model.")
-    scaled = told.get(f"{architecture}.rope.scaling.type", "none")
+    scaled = fields.get(f"{architecture}.rope.scaling.type", "none")
     if scaled != "none" or "rope_freqs.weight" in tensors:
         raise UserError(
             f"{file}: its positions are scaled ({scaled if scaled != 'none' else 'as in Llama 3.1'}), which is not "
             "read from a GGUF file; take the model of the hub (kind: hub)."
         )
-    if "tokenizer.chat_template" not in told:
+    if "tokenizer.chat_template" not in fields:
         raise UserError(f"{file}: has no chat template; give the file of an instruction-tuned model.")
-    split = told.get("tokenizer.ggml.pre")
-    if told.get("tokenizer.ggml.model") != "gpt2" or split not in SPLITS:
+    split = fields.get("tokenizer.ggml.pre")
+    if fields.get("tokenizer.ggml.model") != "gpt2" or split not in SPLITS:
         raise UserError(
-            f"{file}: its tokenizer is {told.get('tokenizer.ggml.model')} with the splits of {split}, but only gpt2 "
+            f"{file}: its tokenizer is {fields.get('tokenizer.ggml.model')} with the splits of {split}, but only gpt2 "
             f"with those of {', '.join(SPLITS)} is read; take the model of the hub (kind: hub)."
         )
 
 
-def _config(architecture: str, told: dict[str, Any], tensors: dict[str, Any]) -> Any:
-    # Of Qwen3 transformers has the width of a head from no file, but its own default.
+def _config(architecture: str, fields: dict[str, Any], tensors: dict[str, Any]) -> Any:
+    # transformers reads no width of a head, and would take Qwen3's default.
     mapping: Any = GGUF_CONFIG_MAPPING[architecture]
-    names = [*mapping.items(), ("attention.key_length", "head_dim")]
-    values = {ours: told[f"{architecture}.{key}"] for key, ours in names if ours and f"{architecture}.{key}" in told}
-    values |= {f"{name}_token_id": told.get(f"tokenizer.ggml.{key}_token_id") for name, key in ENDS.items()}
+    names = {key: name for key, name in mapping.items() if name} | {"attention.key_length": "head_dim"}
+    values = {name: fields[f"{architecture}.{key}"] for key, name in names.items() if f"{architecture}.{key}" in fields}
+    values |= {f"{name}_token_id": fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in ENDS.items()}
     if "token_embd.weight" in tensors:
         values["vocab_size"] = int(tensors["token_embd.weight"].shape[-1])
     return AutoConfig.for_model(architecture, **values, tie_word_embeddings="output.weight" not in tensors)
 
 
 def load_split(file: Path, split: str) -> Any:
+    """The tokenizer of a file, with the splits that the file names."""
     with loading_from(file, "tokenizer"):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(file.parent, gguf_file=file.name)
     if split == "smollm":
@@ -144,9 +145,5 @@ def load_split(file: Path, split: str) -> Any:
     return tokenizer
 
 
-def _splits(tokenizer: Any) -> Any:
+def _pre_tokenizer(tokenizer: Any) -> Any:
     return json.loads(tokenizer.backend_tokenizer.to_str())["pre_tokenizer"]
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]

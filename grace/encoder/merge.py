@@ -2,9 +2,8 @@
 
     python -m grace.encoder.merge FOLDER -o OUT
 
-The adapter for pooling is added into its backbone's weights. What is left embeds texts directly and nothing else: the
-backbone's writing is gone, and so is an adapter that writes. Weights are added in float32 and kept in the precision
-that the backbone is kept in.
+The adapter for pooling is added to its backbone's weights, in float32, and saved in the backbone's precision. The
+result embeds texts directly and writes no rationales; an adapter that writes is left out.
 """
 
 from __future__ import annotations
@@ -13,19 +12,14 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from grace.encoder.references import backbone_of
-from grace.encoder.saved import Encode, described, filling, read_settings, write_modules, write_settings
-from grace.mistakes import in_one_sentence
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.encoder import saved
+from grace.jobs.stage import in_one_sentence
 
 
 def merge(folder: Path, out: Path) -> None:
-    """Write the model of the adapter in `folder` to `out`.
-
-    Raises:
-        UserError: when `folder` is no adapter's or its backbone is missing, or `out` is there already.
-    """
-    if not folder.is_dir() or described(folder) is None:
+    """Write the model of the adapter in `folder` to `out`, a new or empty folder. Raises: UserError."""
+    if not folder.is_dir() or saved.adapter_of(folder) is None:
         raise UserError(f"{folder}: not the folder of an adapter for pooling (its grace.json names no backbone).")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out}: is there already; give a folder that is new or empty.")
@@ -33,16 +27,16 @@ def merge(folder: Path, out: Path) -> None:
 
     from grace.encoder.loading import load_model
 
-    settings = read_settings(folder, {"rationales": False})
-    kept = AutoConfig.from_pretrained(backbone_of(folder), trust_remote_code=False).dtype
+    settings = saved.read_settings(folder, {"rationales": False})
+    dtype = AutoConfig.from_pretrained(saved.backbone_of(folder), trust_remote_code=False).dtype
     model, tokenizer = load_model(folder, "cpu")
     plain = merged(model)
-    with filling(out) as temporary:
-        plain.to(kept or plain.dtype).save_pretrained(temporary)
+    with saved.filling(out) as temporary:
+        plain.to(dtype or plain.dtype).save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
-        encode = Encode(**{name: getattr(settings, name) for name in Encode.model_fields})
-        write_settings(temporary, prompt=settings.prompt, pooling=settings.pooling, encode=encode, merged=True)
-        write_modules(temporary)
+        encode = saved.Encode(**settings.model_dump(include={*saved.Encode.model_fields}))
+        saved.write_settings(temporary, prompt=settings.prompt, pooling=settings.pooling, encode=encode, merged=True)
+        saved.write_modules(temporary)
 
 
 def merged(model: Any) -> Any:

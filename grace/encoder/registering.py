@@ -1,9 +1,9 @@
 """Tells Sentence Transformers about `sentence.RationaleModule`, without importing either until they are needed.
 
-Sentence Transformers loads a class that a model's folder names only when it is its own, when `trust_remote_code=True`
-says so, or when it was handed the class. The last is done here, for this one name, so that whoever imports `grace` need
-not trust whatever else a folder names. The attribute that takes the class is an internal one of Sentence Transformers
-6; where it is missing, the folder still loads with `trust_remote_code=True`, which Sentence Transformers then asks for.
+Sentence Transformers loads a class that a model's folder names only if it is its own, if `trust_remote_code=True` is
+given, or if it was handed the class. `import grace` hands over this one class, so that users need not trust whatever
+else a folder names. The attribute that takes it is internal to Sentence Transformers 6; where it is missing, the folder
+loads with `trust_remote_code=True`, which Sentence Transformers then asks for.
 """
 
 from __future__ import annotations
@@ -15,12 +15,11 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 BASE = "sentence_transformers.base.model"
-# As a model's modules.json names it.
-MODULE = "grace.encoder.sentence.RationaleModule"
+MODULE = "grace.encoder.sentence.RationaleModule"  # as a model's modules.json names it
 
 
 class Classes(Mapping[str, type]):
-    """MODULE -> its class, which is imported when it is asked for; and classes that others have handed over."""
+    """MODULE -> its class, imported when it is asked for; and classes that others have handed over."""
 
     def __init__(self, others: Mapping[str, type]) -> None:
         self.others = others
@@ -28,8 +27,9 @@ class Classes(Mapping[str, type]):
     def __getitem__(self, name: str) -> type:
         if name != MODULE:
             return self.others[name]
-        module, _, kind = name.rpartition(".")
-        return getattr(importlib.import_module(module), kind)
+        from grace.encoder.sentence import RationaleModule
+
+        return RationaleModule
 
     def __iter__(self) -> Iterator[str]:
         return iter([MODULE, *self.others])
@@ -39,7 +39,7 @@ class Classes(Mapping[str, type]):
 
 
 class Finder:
-    """In `sys.meta_path` until BASE is imported, which `hand_over` then follows; finds nothing itself."""
+    """In `sys.meta_path` until BASE is imported, to call `hand_over` then; finds nothing itself."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
         if name != BASE:

@@ -1,8 +1,8 @@
-"""What a model folder holds besides weights and tokenizer: how the model embeds, and what Sentence Transformers reads.
+"""The model folder of this project: what it holds besides weights and tokenizer.
 
-`grace.json` keeps prompt, pooling and the defaults of encoding, and which backbone an adapter belongs to.
+`grace.json` has the prompt, the pooling and the defaults of encoding, and names the backbone of an adapter.
 `modules.json` and `config_sentence_transformers.json` let `SentenceTransformer(folder)` load the model
-(`grace.encoder.sentence`). A folder that was trained before they were written gets them, its weights untouched, by
+(`grace.encoder.sentence`). An older folder, trained before they were written, gets them by
 
     python -m grace.encoder.saved FOLDER...
 """
@@ -12,26 +12,29 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from grace.encoder.folders import may_be_repository
+from grace.config.schema import DirectPrompt, Pooling, Prompt
+from grace.config.section import Positive, Section, Temperature, UserError, build
+from grace.config.specs import EncodeSpec
 from grace.encoder.registering import MODULE
-from grace.files import read_json, write_json
-from grace.mistakes import in_one_sentence
-from grace.section import Positive, Section, Temperature, UserError, build
-from grace.settings import DirectPrompt, Pooling, Prompt
-from grace.specs import EncodeSpec
+from grace.jobs.files import read_json, write_json
+from grace.jobs.manifest import weights_hash
+from grace.jobs.stage import in_one_sentence
 
-# Written beside the weights by training, so that a model is used as it was trained.
 SETTINGS_FILE = "grace.json"
 MANIFEST = "manifest.json"
-GENERATOR_FOLDER = "generator"  # of an adapter that writes, in the folder of the one that pools
-# What is a model or an adapter; of one that is written over another none of it may stay.
-WHOLE = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", GENERATOR_FOLDER)
+GENERATOR_FOLDER = "generator"  # of the adapter that writes, in the folder of the one that pools
+# The files of a model or an adapter. A model that is written over another must not leave any of the other's.
+MODEL_FILES = ("*.safetensors", "*.safetensors.index.json", "config.json", "adapter_config.json", GENERATOR_FOLDER)
+FETCHED = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # from a repository of the hub
+NEAR = 3  # levels up to a backbone that is named relative to the adapter's folder
 MERGED = (
     "an adapter for pooling was merged into this model, so it writes no rationales: give rationales=False, or load the "
     "adapter's folder."
@@ -49,7 +52,7 @@ log = logging.getLogger(__name__)
 
 
 class Encode(Section):
-    """Defaults of encoding, of which a call may change any."""
+    """Defaults of encoding; a call may change each."""
 
     rationales: bool = True
     max_new_tokens: Positive = 256
@@ -60,37 +63,98 @@ class Encode(Section):
 
 
 class Adapter(Section):
-    """The backbone that an adapter's folder belongs to (`grace.encoder.adapters`).
+    """The backbone of an adapter's folder (`grace.encoder.adapters`).
 
     base: its folder, relative to the adapter's or absolute, or a repository of the hub.
-    weights: its `grace.manifest.weights_hash`.
+    weights: its `grace.jobs.manifest.weights_hash`.
     """
 
     base: str
     weights: str
 
 
+SECTIONS: dict[str, type[Section]] = {"prompt": Prompt, "pooling": Pooling, "encode": Encode, "adapter": Adapter}
+
+
+# ---- folders and repositories ----
+
+
+def may_be_repository(path: str | Path) -> bool:
+    """Whether `path` has the form of a hub repository, OWNER/NAME or NAME, and is not a mistyped folder."""
+    name, parent = os.fspath(path), Path(path).parent
+    mistyped = "/" in name and parent.is_dir()
+    return not Path(path).exists() and not mistyped and re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)?", name) is not None
+
+
+@contextmanager
+def loading_from(path: str | Path, what: str = "causal language model") -> Iterator[None]:
+    """Turn any error of transformers about the files at `path` into a UserError: no `what` can be loaded."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:  # broken files lead to anything, from a KeyError to an error of huggingface_hub
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{path}: needs code of its own, which is never run here; give a model that transformers knows itself."
+            ) from None
+        # The first line; one that ends in a colon says nothing without the next.
+        reason = re.split(r"(?<!:)\n", str(error).strip())[0].replace("\n", " ") or type(error).__name__
+        raise UserError(f"{path}: no {what} can be loaded from here ({reason}).") from None
+
+
+def check_model_folder(folder: Path) -> None:
+    """Raises: UserError when an existing `folder` holds neither a model nor an adapter with its settings."""
+    if (folder / "config.json").exists() or adapter_of(folder):
+        return
+    if (folder / "adapter_config.json").exists():
+        raise UserError(
+            f"{folder}: an adapter without a grace.json that names its backbone; merge it, or train it here."
+        )
+    raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
+
+
+# ---- grace.json ----
+
+
+def read_saved(path: str | Path) -> dict[str, Any]:
+    """What the grace.json of a folder or a hub repository has: sections by name, and whether it is `merged`."""
+    file = Path(path) / SETTINGS_FILE
+    if not file.exists():
+        if not may_be_repository(path):
+            return {}
+        from transformers.utils import cached_file
+
+        try:
+            found = cached_file(str(path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
+        except (OSError, ValueError):  # loading the model says what is wrong
+            return {}
+        if found is None:
+            return {}
+        file = Path(found)
+    saved = read_json(file)
+    sections = {name: build(SECTIONS[name], saved[name], f"{file}: {name}") for name in SECTIONS if name in saved}
+    return {**saved, **sections}
+
+
+def adapter_of(path: str | Path) -> Adapter | None:
+    """The backbone that the adapter at `path` belongs to; None for an ordinary model."""
+    return read_saved(path).get("adapter")
+
+
 def read_settings(path: str | Path, given: dict[str, Any], context: int | None = None) -> EncodeSpec:
-    """How the model at `path` embeds: what is given, else what the folder says, else the defaults.
+    """How the model at `path` embeds: what is given (not None), else what its folder says, else the defaults.
 
-    Args:
-        path: folder, or a repository of the hub.
-        given: settings of `Encode`; None stands for none.
-        context: tokens that the model reads at most; defaults that exceed it are cut, which is logged.
-
-    Raises:
-        UserError: for a setting that is unknown or wrong.
+    Defaults that exceed `context`, the tokens that the model reads at most, are cut, which is logged. Raises: UserError
+    for a setting that is unknown or wrong.
     """
-    file = settings_file(path)
-    saved = read_json(file) if file else {}
-    where = str(file or SETTINGS_FILE)
-    kept = build(Encode, saved.get("encode", {}), f"{where}: encode").model_dump()
-    over = {name: value for name, value in given.items() if value is not None}
-    encode = build(Encode, {**kept, **over}, "")
-    prompt = build(Prompt, saved["prompt"], f"{where}: prompt") if "prompt" in saved else DEFAULT_PROMPT
+    saved = read_saved(path)
+    defaults, prompt = saved.get("encode", Encode()), saved.get("prompt", DEFAULT_PROMPT)
+    given = {name: value for name, value in given.items() if value is not None}
+    encode = build(Encode, defaults.model_dump() | given, "")
     most, new = prompt.max_prompt_tokens, encode.max_new_tokens
     if context is not None and most + new > context:
-        if "max_new_tokens" not in {**saved.get("encode", {}), **over}:
+        if "max_new_tokens" not in {*defaults.model_fields_set, *given}:
             new = context - most if "prompt" in saved else new * context // (most + new)
         if "prompt" not in saved:
             most = context - new
@@ -98,40 +162,32 @@ def read_settings(path: str | Path, given: dict[str, Any], context: int | None =
             log.warning("%s reads %d tokens: at most %d of a prompt and %d of a rationale", path, context, most, new)
             prompt = prompt.model_copy(update={"max_prompt_tokens": most})
             encode = encode.model_copy(update={"max_new_tokens": new})
-    return EncodeSpec(
-        prompt=prompt,
-        pooling=build(Pooling, saved["pooling"], f"{where}: pooling") if "pooling" in saved else DEFAULT_POOLING,
-        **encode.model_dump(),
-    )
+    return EncodeSpec(prompt=prompt, pooling=saved.get("pooling", DEFAULT_POOLING), **encode.model_dump())
 
 
 def encode_settings(manifest: dict[str, Any]) -> Encode:
-    """Defaults of a model as its training's manifest has it: without rationales where direct embeddings learnt."""
+    """Defaults of a model from its training's manifest: without rationales if it learnt direct embeddings."""
     if manifest.get("stage") != "train":
         return Encode()
     spec = manifest["settings"]
-    learnt = (spec.get("contrastive") or {}).get("loss", "direct")
-    reasons = "grace" in spec["method"] or spec["method"] == "best-of"
-    known: dict[str, Any] = {"rationales": reasons or learnt == "rationale"}
+    loss = (spec.get("contrastive") or {}).get("loss", "direct")
+    known: dict[str, Any] = {
+        "rationales": "grace" in spec["method"] or spec["method"] == "best-of" or loss == "rationale"
+    }
     if spec.get("direct_prompt"):
         known["direct_prompt"] = spec["direct_prompt"]
-    wrote = spec.get("generation") or (spec.get("rationales") or {}).get("encode")
-    if wrote:
-        known["max_new_tokens"] = wrote["max_new_tokens"]
+    if generation := spec.get("generation") or (spec.get("rationales") or {}).get("encode"):
+        known["max_new_tokens"] = generation["max_new_tokens"]
     return Encode(**known)
 
 
+# ---- writing a folder ----
+
+
 def write_settings(folder: Path, **settings: Section | bool) -> None:
-    """Write grace.json: `prompt`, `pooling` and `encode`, as far as they are known, `adapter` of an adapter, and
-    `merged` of a model that an adapter was merged into."""
-    known = {name: at.model_dump() if isinstance(at, Section) else at for name, at in settings.items()}
+    """Write grace.json: `prompt`, `pooling` and `encode` where known, `adapter` of an adapter, `merged` of a merge."""
+    known = {name: value.model_dump() if isinstance(value, Section) else value for name, value in settings.items()}
     write_json(folder / SETTINGS_FILE, known)
-
-
-def merged(path: str | Path) -> bool:
-    """Whether the model at `path` had an adapter for pooling merged into it, so that it embeds texts directly only."""
-    file = settings_file(path)
-    return bool(file and read_json(file).get("merged"))
 
 
 def write_modules(folder: Path) -> None:
@@ -152,8 +208,8 @@ def write_modules(folder: Path) -> None:
 def filling(folder: Path) -> Iterator[Path]:
     """Yield an empty folder; its files are moved into `folder` one by one when the block ends without error.
 
-    What says that `folder` is a finished model, its manifest, is removed before, and so is what belongs to a model that
-    was there before, a whole one or an adapter, and is not replaced.
+    The manifest, which marks a finished model, is removed first, and with it each file of an earlier model or adapter
+    that is not replaced.
     """
     folder = folder.absolute()  # "." has no name
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
@@ -162,7 +218,7 @@ def filling(folder: Path) -> Iterator[Path]:
         yield temporary
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MANIFEST).unlink(missing_ok=True)
-        for old in {found for pattern in WHOLE for found in folder.glob(pattern)}:
+        for old in {found for pattern in MODEL_FILES for found in folder.glob(pattern)}:
             if old.is_dir():
                 shutil.rmtree(old)
             elif not (temporary / old.name).exists():
@@ -174,56 +230,76 @@ def filling(folder: Path) -> Iterator[Path]:
 
 
 def complete(folder: Path) -> None:
-    """Give a model folder what it lacks of the three files, from its own settings and manifest.
+    """Write the files that a model folder lacks, from its own settings and manifest.
 
-    Raises:
-        UserError: when `folder` is no model folder, or is one of Sentence Transformers with modules of its own.
+    Raises: UserError when `folder` is no model folder, or one of Sentence Transformers with modules of its own.
     """
     check_model_folder(folder)
-    modules = folder / "modules.json"
+    modules, manifest = folder / "modules.json", folder / MANIFEST
     if modules.exists() and [module.get("type") for module in read_json(modules, list)] != [MODULE]:
         raise UserError(f"{modules}: is another Sentence Transformers model's; copy the model without this file.")
-    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).exists() else {}
-    saved = read_json(folder / SETTINGS_FILE) if (folder / SETTINGS_FILE).exists() else {}
-    kinds: dict[str, type[Section]] = {"prompt": Prompt, "pooling": Pooling, "encode": Encode, "adapter": Adapter}
-    where = folder / SETTINGS_FILE
-    known: dict[str, Any] = {
-        name: build(kind, saved[name], f"{where}: {name}") for name, kind in kinds.items() if name in saved
-    }
-    known |= {"merged": True} if saved.get("merged") else {}
-    write_settings(folder, **{"encode": encode_settings(manifest), **known})
+    defaults = encode_settings(read_json(manifest) if manifest.exists() else {})
+    write_settings(folder, **{"encode": defaults, **read_saved(folder)})
     write_modules(folder)
 
 
-def settings_file(path: str | Path) -> Path | None:
-    file = Path(path) / SETTINGS_FILE
-    if file.exists() or not may_be_repository(path):
-        return file if file.exists() else None
-    from transformers.utils import cached_file
-
-    try:  # a repository may have none
-        found = cached_file(str(path), SETTINGS_FILE, _raise_exceptions_for_missing_entries=False)
-    except (OSError, ValueError):  # loading the model says what is wrong
-        return None
-    return Path(found) if found else None
+# ---- the backbone of an adapter ----
 
 
-def described(path: str | Path) -> Adapter | None:
-    """What the grace.json of a folder or a hub repository says of its backbone; None of an ordinary model."""
-    file = settings_file(path)
-    saved = read_json(file) if file else {}
-    return build(Adapter, saved["adapter"], f"{file}: adapter") if "adapter" in saved else None
+def adapter_folder(path: str | Path) -> Path:
+    """The folder of an adapter, fetched if `path` is a repository of the hub."""
+    return Path(path) if Path(path).exists() else _fetched(str(path))
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raises: UserError when an existing `folder` holds neither a model nor an adapter with its settings."""
-    if (folder / "config.json").exists() or described(folder):
-        return
-    if (folder / "adapter_config.json").exists():
+def backbone_of(path: str | Path) -> Path:
+    """The folder of the backbone of the adapter at `path`. Raises: UserError when it is missing or another model."""
+    adapter, folder = adapter_of(path), adapter_folder(path)
+    assert adapter is not None
+    # Relative to the folder itself, or to where a link to it leads.
+    places = [Path(os.path.normpath(start / adapter.base)) for start in (folder, folder.resolve())]
+    found = next((place for place in places if place.is_dir()), places[0])
+    key = f"adapter.base in {folder / SETTINGS_FILE}"
+    if not found.is_dir():
+        if not may_be_repository(adapter.base):
+            raise UserError(
+                f"{path}: an adapter whose backbone is not there; put it at {found}, or give its folder as {key}."
+            )
+        found = _fetched(adapter.base)
+    files = ((file.name, file.stat()) for file in sorted(found.iterdir()) if file.is_file())
+    if _hash(found, tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in files)) != adapter.weights:
         raise UserError(
-            f"{folder}: an adapter without a grace.json that names its backbone; merge it, or train it here."
+            f"{path}: an adapter over another backbone than {found}, which it was not trained on; give the folder of "
+            f"the one that it was as {key}."
         )
-    raise UserError(f"{folder}: not the folder of a Hugging Face model (it has no config.json).")
+    return found
+
+
+@cache
+def _hash(folder: Path, files: tuple[tuple[str, int, int], ...]) -> str:
+    """`weights_hash`, computed once for files of these names, sizes and times: large ones take a while."""
+    return weights_hash(folder)
+
+
+def backbone_reference(folder: Path, source: str) -> Adapter:
+    """What the grace.json of an adapter's `folder` says of the backbone that was loaded from `source`.
+
+    Raises: UserError when `source` is neither a folder nor a repository of the hub.
+    """
+    if not source or not Path(source).is_dir():
+        if not may_be_repository(source):
+            raise UserError("an adapter cannot be saved: its backbone was not loaded from a folder or the hub.")
+        return Adapter(base=source, weights=weights_hash(_fetched(source)))
+    near = os.path.relpath(source, folder)
+    # A study's results may be moved as a whole, but not what lies farther away.
+    base = near if near.count("..") <= NEAR else str(Path(source).resolve())
+    return Adapter(base=base, weights=weights_hash(source))
+
+
+def _fetched(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with loading_from(repository):
+        return Path(snapshot_download(repository, allow_patterns=FETCHED))
 
 
 def main() -> None:

@@ -1,28 +1,25 @@
 """The encoder as a model of Sentence Transformers, for all that takes one: mteb, LangChain, LlamaIndex.
 
-    import grace
+    import grace  # lets Sentence Transformers load the class below; nothing from the folder is run
     from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer("results/demo/models/tiny/grace/seed0")
     model.encode(["a text"])  # as RationaleEncoder.from_pretrained(...).encode(["a text"]).embeddings
 
-`import grace` is what lets the class below be loaded: Sentence Transformers imports no class that a model's folder
-names unless it is its own, or `trust_remote_code=True` is given. Nothing from the folder is run.
-
-How the model embeds is read from its grace.json; `model_kwargs` and, of rationales, `encode` change it:
+How the model embeds is read from its grace.json; `model_kwargs` takes the settings of
+`RationaleEncoder.from_pretrained` and `dtype`, and `encode` takes `rationales`:
 
     SentenceTransformer(path, model_kwargs={"max_new_tokens": 64, "sampling_temperature": 0.0, "seed": 1})
     model.encode(texts, rationales=False)
 
-Settings are those of `RationaleEncoder.from_pretrained`, and `dtype` as in transformers. `encode(batch_size=...)` says
-how many texts are handed over at a time; up to `model_kwargs["batch_size"]` rationales are written side by side. An
-embedding depends on neither (up to floating-point error). Prompts of Sentence Transformers, none of which is saved, are
-put before the text.
+`encode(batch_size=...)` says how many texts are handed over at a time; up to `model_kwargs["batch_size"]` rationales
+are written side by side. Embeddings depend on neither (up to floating-point error). A prompt of Sentence Transformers
+is put before the text; none is saved.
 
 mteb takes the model: `mteb.evaluate(model, tasks)`. LangChain and LlamaIndex take the folder's path, after
-`import grace`: `HuggingFaceEmbeddings(model_name=path)` of langchain_huggingface, where the settings above are
+`import grace`: `HuggingFaceEmbeddings(model_name=path)` of langchain_huggingface, with the settings above as
 `model_kwargs={"model_kwargs": {"max_new_tokens": 64}}`, and `HuggingFaceEmbedding(model_name=path)` of
-llama_index.embeddings.huggingface. Where no settings can be handed on, `encode` in the folder's grace.json has them.
+llama_index.embeddings.huggingface. Where no settings can be handed on, set them in `encode` of the folder's grace.json.
 """
 
 from __future__ import annotations
@@ -34,18 +31,17 @@ from typing import Any, Self
 import torch
 from sentence_transformers.base.modules import InputModule
 
+from grace.config.section import UserError, build
 from grace.encoder.encoder import RationaleEncoder
-from grace.encoder.inputs import checked_texts
+from grace.encoder.reads import checked_texts
 from grace.encoder.saved import Encode, filling
-from grace.section import UserError, build
 
 
 class RationaleModule(InputModule):
     """Generation, pooling and normalisation in one module.
 
     Args:
-        encoder: what embeds.
-        choose_dtype: go to bfloat16 on the way to another device than the CPU, as `RationaleEncoder` does.
+        choose_dtype: change to bfloat16 when moved from the CPU to another device, as `RationaleEncoder` does.
     """
 
     def __init__(self, encoder: RationaleEncoder, choose_dtype: bool = False) -> None:
@@ -55,15 +51,11 @@ class RationaleModule(InputModule):
         self.model, self.tokenizer = encoder.model, encoder.tokenizer
 
     def preprocess(self, inputs: Sequence[Any], prompt: str | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Texts go on as they are: a rationale's sampling depends on the text itself. Raises: TypeError as `encode`."""
+        """Texts stay text: a rationale's sampling depends on the text itself. Raises: TypeError as `encode`."""
         return {"texts": [(prompt or "") + text for text in checked_texts(list(inputs))]}
 
     def forward(self, features: dict[str, Any], rationales: bool | None = None, **kwargs: Any) -> dict[str, Any]:
-        """Adds `sentence_embedding` [N, d] float32, on the model's device.
-
-        Raises:
-            UserError: when gradients are asked for.
-        """
+        """Adds `sentence_embedding` [N, d] float32, on the model's device. Raises: UserError in training."""
         if self.training and torch.is_grad_enabled():
             raise UserError("a GRACE model is trained by this project's workflow, not by Sentence Transformers.")
         embeddings = self.encoder.encode(features["texts"], rationales).embeddings
@@ -105,7 +97,7 @@ class RationaleModule(InputModule):
         backend: str = "torch",
         **kwargs: Any,
     ) -> Self:
-        """From a model folder or a repository of the hub; `SentenceTransformer` calls this and then places it.
+        """Called by `SentenceTransformer`, which then moves the model to its device.
 
         Raises:
             UserError: when there is no usable model, or a setting is unknown, wrong or not for this model.

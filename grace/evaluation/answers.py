@@ -28,26 +28,26 @@ _NEXT_QUESTION = re.compile(r"(?<=\S)\s+(?:(?:Question|Q):|(?:user|assistant)\n)
 _SENTENCE_END = re.compile(r"(?<=\S)[.!?]+(?:\s|$)")
 
 
-def spoken(said: str) -> str | None:
+def without_thought(reply: str) -> str | None:
     """A reply without its thought; None when the thought has not ended."""
-    *thought, rest = re.split(r"</think(?:ing)?>", said)
+    *thought, rest = re.split(r"</think(?:ing)?>", reply)
     shown, *unfinished = re.split(r"<think(?:ing)?>", rest, maxsplit=1)
     if unfinished and not shown.strip():
         return None
     return shown.lstrip("\n") if thought else shown
 
 
-def stopped(said: str, stops: Iterable[str]) -> str:
+def cut_at_stops(reply: str, stops: Iterable[str]) -> str:
     """A reply as lm-eval hands it to its filters: without its thought, up to the first stop string."""
-    text = spoken(said) or ""
+    text = without_thought(reply) or ""
     for stop in stops:
         text = text.split(stop)[0]
     return text
 
 
-def _plain(said: str) -> str:
+def _plain(reply: str) -> str:
     """A reply without marks of type, with "####" for a box or tag, up to a further question that it asks itself."""
-    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", spoken(said) or "")
+    text = re.sub(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}", r"\1", without_thought(reply) or "")
     text = re.sub(r"\\boxed\s*\{((?:[^{}]|\{[^{}]*\})*)\}", r"\n#### \1\n", text)
     text = re.sub(r"<answer>(.*?)</answer>", r"\n#### \1\n", text, flags=re.DOTALL)
     text = re.sub(r"\*\*|__|`|\\[()\[\]]", "", text)
@@ -64,7 +64,7 @@ def _stated(text: str) -> list[str]:
 
 
 def _sentence(text: str) -> str:
-    """The first sentence, up to what the answer is said not to be."""
+    """The first sentence, up to what the answer is not."""
     return re.split(r",?\s+(?:and\s+)?not\b", _SENTENCE_END.split(text)[0])[0]
 
 
@@ -106,9 +106,9 @@ def last_number(text: str) -> float | None:
     return found[-1] if found else None
 
 
-def gsm8k(said: str, doc: dict[str, Any]) -> bool | None:
+def gsm8k(reply: str, doc: dict[str, Any]) -> bool | None:
     """The last number of the sentence that announces the answer, else of the reply; compared as a number."""
-    text = _plain(said)
+    text = _plain(reply)
     parts = [*(_sentence(part) for part in reversed(_stated(text))), text]
     found = next((value for part in parts if (value := last_number(part)) is not None), None)
     return None if found is None else found == last_number(doc["answer"].split("####")[-1])
@@ -140,13 +140,13 @@ def _single(text: str) -> bool:
     return len(re.findall(r"\w", text)) == 1
 
 
-def mmlu(said: str, doc: dict[str, Any]) -> bool | None:
+def mmlu(reply: str, doc: dict[str, Any]) -> bool | None:
     """Of the first line that has one: the letter that is announced, that it begins with, or a choice word for word.
 
     Lines after the first must announce it, or be a letter alone. What is announced may stand on the next line.
     """
     choices = [_bare(str(choice)) for choice in doc["choices"]]
-    text = re.sub(r"(\banswer\b[^.\n]{0,40}?(?:\bis|:)+)\s*\n\s*", r"\1 ", _plain(said), flags=re.I)
+    text = re.sub(r"(\banswer\b[^.\n]{0,40}?(?:\bis|:)+)\s*\n\s*", r"\1 ", _plain(reply), flags=re.I)
     for place, line in enumerate(_lines(text)):
         for part in [*reversed(_stated(line)), *_CALLED_RIGHT.findall(line), *[line] * (place == 0 or _single(line))]:
             if not _single(part) and choices.count(_bare(_sentence(part))) == 1:
@@ -167,9 +167,9 @@ def _bare(text: str) -> str:
     return "".join(re.findall(r"[^\W_]+|(?<=\w)[+#]+", re.sub(r"^\W*(?:the|an?|in)\s+", "", plain))) or plain
 
 
-def triviaqa(said: str, doc: dict[str, Any]) -> bool | None:
+def triviaqa(reply: str, doc: dict[str, Any]) -> bool | None:
     """Whether an alias is the whole answer, its beginning up to a punctuation mark, or a side of "is" in it."""
-    text = _plain(said)
+    text = _plain(reply)
     lines = _stated(text) or _lines(text)
     if not lines:
         return None
@@ -182,9 +182,9 @@ def triviaqa(said: str, doc: dict[str, Any]) -> bool | None:
     return bool(found & {_bare(alias) for alias in doc["answer"]["aliases"]})
 
 
-def bbh(said: str, doc: dict[str, Any]) -> bool | None:
+def bbh(reply: str, doc: dict[str, Any]) -> bool | None:
     """What is announced last, else a last line of no more words than the right answer; words with their case."""
-    text, gold = _plain(said), str(doc["target"]).strip()
+    text, gold = _plain(reply), str(doc["target"]).strip()
     stated = _stated(text)
     part = (stated or _lines(text) or [""])[-1]
     if not part or (not stated and len(part.split()) > len(gold.split())):
@@ -217,13 +217,13 @@ JUDGES: dict[str, Callable[[str, dict[str, Any]], bool | None]] = {
 # ---- code: HumanEval ------------------------------------------------------------------------
 
 
-def program(said: str, doc: dict[str, Any]) -> str | None:
+def program(reply: str, doc: dict[str, Any]) -> str | None:
     """The function's head and the code of a reply that continues it, or that begins anew; None without any code.
 
     The code is the last part between fences that defines the function, else the first that is indented. What follows
     it unindented and is no Python is cut off; statements that run something, such as examples of use, are left out.
     """
-    parts = re.split(r"```[^\n]*", spoken(said) or "")
+    parts = re.split(r"```[^\n]*", without_thought(reply) or "")
     fenced = [textwrap.dedent(part) for part in parts[1::2]]
     whole = "\n".join(fenced)  # a helper may stand between fences of its own
     parts = [*parts, *fenced, *[whole] * (len(fenced) > 1)]

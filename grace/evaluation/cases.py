@@ -13,9 +13,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from grace import manifest, specs, stage
-from grace.evaluation import held_out
-from grace.section import UserError
+from grace.config import specs
+from grace.config.section import UserError
+from grace.evaluation.tasks import by_hash
+from grace.jobs import manifest, stage
 
 BAND = (40, 60)  # percentiles of a document's length: neither the shortest nor the longest
 log = logging.getLogger(__name__)
@@ -33,7 +34,7 @@ def choose(rows: list[dict[str, Any]], documents: int, queries: int, where: str)
     """The texts and the rule in words.
 
     Args:
-        rows: as `held_out.by_hash` gives them.
+        rows: as `tasks.by_hash` gives them.
         where: their file, for the error.
 
     Returns:
@@ -69,10 +70,10 @@ def written(folder: Path, encode: specs.EncodeSpec, texts: list[str]) -> list[di
     """What the model in `folder` writes about each text: {"text", "tokens", "truncated", "well_formed"}."""
     from grace.encoder.encoder import RationaleEncoder
 
-    said = RationaleEncoder.from_spec(folder, encode).encode(texts, rationales=True, progress=True).rationales
+    rationales = RationaleEncoder.from_spec(folder, encode).encode(texts, rationales=True, progress=True).rationales
     return [
         {"text": one.text, "tokens": len(one.token_ids), "truncated": one.truncated, "well_formed": one.well_formed}
-        for one in said or []
+        for one in rationales or []
     ]
 
 
@@ -80,14 +81,12 @@ def written(folder: Path, encode: specs.EncodeSpec, texts: list[str]) -> list[di
 def main(spec: specs.CasesSpec, paths: SimpleNamespace) -> None:
     if len(paths.models) != len(spec.models):
         raise UserError(f"--models: {len(paths.models)} folders for {len(spec.models)} models; give one for each.")
-    with stage.imports():
-        from grace.encoder import encoder  # noqa: F401  # `written` does
-    texts, rule = choose(held_out.by_hash(paths.texts), spec.documents, spec.queries, paths.texts)
+    texts, rule = choose(by_hash(paths.texts), spec.documents, spec.queries, paths.texts)
     cases: list[dict[str, Any]] = [{**one._asdict(), "rationales": []} for one in texts]
     for number, (model, folder) in enumerate(zip(spec.models, paths.models, strict=True), 1):
         log.info("model %d of %d: %s", number, len(spec.models), folder)
-        for case, said in zip(cases, written(folder, spec.encode, [one.text for one in texts]), strict=True):
-            case["rationales"].append({**model.model_dump(), **said})
+        for case, rationale in zip(cases, written(folder, spec.encode, [one.text for one in texts]), strict=True):
+            case["rationales"].append({**model.model_dump(), **rationale})
         gc.collect()  # one model in memory at a time
     folders = list(dict.fromkeys(paths.models))
     record = manifest.make("cases", spec, [*folders, paths.texts], paths.started)

@@ -1,19 +1,20 @@
 """The tasks of table 5: which lm-eval task each is, with which settings, and on whose data.
 
-The prompts are lm-eval's own (FEVER's are in lm_tasks/); everything that decides a score beside them is written down
-in HUB and, of generated answers, in `grace.evaluation.answers`. docs/general.md says why.
+The prompts are lm-eval's own (FEVER's are in lm_tasks/); what else decides a score is in HUB and, of generated
+answers, in `grace.evaluation.answers`. docs/general.md says why.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from grace import reader
+from grace.config.section import UserError, hint
 from grace.evaluation import answers
-from grace.mistakes import refused
-from grace.section import UserError, hint
+from grace.jobs import reader
+from grace.jobs.stage import refused
 
 OWN_FOLDER = Path(__file__).parent / "lm_tasks"
 
@@ -48,6 +49,7 @@ HUB = {
 # Greedy. The penalty is named because a checkpoint's generation_config.json is obeyed otherwise, and those of the
 # Qwen2.5 models hold one of 1.05 to 1.1, which changes greedy answers.
 GREEDY = {"do_sample": False, "temperature": 0.0, "repetition_penalty": 1.0}
+PERPLEXITY, CHOICE = "docstring_perplexity", "docstring_choice"
 FEWSHOT_SEED = 1234  # lm-eval's own; the same examples for every model and every seed of a run
 
 
@@ -83,38 +85,69 @@ def load(name: str, folder: str | None = None) -> list[Any]:
     Raises:
         UserError: naming the task when the hub cannot be reached, or the file or row that is wrong.
     """
-    from lm_eval.tasks import TaskManager
-
     configs = [_settled(name, config) for config in _configs(HUB[name])]
     if folder is not None:
-        rows = read_local(name, Path(folder))
-        known = {config["dataset_name"] for config in configs} if LOCAL[name].subtask else {""}
+        rows = _read_local(name, Path(folder))
+        field = LOCAL[name].subtask
+        known = {config["dataset_name"] for config in configs} if field else {""}
         if unknown := [subtask for subtask in rows if subtask not in known]:
             raise UserError(
-                f"config: general.local.{name}: {folder} has rows whose {LOCAL[name].subtask} is {unknown[0]!r}, which "
-                f"the task does not know{hint(unknown[0], known)}."
+                f"config: general.local.{name}: {folder} has rows whose {field} is {unknown[0]!r}, which the task "
+                f"does not know{hint(unknown[0], known)}."
             )
         for config in configs:
-            subtask = config["dataset_name"] if LOCAL[name].subtask else ""
+            subtask = config["dataset_name"] if field else ""
             if subtask not in rows:
                 raise UserError(
-                    f"config: general.local.{name}: {folder} has no rows whose {LOCAL[name].subtask} is {subtask!r}; "
-                    f"the task consists of {len(configs)} of these."
+                    f"config: general.local.{name}: {folder} has no rows whose {field} is {subtask!r}; the task "
+                    f"consists of {len(configs)} of these."
                 )
             config["custom_dataset"] = _data_set(rows[subtask])
     try:
-        # An index of these configurations alone: that of all of lm-eval's tasks takes 8 seconds.
-        return list(TaskManager(include_defaults=False).load(configs)["tasks"].values())
-    except UserError:
-        raise
+        return _task_objects(configs)
     except Exception as error:
-        if folder is not None or refused(error):
+        if folder is not None or isinstance(error, UserError) or refused(error):
             raise
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"task {name!r}: its data cannot be loaded from the hub ({type(error).__name__}: {reason}); try again with "
             f"a connection, or name a folder that holds it in general.local.{name} (docs/general.md)."
         ) from None
+
+
+def load_own(name: str, data: dict[str, Any]) -> list[Any]:
+    """One of the demo's tasks, as lm-eval's task object.
+
+    PERPLEXITY is of `data["perplexity"]`, one text after the other; CHOICE of `data["choice"]`: the description under
+    which the query is likeliest. The same query is scored each time, so the descriptions' lengths do not matter.
+    """
+    config: dict[str, Any] = {"task": name, "test_split": "test", "num_fewshot": 0, "metadata": {"version": 1.0}}
+    if name == PERPLEXITY:
+        config |= {
+            "custom_dataset": _data_set({"test": [{"text": text} for text in data["perplexity"]]}),
+            "output_type": "loglikelihood_rolling",
+            "doc_to_text": lambda _: "",
+            "doc_to_target": itemgetter("text"),
+            "metric_list": [{"metric": "word_perplexity"}, {"metric": "byte_perplexity"}],
+        }
+    else:
+        config |= {
+            "custom_dataset": _data_set({"test": data["choice"]}),
+            "output_type": "multiple_choice",
+            "doc_to_text": itemgetter("answer"),  # of a column's name lm-eval makes a template, for each row anew
+            "doc_to_choice": itemgetter("choices"),
+            "doc_to_target": itemgetter("query"),
+            "target_delimiter": "\n",
+            "metric_list": [{"metric": "acc"}],
+        }
+    return _task_objects([config])
+
+
+def _task_objects(configs: list[dict[str, Any]]) -> list[Any]:
+    from lm_eval.tasks import TaskManager
+
+    # An index of these configurations alone: that of all of lm-eval's tasks takes 8 seconds.
+    return list(TaskManager(include_defaults=False).load(configs)["tasks"].values())
 
 
 def _configs(hub: Hub) -> list[dict[str, Any]]:
@@ -154,28 +187,28 @@ def _settled(name: str, config: dict[str, Any]) -> dict[str, Any]:
             {**entry, "filter": [cut, *entry["filter"]]} for entry in config["filter_list"] if name != "humaneval"
         ] or None
     if name == "humaneval":  # lm-eval only writes the programs; nothing runs outside the sandbox
-        config |= {"unsafe_code": False, "metric_list": [{"metric": "bypass"}], "process_results": _unjudged}
+        config |= {
+            "unsafe_code": False,
+            "metric_list": [{"metric": "bypass"}],
+            "process_results": lambda *_: {"bypass": 0},
+        }
     return config
 
 
-def _stopped(stops: list[str], replies: list[list[str]], docs: list[dict[str, Any]]) -> list[list[str]]:
-    return [[answers.stopped(said, stops) for said in several] for several in replies]
-
-
-def _unjudged(doc: dict[str, Any], results: list[Any]) -> dict[str, Any]:
-    return {"bypass": 0}
+def _stopped(stops: list[str], replies: list[list[str]], docs: Any) -> list[list[str]]:
+    return [[answers.cut_at_stops(reply, stops) for reply in several] for several in replies]
 
 
 def _data_set(splits: dict[str, list[dict[str, Any]]]) -> Any:
-    """The function that lm-eval calls for a task's data."""
+    """What lm-eval calls for a task's data."""
     from datasets import Dataset, DatasetDict
 
     found = DatasetDict({split: Dataset.from_list(rows) for split, rows in splits.items()})
     return lambda **_: found
 
 
-def read_local(name: str, folder: Path) -> Rows:
-    """A task's data set from `<folder>/<split>.jsonl`, or another kind of file (`grace.reader`).
+def _read_local(name: str, folder: Path) -> Rows:
+    """A task's data set from `<folder>/<split>.jsonl`, or another kind of file (`grace.jobs.reader`).
 
     Returns:
         subtask ("" without subtasks) -> split -> rows of the fields that the task uses.
@@ -214,10 +247,9 @@ def read_local(name: str, folder: Path) -> Rows:
 
 def _checked(name: str, row: dict[str, Any], where: str) -> dict[str, Any]:
     """The fields of a row that the task uses, in the hub's form."""
-    lists = {"mmlu": ("choices", "answer"), "triviaqa": ("answer",)}.get(name, ())
     found: dict[str, Any] = {}
     for field in LOCAL[name].fields:
-        if field not in lists:
+        if (name, field) not in (("mmlu", "choices"), ("mmlu", "answer"), ("triviaqa", "answer")):  # below
             found[field] = reader.text(row, field, where)
             if not found[field].strip():
                 raise UserError(f"{where}: the field {field!r} is empty; correct or remove the row.")

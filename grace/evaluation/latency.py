@@ -16,31 +16,38 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from grace import manifest, specs, stage
-from grace.evaluation import held_out
-from grace.exhibits import Latency
-from grace.section import UserError
+import numpy as np
+import torch
+from tqdm import tqdm
 
-with stage.imports():
-    import numpy as np
-    import torch
-    from tqdm import tqdm
-
-    from grace.encoder.encoder import RationaleEncoder
-    from grace.encoder.encoder_only import EncoderOnly
-    from grace.encoder.inputs import context_of
-    from grace.evaluation.systems import System, systems
+from grace.config import specs
+from grace.config.schema import Latency
+from grace.config.section import UserError
+from grace.encoder.encoder import EncoderOnly, RationaleEncoder
+from grace.encoder.loading import context_of
+from grace.evaluation.tasks import by_hash
+from grace.jobs import manifest, stage
 
 WARM_UP = 3  # texts that every system embeds before its time counts
-PARTS = ("encode", "generate", "match")
 QUANTILES = (50, 10, 90)
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class System:
+    """A way from a text to its embedding."""
+
+    name: str
+    budget: int | None  # tokens of a rationale
+    width: int  # d
+    embed: Callable[[str], tuple[np.ndarray, int]]  # text -> embedding [d], tokens of its rationale
+    head: torch.nn.Module | None = None  # asked for each token of a rationale
 
 
 class Timed(NamedTuple):
@@ -54,6 +61,33 @@ class Timed(NamedTuple):
     @property
     def total(self) -> float:
         return self.encode + self.generate + self.match
+
+
+def systems(
+    latency: Latency, backbone: RationaleEncoder, model: RationaleEncoder, encoder: EncoderOnly | None = None
+) -> list[System]:
+    """What is timed: encoder only, if there is one, direct, and both models with a rationale at each budget."""
+
+    def direct(text: str) -> tuple[np.ndarray, int]:
+        return backbone.encode([text], rationales=False).embeddings[0], 0
+
+    found = [System("direct", None, backbone.width, direct)]
+    if encoder:
+        found.insert(0, System("encoder", None, encoder.width, lambda text: (encoder.encode([text])[0], 0)))
+    models = (("reasoning", backbone), (latency.run, model))
+    return found + [_reasoning(name, decoder, budget) for name, decoder in models for budget in latency.budgets]
+
+
+def _reasoning(name: str, encoder: RationaleEncoder, budget: int) -> System:
+    spec = encoder.spec.model_copy(update={"max_new_tokens": budget})
+    limited = RationaleEncoder(encoder.model, encoder.tokenizer, spec)
+
+    def embed(text: str) -> tuple[np.ndarray, int]:
+        made = limited.encode([text], rationales=True)
+        assert made.rationales is not None
+        return made.embeddings[0], len(made.rationales[0].token_ids)
+
+    return System(name, budget, encoder.width, embed, encoder.model.get_output_embeddings())
 
 
 class Corpus:
@@ -73,14 +107,30 @@ class Corpus:
 def measure(system: System, text: str, corpus: Corpus) -> Timed:
     """Embed one text and match it."""
     device = corpus.vectors.device
+    asked: list[float] = []  # when the head is called for the first time
+
+    def note(*_: Any) -> None:
+        if not asked:  # the other calls are not slowed down
+            asked.append(_now(device))
+
     start = _now(device)
-    with _first_call(system.head, device) as asked:
+    hook = system.head.register_forward_pre_hook(note) if system.head else None
+    try:
         embedding, new_tokens = system.embed(text)
+    finally:
+        if hook:
+            hook.remove()
     embedded = _now(device)
     corpus.match(embedding)
     matched = _now(device)
     read = asked[0] if asked else embedded
     return Timed(read - start, embedded - read, matched - embedded, new_tokens)
+
+
+def _now(device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def run(timed: list[System], texts: list[str], latency: Latency, device: torch.device, seed: int) -> list[list[Timed]]:
@@ -89,9 +139,8 @@ def run(timed: list[System], texts: list[str], latency: Latency, device: torch.d
     The systems take turns, and another one begins each round, so that a machine that gets slower with time hits all
     of them alike.
     """
-    corpora = {
-        width: Corpus(latency.corpus, width, latency.top, device, seed) for width in {one.width for one in timed}
-    }
+    widths = {system.width for system in timed}
+    corpora = {width: Corpus(latency.corpus, width, latency.top, device, seed) for width in widths}
     for system in timed:
         for text in texts[:WARM_UP]:
             measure(system, text, corpora[system.width])
@@ -109,49 +158,11 @@ def run(timed: list[System], texts: list[str], latency: Latency, device: torch.d
 
 def summary(system: System, times: list[Timed]) -> dict[str, Any]:
     """Percentiles of each part and of the total; those of the parts do not add up to the total's."""
-    return {
-        "system": system.name,
-        "budget": system.budget,
-        **{part: _quantiles([getattr(one, part) for one in times]) for part in (*PARTS, "total")},
-        "new_tokens": float(np.mean([one.new_tokens for one in times])),
-    }
-
-
-def _quantiles(seconds: list[float]) -> dict[str, float]:
-    return {f"p{q}": float(value) for q, value in zip(QUANTILES, np.percentile(seconds, QUANTILES), strict=True)}
-
-
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter()
-
-
-@contextmanager
-def _first_call(head: torch.nn.Module | None, device: torch.device) -> Iterator[list[float]]:
-    """Yield a list that gets the time of the first call of `head` within the block."""
-    asked: list[float] = []
-
-    def note(*_: Any) -> None:
-        asked.append(_now(device))
-        handle.remove()  # the other calls are not slowed down
-
-    if head is None:
-        yield asked
-        return
-    handle = head.register_forward_pre_hook(note)
-    try:
-        yield asked
-    finally:
-        handle.remove()
-
-
-def chosen(path: Path, count: int) -> list[str]:
-    """The first `count` documents by hash; all, with a warning, where there are fewer. Raises: as `by_hash`."""
-    texts = [row["positive"] for row in held_out.by_hash(path)]
-    if len(texts) < count:
-        log.warning("latency.texts: %s has %d distinct documents, fewer than %d", path, len(texts), count)
-    return texts[:count]
+    found: dict[str, Any] = {"system": system.name, "budget": system.budget}
+    for part in ("encode", "generate", "match", "total"):
+        values = np.percentile([getattr(one, part) for one in times], QUANTILES)
+        found[part] = {f"p{q}": float(value) for q, value in zip(QUANTILES, values, strict=True)}
+    return {**found, "new_tokens": float(np.mean([one.new_tokens for one in times]))}
 
 
 def _check(latency: Latency, encoder: RationaleEncoder, folder: Path) -> None:
@@ -167,7 +178,12 @@ def _check(latency: Latency, encoder: RationaleEncoder, folder: Path) -> None:
 @stage.entry(specs.LatencySpec, inputs=("backbone", "model", "encoder*", "texts"), outputs=("out",))
 def main(spec: specs.LatencySpec, paths: SimpleNamespace) -> None:
     latency = spec.latency
-    texts = chosen(paths.texts, latency.texts)
+    texts = [row["positive"] for row in by_hash(paths.texts)]
+    if len(texts) < latency.texts:
+        log.warning(
+            "latency.texts: %s has %d distinct documents, fewer than %d", paths.texts, len(texts), latency.texts
+        )
+    texts = texts[: latency.texts]
     encode = spec.encode.model_copy(update={"engine": "transformers", "batch_size": 1})
     backbone = RationaleEncoder.from_spec(paths.backbone, encode)
     _check(latency, backbone, paths.backbone)

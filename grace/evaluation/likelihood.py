@@ -1,8 +1,7 @@
-"""lm-eval's model of transformers, with log-likelihoods that read a context once for all its continuations.
+"""lm-eval's model of transformers, which reads a context once for all its continuations, and lets a model think.
 
 A choice between labels asks for as many continuations of one context, and the demo's choice puts each description
-before some four queries. lm-eval reads the context again for each of them. And a model that thinks before it answers
-gets room for its thought.
+before some four queries; lm-eval reads the context again for each of them.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 from tqdm import tqdm
 
-from grace.evaluation.answers import spoken
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.evaluation.answers import without_thought
 
 CPU_TOKENS = 1024  # read together; a CPU is fastest while they fit its cache
-KNOWN = 1024  # texts whose tokens are remembered: one context is asked for with each of its continuations
+CACHED_TEXTS = 1024  # texts whose tokens are remembered: one context is asked for with each of its continuations
 THOUGHT = 2048  # tokens that a thought may take beside the answer
 
 
@@ -41,7 +40,7 @@ class SharedContexts(HFLM):
     """HFLM whose log-likelihoods are the same up to floating-point error, and whose replies may hold a thought."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._tokens = lru_cache(KNOWN)(super().tok_encode)
+        self._tokens = lru_cache(CACHED_TEXTS)(super().tok_encode)
         super().__init__(*args, **kwargs)
 
     def tok_encode(self, string: str, *args: Any, **kwargs: Any) -> list[int]:
@@ -62,24 +61,25 @@ class SharedContexts(HFLM):
 
         One whose thought has not ended is asked for again with up to THOUGHT more tokens, as far as prompts leave room.
         """
-        said = self._replies(requests, 0, disable_tqdm)
-        thinking = [i for i, reply in enumerate(said) if spoken(reply) is None]
+        replies = self._replies(requests, 0, disable_tqdm)
+        thinking = [i for i, reply in enumerate(replies) if without_thought(reply) is None]
         if thinking:
             again = [requests[i] for i in thinking]
             longest = max(len(self.tok_encode(one.args[0])) + one.args[1]["max_gen_toks"] for one in again)
             if (more := min(THOUGHT, self.max_length - longest)) > 0:
                 for i, reply in zip(thinking, self._replies(again, more, disable_tqdm), strict=True):
-                    said[i] = reply
-        return said
+                    replies[i] = reply
+        return replies
 
     def _replies(self, requests: list[Any], more: int, disable_tqdm: bool) -> list[str]:
+        """Replies of up to `more` tokens beside those that are asked for."""
         longer = [
             replace(one, arguments=(prompt, {**settings, "max_gen_toks": settings["max_gen_toks"] + more}))
             for one in requests
             for prompt, settings in [one.args]
         ]
         replies = super().generate_until(longer, disable_tqdm)
-        return ["<think>" * _opened(one.args[0]) + said for one, said in zip(requests, replies, strict=True)]
+        return ["<think>" * _opened(one.args[0]) + reply for one, reply in zip(requests, replies, strict=True)]
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Of continuations of a prompt that opens a thought: behind an empty one, since they are answers."""
@@ -92,8 +92,7 @@ class SharedContexts(HFLM):
     ) -> list[tuple[float, bool]]:
         """For each (_, context, continuation): the continuation's log-likelihood, whether each token is the likeliest.
 
-        A context too long for the model loses its beginning. Left to lm-eval are models whose attention takes no mask
-        of ours, such as flash attention or one with a window, and those with more than a linear head.
+        A context too long for the model loses its beginning.
         """
         if not _simple(self.model.config.get_text_config()):
             return super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
@@ -106,15 +105,15 @@ class SharedContexts(HFLM):
         return answers
 
     def _score(self, rows: list[Row]) -> Iterator[tuple[int, tuple[float, bool]]]:
-        ids, position, mask = (part.to(self.device) for part in _tensors(rows))
+        ids, position, mask, *asked = (part.to(self.device) for part in _tensors(rows))
+        row, column, token = asked
         hidden = self.model.get_decoder()(
             input_ids=ids, position_ids=position, attention_mask=mask, use_cache=False
         ).last_hidden_state
-        row, column, said = (torch.tensor(part, device=self.device) for part in zip(*_asked(rows), strict=True))
         scores = torch.log_softmax(
             self.model.get_output_embeddings()(hidden[row, column]), dim=-1, dtype=self.softmax_dtype
         )
-        found = scores.gather(1, said[:, None])[:, 0]
+        found = scores.gather(1, token[:, None])[:, 0]
         likeliest = scores.amax(1) == found  # a search for where it is takes several times as long
         requests = [number for one in rows for number in one.requests]
         lengths = [len(tokens) for one in rows for tokens in one.continuations]
@@ -132,6 +131,7 @@ def _closed(prompt: str) -> str:
 
 
 def _simple(config: Any) -> bool:
+    """Whether a model's attention takes a mask of ours, unlike one with a window, and its head is only linear."""
     rescaled = ("final_logit_softcapping", "logit_scale", "logits_scaling")
     return (
         config._attn_implementation == "sdpa"
@@ -167,31 +167,26 @@ def _batches(rows: list[Row], size: int, cpu: bool) -> Iterator[list[Row]]:
         yield batch
 
 
-def _tensors(rows: list[Row]) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids and positions [n, l], and who attends to whom [n, 1, l, l] bool.
+def _tensors(rows: list[Row]) -> tuple[Tensor, ...]:
+    """Ids and positions [n, l], who attends to whom [n, 1, l, l] bool, and of every token of every continuation its
+    row, the column that predicts it, and itself.
 
     A token attends to its context and its own continuation up to itself; padding is on the right, where nobody looks.
     """
     width = max(row.length for row in rows)
     ids, position, owner = torch.zeros(3, len(rows), width, dtype=torch.long)
+    asked: list[tuple[int, int, int]] = []
     for i, row in enumerate(rows):
-        at = len(row.context)
+        start = at = len(row.context)
         ids[i, :at], position[i, :at] = torch.tensor(row.context), torch.arange(at)
         for number, tokens in enumerate(row.continuations, 1):
             end = at + len(tokens) - 1
             ids[i, at:end] = torch.tensor(tokens[:-1], dtype=torch.long)
-            position[i, at:end] = torch.arange(len(row.context), len(row.context) + end - at)
+            position[i, at:end] = torch.arange(start, start + end - at)
             owner[i, at:end] = number
+            columns = [start - 1, *range(at, end)]
+            asked += [(i, column, token) for column, token in zip(columns, tokens, strict=True)]
             at = end
     seen = (owner[:, None, :] == 0) | (owner[:, None, :] == owner[:, :, None])
-    return ids, position, (seen & torch.ones(width, width, dtype=torch.bool).tril()).unsqueeze(1)
-
-
-def _asked(rows: list[Row]) -> Iterator[tuple[int, int, int]]:
-    """(row, the column that predicts it, token) for every token of every continuation."""
-    for i, row in enumerate(rows):
-        at = len(row.context)
-        for tokens in row.continuations:
-            columns = [len(row.context) - 1, *range(at, at + len(tokens) - 1)]
-            yield from zip([i] * len(tokens), columns, tokens, strict=True)
-            at += len(tokens) - 1
+    mask = (seen & torch.ones(width, width, dtype=torch.bool).tril()).unsqueeze(1)
+    return ids, position, mask, *torch.tensor(asked).T

@@ -8,12 +8,13 @@
 <folder>/<member>/...                     CQADupstackRetrieval: a folder per forum's task
 <folder>/README.md                        a copy of the data set's repository: read as from the hub
 
-Any kind of file that `grace.reader` reads does instead of .jsonl. What would be scored wrong is refused with its row.
+Any file that `grace.jobs.reader` reads does instead of .jsonl. What would be scored wrong is refused with its row.
 """
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -30,14 +31,29 @@ from mteb.abstasks import (
 )
 from mteb.abstasks.abstask import AbsTask
 
-from grace import reader
-from grace.evaluation.items import leaves
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.jobs import reader
 
-log = logging.getLogger(__name__)
-MOST = 1000  # relevance; more can only be a mistake
+MAX_RELEVANCE = 1000  # more can only be a mistake
 CHUNK = 10_000  # rows in memory as Python objects
 Value = Callable[[reader.Row, str, str], Any]  # (row, field, where) -> the field's value
+log = logging.getLogger(__name__)
+
+
+def leaves(task: AbsTask) -> list[AbsTask]:
+    """The tasks that really run: a task itself, or the members of an aggregate (CQADupstackRetrieval)."""
+    return list(getattr(task.metadata, "tasks", None) or [task])
+
+
+def load_with(task: AbsTask, read: Callable[[], Any]) -> None:
+    """Make `task.load_data()` take what `read()` returns, unless the data are loaded."""
+
+    def load_data(*_: Any, **__: Any) -> None:
+        if not task.data_loaded:
+            task.dataset = read()
+            task.data_loaded = True
+
+    task.load_data = load_data  # type: ignore[method-assign]
 
 
 def use(task: AbsTask, folder: Path | str) -> None:
@@ -54,7 +70,10 @@ def use(task: AbsTask, folder: Path | str) -> None:
         for member in members:
             use(member, folder / member.metadata.name)
         return
-    need = _files(task)
+    if isinstance(task, AbsTaskRetrieval):
+        need = ["corpus", "queries", "qrels", *(["top_ranked"] if task.metadata.type == "Reranking" else [])]
+    else:
+        need = [f"{subset}/{name}" if subset else name for subset in _subsets(task) for name in _split_names(task)]
     missing = [name for name in need if _find(task, folder, name) is None]
     if missing and (folder / "README.md").exists():
         dataset = {**task.metadata.dataset, "path": str(folder)}
@@ -64,25 +83,16 @@ def use(task: AbsTask, folder: Path | str) -> None:
         names = " and ".join(f"{name}.jsonl" for name in need)
         raise UserError(f"{where}: {folder}: has no {missing[0]}.jsonl; this task needs {names} there.")
 
-    def load_data(*_: Any, **__: Any) -> None:
-        if task.data_loaded:
-            return
+    def read() -> Any:
         try:
             task.dataset = (_retrieval if isinstance(task, AbsTaskRetrieval) else _splits)(task, folder)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         if not isinstance(task, AbsTaskPairClassification):  # whose transforms rename columns as `_splits` has
             task.dataset_transform()
-        task.data_loaded = True
+        return task.dataset
 
-    task.load_data = load_data  # type: ignore[method-assign]
-
-
-def _files(task: AbsTask) -> list[str]:
-    if isinstance(task, AbsTaskRetrieval):
-        return ["corpus", "queries", "qrels", *(["top_ranked"] if task.metadata.type == "Reranking" else [])]
-    splits = _split_names(task)
-    return [f"{subset}/{name}" for subset in task.hf_subsets for name in splits] if _named(task) else splits
+    load_with(task, read)
 
 
 def _find(task: AbsTask, folder: Path, name: str) -> Path | None:
@@ -92,13 +102,20 @@ def _find(task: AbsTask, folder: Path, name: str) -> Path | None:
     return found or (reader.find(path, task.eval_splits[0]) if name == "qrels" and path.is_dir() else None)
 
 
+def _found(task: AbsTask, folder: Path, name: str) -> Path:
+    path = _find(task, folder, name)
+    assert path is not None  # `use` has looked
+    return path
+
+
 def _split_names(task: AbsTask) -> list[str]:
     train = [task.train_split] if isinstance(task, AbsTaskClassification) else []
     return list(dict.fromkeys([*train, *task.eval_splits]))
 
 
-def _named(task: AbsTask) -> bool:
-    return list(task.hf_subsets) != ["default"]
+def _subsets(task: AbsTask) -> list[str]:
+    """Names of folders; one "" for a task without subsets."""
+    return [""] if list(task.hf_subsets) == ["default"] else list(task.hf_subsets)
 
 
 # ---- tasks of rows -------------------------------------------------------------------------
@@ -126,49 +143,44 @@ def _binary(row: reader.Row, field: str, where: str) -> int:
     return int(value)
 
 
-FIELDS: dict[type[AbsTask], tuple[Field, ...]] = {
-    AbsTaskClassification: (Field(("text",), reader.text), Field(("label",), _label)),
-    AbsTaskClusteringLegacy: (Field(("sentences",), reader.text, True), Field(("labels",), _label, True)),
-    AbsTaskPairClassification: (
+FIELDS: dict[type[AbsTask], list[Field]] = {
+    AbsTaskClassification: [Field(("text",), reader.text), Field(("label",), _label)],
+    AbsTaskClusteringLegacy: [Field(("sentences",), reader.text, True), Field(("labels",), _label, True)],
+    AbsTaskPairClassification: [
         Field(("sentence1", "sent1"), reader.text),
         Field(("sentence2", "sent2"), reader.text),
         Field(("labels", "label"), _binary),
-    ),
-    AbsTaskSTS: (
+    ],
+    AbsTaskSTS: [
         Field(("sentence1",), reader.text),
         Field(("sentence2",), reader.text),
         Field(("score",), reader.number),
-    ),
-    AbsTaskSummarization: (
+    ],
+    AbsTaskSummarization: [
         Field(("text",), reader.text),
         Field(("human_summaries",), reader.text, True),
         Field(("machine_summaries",), reader.text, True),
         Field(("relevance",), reader.number, True),
-    ),
-}  # fmt: skip
+    ],
+}
 ALIGNED = ({"sentences", "labels"}, {"machine_summaries", "relevance"})  # lists of a row that are of one length
+SCORES = {AbsTaskSTS: "score", AbsTaskPairClassification: "labels", AbsTaskSummarization: "relevance"}
 
 
 def _splits(task: AbsTask, folder: Path) -> Any:
-    def read(folder: Path) -> DatasetDict:
-        found = DatasetDict({name: _table(task, _found(folder, name)) for name in _split_names(task)})
-        if isinstance(task, AbsTaskClassification):
-            _check_labels(task, found, folder)
-        return found
-
-    return {subset: read(folder / subset) for subset in task.hf_subsets} if _named(task) else read(folder)
-
-
-def _found(folder: Path, name: str) -> Path:
-    path = reader.find(folder, name)
-    assert path is not None  # `use` has looked
-    return path
-
-
-def _table(task: AbsTask, path: Path) -> Dataset:
     kind = next(kind for kind in FIELDS if isinstance(task, kind))
-    made = _dataset(_values(kind, path), path)
-    if name := {AbsTaskSTS: "score", AbsTaskPairClassification: "labels", AbsTaskSummarization: "relevance"}.get(kind):
+    read = {}
+    for subset in _subsets(task):
+        paths = {name: _found(task, folder / subset, name) for name in _split_names(task)}
+        read[subset] = DatasetDict({name: _table(kind, path) for name, path in paths.items()})
+        if isinstance(task, AbsTaskClassification):
+            _check_labels(task, read[subset], paths)
+    return read.get("", read)
+
+
+def _table(kind: type[AbsTask], path: Path) -> Dataset:
+    made = _dataset(_rows(kind, path), path)
+    if name := SCORES.get(kind):
         scores = made[name][:]  # of a summarization a list for each document
         if all(len(set(some)) < 2 for some in (scores if name == "relevance" else [scores])):
             raise UserError(
@@ -177,7 +189,7 @@ def _table(task: AbsTask, path: Path) -> Dataset:
     return made
 
 
-def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
+def _rows(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
     """Rows of mteb's columns, each field of its type."""
     first: list[Any] = []  # the first label
     for number, row in reader.read(path):
@@ -185,7 +197,12 @@ def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
         made: reader.Row = {}
         for field in FIELDS[kind]:
             name = next((name for name in field.names if name in row), field.names[0])
-            value = made[field.names[0]] = _checked(row, name, field, where)
+            # Some v1 data sets hold all pairs in one row of lists.
+            if field.listed or (kind is AbsTaskPairClassification and isinstance(row.get(name), list)):
+                value: Any = [field.value({name: one}, name, where) for one in reader.listed(row, name, where)]
+            else:
+                value = field.value(row, name, where)
+            made[field.names[0]] = value
             if field.value is _label:
                 labels = value if field.listed else [value]
                 first = first or labels
@@ -197,42 +214,34 @@ def _values(kind: type[AbsTask], path: Path) -> Iterator[reader.Row]:
         lengths = {name: len(value) for name, value in made.items() if isinstance(value, list)}
         for names in ALIGNED:
             if len({lengths[name] for name in names if name in lengths}) > 1:
-                said = " and ".join(f"{lengths[name]} {name}" for name in made if name in names)
-                raise UserError(f"{where}: holds {said}; correct the row.")
+                lengths_found = " and ".join(f"{lengths[name]} {name}" for name in made if name in names)
+                raise UserError(f"{where}: holds {lengths_found}; correct the row.")
         if kind is AbsTaskClusteringLegacy and len(set(made["labels"])) in (1, len(made["labels"])):
             raise UserError(
                 f"{where}: its labels are all the same or all different, so that any clustering is perfect; correct it."
             )
-        if kind is AbsTaskPairClassification and lengths:  # some v1 data sets hold all pairs in one row of lists
+        if kind is AbsTaskPairClassification and lengths:
             if len(lengths) < len(made) or len(set(lengths.values())) > 1:
                 raise UserError(f"{where}: its fields are not lists of one length; correct the row.")
-            yield from ({name: value[i] for name, value in made.items()} for i in range(min(lengths.values())))
+            yield from (dict(zip(made, values, strict=True)) for values in zip(*made.values(), strict=True))
         else:
             yield made
 
 
-def _checked(row: reader.Row, name: str, field: Field, where: str) -> Any:
-    """The value of a field, or of each item of its list."""
-    if field.listed or (field in FIELDS[AbsTaskPairClassification] and isinstance(row.get(name), list)):
-        return [field.value({name: one}, name, where) for one in reader.listed(row, name, where)]
-    return field.value(row, name, where)
-
-
-def _check_labels(task: AbsTaskClassification, found: DatasetDict, folder: Path) -> None:
+def _check_labels(task: AbsTaskClassification, found: DatasetDict, paths: dict[str, Path]) -> None:
     """Raises: UserError when a classifier of the training labels could not tell the test's."""
     train = found[task.train_split]["label"][:]
-    known, path = set(train), _found(folder, task.train_split)
+    known, path = set(train), paths[task.train_split]
     if len(known) < 2:
         raise UserError(f"{path}: has the one label {train[0]!r}, and a classifier needs two.")
     for split in task.eval_splits:
         for row, label in enumerate(found[split]["label"][:], 1):
             if label not in known:
-                some = ("numbers: " if isinstance(train[0], int) else "texts: ") + ", ".join(
-                    map(repr, sorted(known)[:5])
-                )
+                kind = "numbers" if isinstance(train[0], int) else "texts"
+                some = ", ".join([*map(repr, sorted(known)[:5]), *["..."] * (len(known) > 5)])
                 raise UserError(
-                    f"{_found(folder, split)}: the label {label!r} of its text {row} is none of those of {path.name} "
-                    f"({some}{', ...' if len(known) > 5 else ''}); correct one of the files."
+                    f"{paths[split]}: the label {label!r} of its text {row} is none of those of {path.name} "
+                    f"({kind}: {some}); correct one of the files."
                 )
 
 
@@ -241,19 +250,18 @@ def _check_labels(task: AbsTaskClassification, found: DatasetDict, folder: Path)
 
 def _retrieval(task: AbsTask, folder: Path) -> Any:
     """One split, whatever its name, in the form of mteb's loader; queries without judgement are left out."""
-    corpus, queries = _texts(_found(folder, "corpus")), _texts(_found(folder, "queries"))
+    corpus, queries = _texts(_found(task, folder, "corpus")), _texts(_found(task, folder, "queries"))
     documents, asked = set(corpus["id"][:]), queries["id"][:]
     known = {"query-id": ({*asked}, "queries"), "corpus-id": (documents, "corpus")}
     relevant: dict[str, dict[str, int]] = {}
-    path = _find(task, folder, "qrels")
-    assert path is not None
+    path = _found(task, folder, "qrels")
     for number, row in reader.read(path):
         where = f"{path}, row {number}"
         query, document = (_reference(row, field, where, *known[field]) for field in known)
         score = 1 if row.keys() == known.keys() else reader.whole(row, "score", where)
-        if score > MOST:
+        if score > MAX_RELEVANCE:
             raise UserError(
-                f"{where}: the field 'score' is {score}, and a relevance is {MOST} at most; correct the row."
+                f"{where}: the field 'score' is {score}, and a relevance is {MAX_RELEVANCE} at most; correct the row."
             )
         if query == document and task.ignore_identical_ids:  # type: ignore[attr-defined]
             raise UserError(
@@ -265,14 +273,14 @@ def _retrieval(task: AbsTask, folder: Path) -> Any:
             raise UserError(f"{where}: judges {query!r} and {document!r} a second time and otherwise; remove one.")
     judged = [i for i, name in enumerate(asked) if name in relevant]
     if not judged:
-        raise UserError(f"{path}: judges none of the queries of {_found(folder, 'queries').name}.")
-    if none := sum(max(of.values()) <= 0 for of in relevant.values()):
+        raise UserError(f"{path}: judges none of the queries of {_found(task, folder, 'queries').name}.")
+    if none := sum(max(scores.values()) <= 0 for scores in relevant.values()):
         log.warning("%s: %d of %d judged queries have no relevant document, and score 0", path, none, len(relevant))
     if len(judged) < len(asked):
         log.info("%s: %d of %d queries are not judged, and left out", path, len(asked) - len(judged), len(asked))
     data = {"queries": queries.select(judged), "relevant_docs": relevant, "top_ranked": None}
     if task.metadata.type == "Reranking":
-        data["top_ranked"] = _top_ranked(_found(folder, "top_ranked"), known, relevant)
+        data["top_ranked"] = _top_ranked(_found(task, folder, "top_ranked"), known, relevant)
     return {"default": {task.eval_splits[0]: {"corpus": corpus, **data}}}
 
 
@@ -299,11 +307,8 @@ def _top_ranked(path: Path, known: dict[str, tuple[set[str], str]], relevant: An
             f"{path}: has no row of the query {lacking[0]!r}, which is judged ({len(lacking)} lack one); give their "
             "candidates, or remove their judgements."
         )
-
-    def hopeless(query: str) -> bool:
-        return not any(relevant[query].get(document, 0) > 0 for document in found[query])
-
-    if (none := sum(map(hopeless, relevant))) == len(relevant):
+    none = sum(not any(relevant[query].get(one, 0) > 0 for one in found[query]) for query in relevant)
+    if none == len(relevant):
         raise UserError(f"{path}: no query has a relevant document among its candidates; correct one of the files.")
     if none:
         log.warning("%s: %d of %d queries have no relevant candidate, and score 0", path, none, len(relevant))
@@ -325,8 +330,7 @@ def _texts(path: Path) -> Dataset:
     found = _dataset(rows(), path)
     ids = found["id"][:]
     if len(set(ids)) < len(ids):
-        seen: set[str] = set()
-        twice = next(name for name in ids if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(name for name, count in Counter(ids).items() if count > 1)
         raise UserError(f"{path}: two rows have the id {twice!r}; each needs one of its own.")
     return found
 

@@ -7,14 +7,14 @@ The CSV is committed, so that planning needs no mteb; a test compares it with th
 
 from __future__ import annotations
 
-import csv
 import sys
-from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from grace.files import writing
+import pandas as pd
+
+from grace.jobs.files import writing
 
 # What mteb encodes of a row; SummEval's source texts are in its statistics but are not encoded.
 FIELDS = {
@@ -32,11 +32,11 @@ SAME_AS = {
     ("MassiveScenarioClassification", "texts"): "MassiveIntentClassification",
     ("MTOPIntentClassification", "texts"): "MTOPDomainClassification",
 }
-COLUMNS = ("task", "field", "texts", "distinct", "characters", "same_as")
+Count = tuple[str, int, int, int]  # field, texts, distinct, characters
 
 
-def rows() -> list[dict[str, Any]]:
-    """One row per task and field that is encoded, with the keys COLUMNS, of the 56 tasks of MTEB(eng, v1).
+def write(path: Path) -> None:
+    """One row per task and field that is encoded, of the 56 tasks of MTEB(eng, v1).
 
     `texts` and `characters` count repeats, `distinct` does not. It is counted within each field and subset, so
     it is an upper bound where they overlap. The training texts of a classification are drawn at random, so
@@ -44,60 +44,42 @@ def rows() -> list[dict[str, Any]]:
     """
     import mteb
 
-    found: list[dict[str, Any]] = []
-    for task in mteb.get_benchmark("MTEB(eng, v1)").tasks:
-        name = task.metadata.name
-        fields: defaultdict[str, Counter[str]] = defaultdict(Counter)
-        for part in getattr(task, "tasks", [task]):  # CQADupstackRetrieval is twelve
-            for split in part.eval_splits:
-                for statistics in _subsets(part, split):
-                    for field, counts in _encoded(part, statistics):
-                        fields[field].update(counts)
-            if part.metadata.type == "Classification":
-                for statistics in _subsets(part, part.train_split):
-                    fields["training texts"].update(_training(part, statistics))
-        found += [
-            {"task": name, "field": field, **counts, "same_as": SAME_AS.get((name, field), "")}
-            for field, counts in fields.items()
-        ]
-    return sorted(found, key=lambda row: row["task"].lower())
+    counts = [
+        (task.metadata.name, *count)
+        for task in mteb.get_benchmark("MTEB(eng, v1)").tasks
+        for part in getattr(task, "tasks", [task])  # CQADupstackRetrieval is twelve
+        for count in _counts(part)
+    ]
+    table = pd.DataFrame(counts, columns=["task", "field", "texts", "distinct", "characters"])
+    table = table.groupby(["task", "field"], sort=False, as_index=False).sum()
+    table["same_as"] = [SAME_AS.get(key, "") for key in zip(table["task"], table["field"], strict=True)]
+    table = table.sort_values("task", key=lambda names: names.str.lower(), kind="stable")
+    with writing(path) as temporary:
+        table.to_csv(temporary, index=False, lineterminator="\n")
 
 
-def _subsets(task: Any, split: str) -> Iterator[dict[str, Any]]:
+def _counts(task: Any) -> Iterator[Count]:
+    for split in task.eval_splits:
+        for statistics in _subsets(task, split):
+            for name, field in FIELDS.items():
+                found = statistics.get(name)
+                if found and not (task.metadata.type == "Summarization" and field == "texts"):
+                    characters = found["total_text_length"]
+                    yield field, round(characters / found["average_text_length"]), found["unique_texts"], characters
+    if task.metadata.type == "Classification":
+        # Expected number of texts that are drawn for a label in at least one of the experiments, over all labels.
+        draw, times = task.samples_per_label, task.n_experiments
+        for statistics in _subsets(task, task.train_split):
+            labels = [label["count"] for label in statistics["label_statistics"]["labels"].values()]
+            texts = round(sum(count * (1 - (1 - min(draw, count) / count) ** times) for count in labels))
+            yield "training texts", texts, texts, round(texts * statistics["text_statistics"]["average_text_length"])
+
+
+def _subsets(task: Any, split: str) -> list[dict[str, Any]]:
     """The statistics of a split, of the subsets that the benchmark takes only."""
     statistics = task.metadata.descriptive_stats[split]
     parts = statistics.get("hf_subset_descriptive_stats")
-    yield from (statistics,) if parts is None else (parts[name] for name in task.hf_subsets)
-
-
-def _encoded(task: Any, statistics: dict[str, Any]) -> Iterator[tuple[str, dict[str, int]]]:
-    for name, field in FIELDS.items():
-        if (found := statistics.get(name)) and not (task.metadata.type == "Summarization" and field == "texts"):
-            characters = found["total_text_length"]
-            yield (
-                field,
-                {
-                    "texts": round(characters / found["average_text_length"]),
-                    "distinct": found["unique_texts"],
-                    "characters": characters,
-                },
-            )
-
-
-def _training(task: Any, statistics: dict[str, Any]) -> dict[str, int]:
-    """Expected number of texts that are drawn for a label in at least one of the experiments, over all labels."""
-    draw, times = task.samples_per_label, task.n_experiments
-    counts = [label["count"] for label in statistics["label_statistics"]["labels"].values()]
-    texts = round(sum(count * (1 - (1 - min(draw, count) / count) ** times) for count in counts))
-    characters = round(texts * statistics["text_statistics"]["average_text_length"])
-    return {"texts": texts, "distinct": texts, "characters": characters}
-
-
-def write(path: Path) -> None:
-    with writing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="") as handle:
-        writer = csv.DictWriter(handle, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows())
+    return [statistics] if parts is None else [parts[name] for name in task.hf_subsets]
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
 """Rule `tasks`: the demo's own evaluation data, from the held-out test and validation splits.
 
-The data depends on the splits and the seed only, never on a model, so every run is measured on the
-same items. Texts are stored once, in `test` and `validation`; the tasks name them by index.
-
-The STS task is a proxy: no person judged these pairs. Its "similarity" is how near two texts lie in
+The data depends on the splits and the seed only, never on a model. Texts are stored once, in `test` and `validation`;
+the tasks name them by index. The STS task is a proxy that nobody judged: its similarity is how near two texts lie in
 the module tree (0: another package, 1: the same package, 2: the same module).
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from grace import manifest, specs, stage
-from grace.files import write_json
-from grace.reader import read_jsonl
-from grace.section import UserError
+from grace.config import specs
+from grace.config.section import UserError
+from grace.jobs import manifest, stage
+from grace.jobs.files import write_json
+from grace.jobs.reader import read_jsonl
 
 FIELDS = ("id", "query", "positive", "label", "sublabel")
 NEGATIVES = 20  # per query of the reranking task
@@ -27,9 +28,7 @@ STS_PAIRS = 400  # at most, of each of the three scores
 STS_ROWS = 2000  # rows that pairs are drawn from: all pairs of more would not fit in memory
 CHOICES = 4  # descriptions to choose from
 MAX_SETS, MIN_SETS, SET_ROWS = 10, 5, 100  # clustering: disjoint sets, so that their scores are independent
-# The demo's backbone is trained on windows of 128 tokens; what lies beyond would measure its
-# positions and not its language.
-CHARACTERS = 400
+CHARACTERS = 400  # of a text: beyond the demo's training windows of 128 tokens a score would measure its positions
 
 Row = dict[str, Any]
 
@@ -52,17 +51,15 @@ def build(test: list[Row], validation: list[Row], seed: int) -> dict[str, Any]:
         UserError: naming `data.test` or `data.validation` when the split is too small for a task.
     """
     labels = [row["label"] for row in test]
-    groups = _groups(labels)
 
     def rng(name: str) -> np.random.Generator:  # one stream per task: a change of one leaves the others alone
         return np.random.default_rng([seed, *name.encode()])
 
-    keep = FIELDS[1:]
     return {
-        "test": [{field: row[field] for field in keep} for row in test],
-        "validation": [{field: row[field] for field in keep} for row in validation],
-        "reranking": _reranking(labels, groups, rng("reranking")),
-        "pairs": _pairs(labels, groups, rng("pairs")),
+        "test": [{field: row[field] for field in FIELDS[1:]} for row in test],
+        "validation": [{field: row[field] for field in FIELDS[1:]} for row in validation],
+        "reranking": _reranking(labels, rng("reranking")),
+        "pairs": _pairs(labels, rng("pairs")),
         "sts": _sts(labels, [row["sublabel"] for row in test], rng("sts")),
         "clustering": _clustering(labels, rng("clustering")),
         "classification": _classification(labels, [row["label"] for row in validation]),
@@ -76,31 +73,27 @@ def _too_small(key: str, need: str) -> UserError:
     return UserError(f"config: data.{key}: the {key} split is too small, {need}; raise data.{key} or data.max_rows.")
 
 
-def _groups(labels: list[str]) -> dict[str, list[int]]:
+def _others(labels: list[str], count: int, rng: np.random.Generator) -> Iterator[list[int]]:
+    """For each row up to `count` others of its label, without repetition."""
     groups: dict[str, list[int]] = defaultdict(list)
     for index, label in enumerate(labels):
         groups[label].append(index)
-    return dict(groups)
+    for index, label in enumerate(labels):
+        others = [other for other in groups[label] if other != index]
+        yield rng.permutation(others)[:count].tolist() if others else []
 
 
-def _others(index: int, members: list[int], count: int, rng: np.random.Generator) -> list[int]:
-    """Up to `count` other members of the group, without repetition."""
-    others = [other for other in members if other != index]
-    return rng.permutation(others)[:count].tolist() if others else []
-
-
-def _reranking(labels: list[str], groups: dict[str, list[int]], rng: np.random.Generator) -> dict[str, list[int]]:
-    items = {str(i): _others(i, groups[label], NEGATIVES, rng) for i, label in enumerate(labels)}
-    items = {key: value for key, value in items.items() if value}
+def _reranking(labels: list[str], rng: np.random.Generator) -> dict[str, list[int]]:
+    items = {str(i): others for i, others in enumerate(_others(labels, NEGATIVES, rng)) if others}
     if not items:
         raise _too_small("test", "reranking needs two rows of one package")
     return items
 
 
-def _pairs(labels: list[str], groups: dict[str, list[int]], rng: np.random.Generator) -> list[list[int]]:
+def _pairs(labels: list[str], rng: np.random.Generator) -> list[list[int]]:
     pairs: list[list[int]] = []
-    for i, label in enumerate(labels):
-        for other in _others(i, groups[label], 1, rng):
+    for i, others in enumerate(_others(labels, 1, rng)):
+        for other in others:
             pairs += [[i, i, 1], [i, other, 0]]
     if not pairs:
         raise _too_small("test", "pair classification needs two rows of one package")
@@ -146,20 +139,12 @@ def _classification(test: list[str], validation: list[str]) -> dict[str, Any]:
 
 def _choice(rows: list[Row], rng: np.random.Generator) -> list[dict[str, Any]]:
     """Which of four descriptions from one package belongs to the query?"""
-    groups = _groups([row["label"] for row in rows])
     items = []
-    for index, row in enumerate(rows):
-        others = _others(index, groups[row["label"]], CHOICES - 1, rng)
-        if len(others) < CHOICES - 1:
-            continue
-        order = rng.permutation([index, *others]).tolist()
-        items.append(
-            {
-                "query": row["query"],
-                "choices": [_cut(rows[i]["positive"]) for i in order],
-                "answer": order.index(index),
-            }
-        )
+    for index, others in enumerate(_others([row["label"] for row in rows], CHOICES - 1, rng)):
+        if len(others) == CHOICES - 1:
+            order = rng.permutation([index, *others]).tolist()
+            choices = [_cut(rows[i]["positive"]) for i in order]
+            items.append({"query": rows[index]["query"], "choices": choices, "answer": order.index(index)})
     if not items:
         raise _too_small("validation", f"multiple choice needs {CHOICES} rows of one package")
     return items
@@ -168,11 +153,6 @@ def _choice(rows: list[Row], rng: np.random.Generator) -> list[dict[str, Any]]:
 def _cut(text: str) -> str:
     """The first CHARACTERS characters, ending with a whole word."""
     return text if len(text) <= CHARACTERS else text[:CHARACTERS].rsplit(None, 1)[0]
-
-
-def read_split(path: Path) -> list[Row]:
-    """Rows of a split. Raises: UserError naming file and row for a missing field."""
-    return list(read_jsonl(path, need=FIELDS))
 
 
 def load(paths: list[Path], rows: int | None = None) -> dict[str, Any] | None:
@@ -201,9 +181,26 @@ def load(paths: list[Path], rows: int | None = None) -> dict[str, Any] | None:
         raise UserError(f"config: evaluation.rows: {rows} are too few: {reason}") from None
 
 
+def by_hash(path: Path | str) -> list[Row]:
+    """Held-out rows {id, query, positive} with distinct documents, by the BLAKE2b digest of the document (`positive`).
+
+    Of rows with equal documents the first in the file is taken, so the order depends on the rows alone.
+
+    Raises:
+        UserError: naming file and row, for a row that lacks a field; or when there is no row.
+    """
+    found: dict[bytes, Row] = {}
+    for row in read_jsonl(path, need=("id", "query", "positive")):
+        found.setdefault(hashlib.blake2b(row["positive"].encode("utf-8", "surrogatepass")).digest(), row)
+    if not found:
+        raise UserError(f"{path}: holds no rows; raise data.test, so that rows are held out.")
+    return [found[digest] for digest in sorted(found)]
+
+
 @stage.entry(specs.TasksSpec, inputs=("test", "validation"), outputs=("out",))
 def main(spec: specs.TasksSpec, paths: SimpleNamespace) -> None:
-    data = build(read_split(paths.test), read_split(paths.validation), spec.seed)
+    test, validation = (list(read_jsonl(path, need=FIELDS)) for path in (paths.test, paths.validation))
+    data = build(test, validation, spec.seed)
     record = manifest.make("tasks", spec, [paths.test, paths.validation], paths.started)
     write_json(paths.out, {"manifest": record, **data})
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from grace.section import UserError
+from grace.config.section import UserError
 
 # Stands for the text while the chat template is rendered; the text itself never passes through the
 # template, so it cannot change the prompt's structure.

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from grace.settings import RewardConfig
+from grace.config.schema import RewardConfig
 
 __all__ = ["RewardBreakdown", "RewardConfig", "compute_rewards"]
 

@@ -52,8 +52,7 @@ def search(scores: np.ndarray, averages: np.ndarray, bound: int = 200) -> list[W
     category, and every whole vector within these limits is tried.
 
     Args:
-        scores: [rows, categories] as printed.
-        averages: [rows] as printed.
+        scores, averages: [rows, categories] and [rows], as printed.
 
     Raises:
         ValueError: when the rows leave so much room that the vectors are too many to try.
@@ -107,12 +106,10 @@ def _candidates(limits: np.ndarray, total: int) -> np.ndarray:
 
 
 def remaining(scores: np.ndarray, averages: np.ndarray, known: Sequence[int]) -> tuple[float, float] | None:
-    """Least and largest weight of the last category that fits every row; None when none does.
+    """Least and largest weight of the last category that fits every row, given the others'; None when none does.
 
     Args:
-        scores: [rows, categories] as printed.
-        averages: [rows] as printed.
-        known: weights of all categories but the last.
+        scores, averages: [rows, categories] and [rows], as printed.
     """
     s, a = hundredths(scores), hundredths(averages)
     rest, weight = s[:, :-1] @ np.asarray(known), sum(known)
@@ -142,6 +139,6 @@ def ordered(scores: Sequence[float], order: Sequence[int]) -> list[float]:
     return [score for _, score in sorted(zip(order, scores, strict=True))]
 
 
-def distance(scores: Sequence[float], others: list[list[float]]) -> float:
+def distance(scores: Sequence[float], others: Sequence[Sequence[float]]) -> float:
     """Mean absolute difference over the categories to the nearest of other rows; infinite when there is none."""
     return min((float(np.abs(np.subtract(scores, one)).mean()) for one in others), default=float("inf"))

@@ -12,12 +12,14 @@ lambda2 = 0.3 is left out, since it cannot be read with certainty. `claims` are 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from importlib import resources
+from typing import NamedTuple
 
 import pandas as pd
 
-from grace import tasks
+from grace.config import tasks
 
 # Backbones of the paper, in its order, as it prints their names (section 4.1).
 BACKBONES = {
@@ -77,6 +79,11 @@ def printed(table: str, backbone: str, row: str, column: str) -> float | None:
     return _index().get((table, backbone, row, column))
 
 
+def value(table: str, backbone: str, row: str, column: str) -> float:
+    """The number in percent as printed. Raises: KeyError when the paper prints none there."""
+    return _index()[table, backbone, row, column]
+
+
 def rows(table: str, backbone: str) -> list[str]:
     """The rows that a table prints for a backbone, in its order."""
     return list(dict.fromkeys(row for t, b, row, _ in _index() if (t, b) == (table, backbone)))
@@ -85,3 +92,73 @@ def rows(table: str, backbone: str) -> list[str]:
 def average(scores: dict[str, float], weights: dict[str, int]) -> float:
     """Mean of category scores, each weighted with its number of data sets. Raises: KeyError when one is missing."""
     return sum(weights[category] * scores[category] for category in weights) / sum(weights.values())
+
+
+class Missing(Exception):
+    """A number that a check needs is not among the printed ones."""
+
+
+class PrintedRow(NamedTuple):
+    """A row of a table as printed: where it stands, its scores in percent, its average."""
+
+    table: str
+    backbone: str
+    name: str
+    scores: tuple[float, ...]
+    average: float
+
+    @property
+    def label(self) -> str:
+        if self.table == "table5":
+            return f"{self.backbone} {self.name}"
+        backbone = f"{self.backbone} " if self.backbone != "open" else ""
+        return f"{self.table.replace('table', 'table ')} {backbone}{self.name}"
+
+
+class Printed:
+    """The printed numbers in the form of `numbers.load`, which may be other ones than the paper's."""
+
+    def __init__(self, frame: pd.DataFrame) -> None:
+        self.numbers = index(frame)
+
+    def value(self, table: str, backbone: str, row: str, column: str) -> float:
+        """Raises: Missing."""
+        try:
+            return self.numbers[table, backbone, row, column]
+        except KeyError:
+            raise Missing(f"{table}, {backbone}, {row}, {column}") from None
+
+    def names(self, table: str, backbone: str | None = None) -> list[tuple[str, str]]:
+        """(backbone, row) of a table, in its order. Raises: Missing when there is none."""
+        found = [(b, r) for t, b, r, _ in self.numbers if t == table and backbone in (None, b)]
+        if not found:
+            raise Missing(f"{table}, {backbone or 'all of it'}")
+        return list(dict.fromkeys(found))
+
+    def row(self, table: str, backbone: str, name: str, columns: Sequence[str] = tuple(tasks.CATEGORIES)) -> PrintedRow:
+        """Raises: Missing."""
+        scores = tuple(self.value(table, backbone, name, column) for column in columns)
+        return PrintedRow(table, backbone, name, scores, self.value(table, backbone, name, "Avg"))
+
+    def own(self) -> list[PrintedRow]:
+        """The rows of tables 1 and 2 that are the paper's own. Raises: Missing."""
+        return [self.row(t, b, r) for t in ("table1", "table2") for b, r in self.names(t) if b != "open"]
+
+    def quoted(self) -> list[PrintedRow]:
+        """The rows of table 2 that the paper quotes. Raises: Missing."""
+        return [self.row("table2", b, r) for b, r in self.names("table2", "open")]
+
+    def general(self) -> list[PrintedRow]:
+        """The rows of table 5. Raises: Missing."""
+        return [self.row("table5", b, r, list(GENERAL)) for b, r in self.names("table5")]
+
+    def heatmap(self, kind: str) -> dict[tuple[float, float], float]:
+        """(lambda2, lambda1) -> average, of a heat map of figure 3. Raises: Missing."""
+        cells = {
+            (float(row), float(column)): value
+            for (table, backbone, row, column), value in self.numbers.items()
+            if (table, backbone) == ("figure3", kind)
+        }
+        if not cells:
+            raise Missing(f"figure3, {kind}")
+        return cells

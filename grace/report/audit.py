@@ -7,35 +7,19 @@ from dataclasses import asdict
 from importlib import resources
 from types import SimpleNamespace
 
-from grace import manifest, stage
-from grace.files import sha256, writing
+from grace.config.specs import AuditSpec
+from grace.jobs import manifest, stage
+from grace.jobs.files import sha256, writing
 from grace.paper import numbers
-from grace.paper.audit import audit
-from grace.paper.finding import Finding
-from grace.specs import AuditSpec
+from grace.paper.checks import Finding, audit
+from grace.report.markup import templates
 
 VERDICTS = ("contradicted", "confirmed", "cannot be checked")
 
 
 def render(findings: list[Finding]) -> str:
     """The page in Markdown: a summary, then each finding with its arithmetic."""
-    lines = [
-        "# What the paper's own numbers say",
-        "",
-        "Each line sets a statement of the paper (arXiv 2510.04506v1) against arithmetic on the numbers that it "
-        "prints, or against a run of its equations. Nothing here depends on a training of ours.",
-        "",
-        f"{totals(findings)}.",
-        "",
-        "| | what | where | verdict | found |",
-        "|---:|---|---|---|---|",
-    ]
-    for number, one in enumerate(findings, 1):
-        lines.append(f"| {number} | {one.title} | {one.where} | {one.verdict} | {one.found} |")
-    for number, one in enumerate(findings, 1):
-        lines += ["", f"## {number}. {one.title}", "", f"{one.where}. **{one.verdict.capitalize()}.**", ""]
-        lines += [f"- Printed: {one.claim}", f"- Found: {one.found}", "", one.arithmetic]
-    return "\n".join(lines) + "\n"
+    return templates().get_template("audit.md.jinja").render(findings=findings, totals=totals(findings))
 
 
 def totals(findings: list[Finding]) -> str:

@@ -3,156 +3,196 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from grace import manifest, specs, stage
-from grace.files import writing
+from grace.config import specs, tasks
+from grace.config.plan import files
+from grace.jobs import manifest, stage
+from grace.jobs.files import writing
 from grace.paper import numbers
-from grace.report.scoring import judged, statements
-from grace.report.scoring.scores import Estimate, Models, difference, estimate, load
-from grace.report.scoring.statements import Claim, Measure
+from grace.report.scoring.results import WELL_FORMED
+from grace.report.scoring.scores import Estimate, Models, estimate, load
 from grace.report.scoring.tradeoff import Trade, trade
-from grace.shown import files
+from grace.report.scoring.verdicts import (
+    BEST,
+    CLAIMS,
+    OWN,
+    TRADED,
+    VERDICTS,
+    Claim,
+    entry,
+    judge,
+    judge_trade,
+    split,
+    trade_entry,
+)
+from grace.report.sheets import grid
 
-MEAN = "mean of the paper's four"
-STATED = {one.id: place for place, one in enumerate(statements.STATEMENTS)}
+MEAN = "mean of the paper's four"  # stands for a backbone
 Entry = dict[str, Any]
 
 
-class Measured(NamedTuple):
-    """Models, and the measures that their results allow. baselines: the runs of which `statements.BEST` is one."""
+class Measure(NamedTuple):
+    """A weighted mean of task scores, in percent unless `scale` says otherwise.
 
-    models: Models
-    measures: list[Measure]
-    baselines: Sequence[str] = ()
+    average: the column of the paper that it is set beside, "Avg" as printed, "categories" recomputed from its category
+    scores; empty: none, since the paper measures nothing of the kind. comparable: whether the tasks are the paper's.
+    lower: whether lower is better. bounded: whether the paper's bound of general capability, in points, can be applied.
+    """
+
+    name: str
+    weights: dict[str, float]
+    average: Literal["Avg", "categories", ""] = ""
+    comparable: bool = False
+    scale: float = 100.0
+    lower: bool = False
+    bounded: bool = False
 
 
-def judge(claim: Claim, measured: Measured) -> list[Entry]:
-    """A claim on each backbone and by each measure, as in claims.json; the first measure is the one that counts.
+def embedding_measures(planned: Iterable[str], sampled: bool = False) -> list[Measure]:
+    """The plain mean over a study's tasks; with the paper's 56, first the mean as its tables weigh it.
+
+    Args:
+        planned: names of the tasks. sampled: whether of some of them a part was drawn.
+    """
+    names = list(planned)
+    plain = dict.fromkeys(names, 1.0)
+    if set(names) != {name for group in tasks.MTEB.values() for name in group.split()}:
+        return [Measure(f"mean of {len(names)} task{'s' * (len(names) != 1)}", plain, "Avg")]
+    factor = {c: numbers.PAPER_WEIGHTS[c] / numbers.COUNTS[c] for c in tasks.CATEGORIES}
+    weighted = {name: factor[tasks.CATEGORY[name]] for name in names}
+    return [
+        Measure("average as the paper weighs it", weighted, "Avg", comparable=not sampled),
+        Measure("mean of 56 tasks", plain, "categories", comparable=not sampled),
+    ]
+
+
+def general_measures(general: Models) -> list[Measure]:
+    """The mean of the paper's six tasks; where none of these ran, the demo's own, which the paper prints nothing of."""
+    known = {name for one in general.seeds for name in one.scores}
+    six = dict.fromkeys(numbers.GENERAL.values(), 1.0)
+    if known & six.keys() or not known & {"docstring_choice", "docstring_perplexity"}:
+        limited = any(one.limited for one in general.seeds)
+        return [Measure("mean of the six tasks", six, "Avg", comparable=not limited, bounded=True)]
+    return [
+        Measure("multiple choice", {"docstring_choice": 1.0}, bounded=True),
+        Measure("well-formed rationales", {WELL_FORMED: 1.0}),
+        Measure("perplexity, lower is better", {"docstring_perplexity": 1.0}, scale=1.0, lower=True),
+    ]
+
+
+# ---- judging --------------------------------------------------------------------------------
+
+
+def every(spec: specs.ClaimsSpec, embedding: Models, general: Models, traded: Trade | None = None) -> list[Entry]:
+    """All claims in their order, as in claims.json."""
+    measured = {
+        "tasks": (embedding, embedding_measures(spec.tasks, bool(embedding.samples))),
+        "subset": (embedding, embedding_measures(spec.subset)[-1:]),
+        "general": (general, general_measures(general)),
+    }
+    found = []
+    for claim in CLAIMS:
+        if claim in TRADED:
+            backbones = traded.backbones if traded else []
+            found += [trade_entry(judge_trade(claim, traded, backbone)) for backbone in backbones if traded]
+        elif claim.other != BEST or spec.baselines:
+            found += _entries(claim, *measured[claim.measure], spec.baselines)
+    return found
+
+
+def _entries(claim: Claim, models: Models, measures: list[Measure], baselines: list[str]) -> list[Entry]:
+    """A claim on each backbone and by each measure; the first measure is the one that counts.
 
     A gain stands once, on the mean of the paper's four backbones, and not at all where the study lacks one of them or
     the paper's tasks.
     """
-    backbones = list(dict.fromkeys(backbone for backbone, _ in measured.models))
-    measures = [one for one in measured.measures if claim.kind != "within" or one.bounded]
+    backbones = models.backbones
+    if claim.kind == "within":
+        measures = [one for one in measures if one.bounded]
     if claim.kind == "gain":
         measures = [one for one in measures if one.comparable]
         backbones = [MEAN] if set(numbers.BACKBONES) <= set(backbones) else []
-    return [
-        {**_entry(_settled(claim, one, name, measured), one, name, measured.models), "headline": place == 0}
-        for name in backbones
-        if name == MEAN or all(_planned(run, name, measured.models) for run in (claim.run, claim.other))
-        for place, one in enumerate(measures)
-    ]
-
-
-def _planned(run: str, backbone: str, models: Models) -> bool:
-    """False of a run that other backbones have and this one does not."""
-    return (backbone, run) in models or not any(name == run for _, name in models)
-
-
-def _settled(claim: Claim, measure: Measure, backbone: str, measured: Measured) -> Claim:
-    """The claim with the baseline that is best on a backbone; as it is where none has a result."""
-    if claim.other != statements.BEST:
-        return claim
-    known = {run: estimate(measured.models.get((backbone, run), []), measure.weights) for run in measured.baselines}
-    points = {run: one.point for run, one in known.items() if one}
-    if not points:
-        return claim
-    best = max(points, key=lambda run: points[run])
-    return replace(claim, other=best, text=f"{claim.text} (`{best}`)")
-
-
-Pair = tuple[Estimate, Estimate]
-
-
-def _pair(claim: Claim, measure: Measure, backbone: str, models: Models) -> Pair | None:
-    ours, other = (
-        estimate(models.get((backbone, run), []), measure.weights, measure.scale) for run in (claim.run, claim.other)
-    )
-    return (ours, other) if ours and other else None
-
-
-def _mean(claim: Claim, measure: Measure, models: Models) -> Pair | None:
-    """Mean over the paper's four backbones, which share their items; None when one of them is missing."""
-    pairs = [pair for name in numbers.BACKBONES if (pair := _pair(claim, measure, name, models))]
-    if len(pairs) < len(numbers.BACKBONES):
-        return None
-    ours, other = zip(*pairs, strict=True)
-    return _over(ours), _over(other)
-
-
-def _over(every: tuple[Estimate, ...]) -> Estimate:
-    samples = [one.samples for one in every if one.samples is not None]
-    return Estimate(
-        point=sum(one.point for one in every) / len(every),
-        samples=sum(samples[1:], samples[0]) / len(every) if len(samples) == len(every) else None,
-        seeds=min(one.seeds for one in every),
-        deviation=None,
-        sources=[path for one in every for path in one.sources],
-        problems=[problem for one in every for problem in one.problems],
-    )
-
-
-def _entry(claim: Claim, measure: Measure, backbone: str, models: Models) -> Entry:
-    pair = _mean(claim, measure, models) if backbone == MEAN else _pair(claim, measure, backbone, models)
-    comparable = measure.comparable and backbone in (MEAN, *numbers.BACKBONES)
-    limit = statements.bound() if claim.kind == "within" else None
-    printed = statements.printed(claim, backbone, measure.average)
-    entry: Entry = {
-        "id": claim.id, "group": claim.group, "text": claim.text, "kind": claim.kind, "measure": measure.name,
-        "backbone": backbone, "printed": printed, "recomputed": measure.average == "categories" and printed is not None,
-        "bound": limit, "ours": None, "low": None, "high": None, "levels": None, "verdict": "not run", "problems": [],
-        "comparable": comparable, "runs": [claim.run, claim.other], "seeds": 0, "where": statements.WHERE[claim.table],
-    }  # fmt: skip
-    if pair is not None:
-        entry |= _found(claim, measure, pair, limit if limit is not None else printed or 0.0)
-    return {**entry, "word": statements.word(claim.group, entry["verdict"])}
-
-
-def _found(claim: Claim, measure: Measure, pair: Pair, limit: float) -> Entry:
-    """What the results say. limit: as for `statements.verdict`."""
-    gap, interval = difference(*pair)
-    found: Entry = {
-        "ours": round(gap, 4),
-        "levels": [round(one.point, 4) for one in pair],
-        "verdict": "not separable",
-        "seeds": min(one.seeds for one in pair),
-        "problems": list(dict.fromkeys(problem.text for one in pair for problem in one.problems)),
-    }
-    # Two models that answer nothing have the same score; neither has kept anything.
-    silent = claim.kind == "within" and any(problem.kind == "answers" for one in pair for problem in one.problems)
-    if interval:
-        low, high = interval
-        sides = (-high, -low) if measure.lower else interval
-        found |= {
-            "low": round(low, 4),
-            "high": round(high, 4),
-            "verdict": "not separable" if silent else statements.verdict(claim.kind, *sides, limit),
-        }
+    found = []
+    for backbone in backbones:
+        # A run that only other backbones have is not compared on this one.
+        elsewhere = {run for _, run in models} - {run for name, run in models if name == backbone}
+        if backbone != MEAN and elsewhere & set(claim.runs):
+            continue
+        for place, measure in enumerate(measures):
+            found.append({**_entry(claim, measure, backbone, models, baselines), "headline": place == 0})
     return found
 
 
-def every(spec: specs.ClaimsSpec, embedding: Models, general: Models, traded: Trade | None = None) -> list[Entry]:
-    """All claims in their order, as in claims.json, then the statements about embeddings and generation at once."""
-    made = [one for seeds in general.values() for one in seeds]
-    known = {name for one in made for name in one.scores}
-    limited = any(one.limited for one in made)
-    by_mteb = Measured(embedding, statements.embedding_measures(spec.tasks, bool(embedding.samples)))
-    by_general = Measured(general, statements.general_measures(known, limited))
-    subset = Measured(embedding, statements.embedding_measures(spec.subset)[-1:], spec.baselines)
-    stated = judged.every(traded) if traded else []
-    claimed = [
-        entry
-        for one in statements.CLAIMS
-        for entry in judge(one, by_general if one.general else subset if one.other == statements.BEST else by_mteb)
-        if one.other != statements.BEST or spec.baselines
-    ]
-    return claimed + [judged.entry(one) for one in sorted(stated, key=lambda one: STATED[one.statement.id])]
+def _entry(claim: Claim, measure: Measure, backbone: str, models: Models, baselines: list[str]) -> Entry:
+    if claim.other == BEST:
+        scores = {run: estimate(models.get((backbone, run), []), measure.weights) for run in baselines}
+        points = {run: one.point for run, one in scores.items() if one}
+        if points:
+            best = max(points, key=lambda run: points[run])
+            claim = replace(claim, other=best, text=f"{claim.text} (`{best}`)")
+    bound = numbers.value("claims", "general", "difference", "Delta") if claim.kind == "within" else None
+    paper = printed(claim, backbone, measure.average)
+    limit = bound if bound is not None else paper or 0.0
+    return entry(
+        judge(claim, backbone, _pair(claim, measure, backbone, models), limit, measure.lower),
+        measure.name,
+        printed=paper,
+        recomputed=measure.average == "categories" and paper is not None,
+        bound=bound,
+        comparable=measure.comparable and backbone in (MEAN, *numbers.BACKBONES),
+    )
+
+
+def _pair(claim: Claim, measure: Measure, backbone: str, models: Models) -> list[Estimate]:
+    """Both runs on a backbone, or their means over the paper's four; empty when a result is missing."""
+    backbones = list(numbers.BACKBONES) if backbone == MEAN else [backbone]
+    pair = []
+    for run in (claim.run, claim.other):
+        known = [estimate(models.get((name, run), []), measure.weights, measure.scale) for name in backbones]
+        found = [one for one in known if one]
+        if len(found) < len(backbones):
+            return []
+        pair.append(_mean(found) if backbone == MEAN else found[0])
+    return pair
+
+
+def _mean(found: list[Estimate]) -> Estimate:
+    """The mean over backbones, which share their items."""
+    samples = [one.samples for one in found if one.samples is not None]
+    return Estimate(
+        point=sum(one.point for one in found) / len(found),
+        samples=sum(samples[1:], samples[0]) / len(found) if len(samples) == len(found) else None,
+        seeds=min(one.seeds for one in found),
+        deviation=None,
+        sources=[path for one in found for path in one.sources],
+        problems=[problem for one in found for problem in one.problems],
+    )
+
+
+def printed(claim: Claim, backbone: str, average: str) -> float | None:
+    """What the paper prints for a claim: the difference of its two rows, in points.
+
+    A backbone that is not the paper's, and a gain, get the mean over the paper's four.
+    """
+    if not claim.table or not average:
+        return None
+    gaps = []
+    for name in [backbone] if backbone in numbers.BACKBONES else numbers.BACKBONES:
+        ours, other = (_average(claim.table, name, row, average) for row in (claim.row, claim.other_row))
+        gaps.append(ours - other)
+    return round(sum(gaps) / len(gaps), 2)
+
+
+def _average(table: str, backbone: str, row: str, average: str) -> float:
+    if average == "Avg":
+        return numbers.value(table, backbone, row, "Avg")
+    scores = {category: numbers.value(table, backbone, row, category) for category in tasks.CATEGORIES}
+    return numbers.average(scores, numbers.COUNTS)
 
 
 # ---- Markdown -------------------------------------------------------------------------------
@@ -162,103 +202,51 @@ def render(spec: specs.ClaimsSpec, entries: list[Entry]) -> str:
     """The page in Markdown: how many claims got which verdict, each claim, and how to read them."""
     lines = ["# What the paper claims, and what this study found", "", f"Study `{spec.study}`. {totals(entries)}.", ""]
     lines += [f"{sentence}\n" for sentence in notes(entries, spec.bootstrap)]
-    for group in statements.GROUPS:
-        rows = [one for one in entries if one["group"] == group]
-        if rows:
-            lines += [f"## {group}", "", *_grid(rows), ""]
+    for group in dict.fromkeys(one["group"] for one in entries):
+        lines += [f"## {group}", "", *_grid([one for one in entries if one["group"] == group]), ""]
     return "\n".join(lines)
 
 
 def totals(entries: list[Entry]) -> str:
     """One line: how many of the paper's claims got which verdict, each once per backbone by its first measure."""
     counted = [one for one in entries if one["headline"]]
-    own = [one for one in counted if one["group"] not in statements.OWN]
+    own = [one for one in counted if one["group"] not in OWN]
     counts = Counter(one["verdict"] for one in own)
     once = ", counted once per backbone" if len({one["backbone"] for one in own} - {MEAN}) > 1 else ""
     more = f"; {len(counted) - len(own)} comparisons beyond it" if len(counted) > len(own) else ""
-    found = ", ".join(f"{counts[name]} {name}" for name in statements.VERDICTS)
+    found = ", ".join(f"{counts[name]} {name}" for name in VERDICTS)
     return f"{len(own)} claims of the paper{once}: {found}{more}"
 
 
-def _split(entries: list[Entry]) -> set[tuple[str, str]]:
+def _disagreeing(entries: list[Entry]) -> set[tuple[str, str]]:
     """Id and backbone of the claims whose measures disagree."""
-    return statements.split(((one["id"], one["backbone"]), one["verdict"]) for one in entries)
+    return split(((one["id"], one["backbone"]), one["verdict"]) for one in entries)
 
 
 def notes(entries: list[Entry], resamples: int) -> list[str]:
     """What a reader must know to read the verdicts; only what applies."""
-    out = [
-        "Ours is the difference between the two runs, in points, with the 95 % interval of "
-        f"{resamples} paired bootstrap resamples of the test items. Reproduced: the interval lies wholly on the "
-        "claimed side, or within the bound; contradicted: wholly on the other, or outside; not separable: neither, or "
-        "there is no interval; not run: one of the two runs has no result."
-    ]
-    if any(one["kind"] == "gain" for one in entries):
-        out[0] += " A printed gain is reproduced when ours is surely above zero and may be as large."
-    elif entries:
-        out.append(
-            "The printed gains are means over the paper's four backbones and all its tasks. This study does not have "
-            "all of these, so it cannot test them: they are neither listed nor counted."
-        )
-    if any(one["id"].endswith("-baselines") for one in entries):
-        out.append(
-            "The best baseline is chosen by the same items on which it is compared, so such a difference is rather too "
-            "small than too large; the table of baselines has all of them."
-        )
-    out += _measures(entries)
     seeds = sorted({one["seeds"] for one in entries if one["seeds"]})
-    if seeds == [1]:
-        out.append("One seed: the intervals say nothing about how another training would turn out.")
-    elif seeds:
-        out.append(
-            f"{' to '.join(map(str, dict.fromkeys((seeds[0], seeds[-1]))))} seeds, whose mean is taken: the intervals "
-            "are those of the test items, not of other trainings."
-        )
-    if flawed := sum(bool(one["problems"]) for one in entries):
-        out.append(
-            f"{flawed} of {len(entries)} tests rest on results with a problem; their verdicts hold as far as these do."
-        )
-    own = [one for one in entries if not one["comparable"]]
-    if own:
-        who = "No test here is" if len(own) == len(entries) else f"{len(own)} of {len(entries)} tests are not"
-        out.append(
-            f"{who} of the paper's backbones and tasks: there only the direction of a difference can be set beside the "
-            f"paper, not its size{_beside(own)}."
-        )
-    if any(one["recomputed"] for one in entries):
-        out.append("Over 56 tasks the paper's number is recomputed from its category scores.")
-    return out
-
-
-def _measures(entries: list[Entry]) -> list[str]:
-    """How claims with more than one measure are counted."""
-    if all(one["headline"] for one in entries):
-        return []
-    apart = len(_split(entries))
-    more = f" The measures disagree in {apart} claim{'s' * (apart != 1)}, which say{'s' * (apart == 1)} so."
-    return [
-        "A claim counts once per backbone, by the first measure it is listed with; its further measures stand below."
-        + more * bool(apart)
-    ]
-
-
-def _beside(entries: list[Entry]) -> str:
-    """What the printed numbers of tests that are not comparable are."""
-    known = {one["backbone"] in numbers.BACKBONES for one in entries if one["printed"] is not None}
-    if known == {True}:
-        return ", and the printed number is the paper's for the same backbone"
-    if known == {False}:
-        return ", and the printed number is its mean over the paper's four backbones"
-    if known:
-        return (
-            ", and the printed number is the paper's for the same backbone, or its mean over its four where the "
-            "backbone is none of them"
-        )
-    return ""
+    other = [one for one in entries if not one["comparable"]]
+    of_paper = [one["backbone"] in numbers.BACKBONES for one in other if one["printed"] is not None]
+    return grid.notes(
+        "claims",
+        resamples=resamples,
+        tests=len(entries),
+        gains=any(one["kind"] == "gain" for one in entries),
+        baselines=any(one["id"].endswith("-baselines") for one in entries),
+        several=not all(one["headline"] for one in entries),
+        apart=len(_disagreeing(entries)),
+        seeds=list(dict.fromkeys([*seeds[:1], *seeds[-1:]])),
+        flawed=sum(bool(one["problems"]) for one in entries),
+        other=len(other),
+        printed_same=any(of_paper),
+        printed_mean=not all(of_paper),
+        recomputed=any(one["recomputed"] for one in entries),
+    )
 
 
 def _grid(entries: list[Entry]) -> list[str]:
-    apart = _split(entries)
+    apart = _disagreeing(entries)
     lines = ["| claim | backbone | measure | paper | ours | verdict |", "|---|---|---|---:|---:|---|"]
     for one in entries:
         paper = "—" if one["printed"] is None else f"{one['printed']:+.2f}"

@@ -19,19 +19,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
-from grace import manifest, stage
-from grace.config import Backbone, Evaluation, Hardware, Study
-from grace.files import read_json, write_json, writing
-from grace.report.columns import count, days, grid, hours, size
-from grace.runs import contrastive
-from grace.section import UserError
-from grace.settings import Contrastive, Grace, Lora, Offline, Prompt
-from grace.shown import REFERENCE
-from grace.specs import PlanSpec
-from grace.study import Plan as Configured
-from grace.tasks import CATEGORY, OTHER_DOCUMENTS
+from grace.config.plan import REFERENCE
+from grace.config.plan import Plan as Configured
+from grace.config.runs import contrastive
+from grace.config.schema import Backbone, Contrastive, Evaluation, Grace, Hardware, Lora, Offline, Prompt, Study
+from grace.config.section import UserError
+from grace.config.specs import PlanSpec
+from grace.config.tasks import CATEGORY, OTHER_DOCUMENTS
+from grace.jobs import manifest, stage
+from grace.jobs.files import read_json, write_json, writing
+from grace.report.markup import count, days, grid, hours, size, templates
 
 # ---- shapes: parameters, operations, bytes ------------------------------------------------------------------------
 
@@ -267,7 +264,7 @@ class Estimates:
         self, configured: Configured, kept: dict[str, int] | None = None, hardware: Hardware | None = None
     ) -> None:
         self.plan, self.study, self.kept = configured, configured.study, kept or {}
-        self.h, self.backbones = hardware or self.study.hardware, configured.backbones
+        self.h, self.backbones = hardware or self.study.hardware, configured.runs.backbones
         self.processor = self.h.gpus == 0
         groups, sizes = self.study.evaluation.groups, task_sizes()
         counted = ("queries", "texts", "texts 1")
@@ -304,13 +301,13 @@ class Estimates:
         self.shown: list[str] = []
         waiting = list(self.plan.results_wanted())
         for path in waiting:  # it grows
-            if (found := self.plan.result_of(path)) is None:
+            if (found := self.plan.runs.result_of(path)) is None:
                 continue
             if found.kind == "mteb":
                 seeds = self.mteb.setdefault((found.backbone, found.run, found.group), set())
                 if found.seed not in seeds:
                     seeds.add(found.seed)
-                    waiting += self.plan.evaluated_before(found.backbone, found.run, found.seed, found.group)
+                    waiting += self.plan.evaluated_before(found.backbone, [found.run], found.seed, found.group)
             elif found.kind == "general":
                 self.general.setdefault((found.backbone, found.run), set()).add(found.seed)
             elif found.backbone not in (known := self.timed if found.kind == "latency" else self.shown):
@@ -330,7 +327,7 @@ class Estimates:
         for backbone in self.backbones:
             for name, entry in self.study.runs.items():
                 seeds = seeds_of.get((backbone, name), set())
-                if seeds and entry.trained and backbone in self.plan.backbones_of_run(name):
+                if seeds and entry.trained and backbone in self.plan.runs.backbones_of_run(name):
                     self.trained.setdefault((backbone, self.owner(name)), set()).update(seeds)
         read = {one[1] for one in (*self.mteb, *self.general)}
         self.used = [run for run in self.study.runs if run in read]
@@ -358,7 +355,7 @@ class Estimates:
 
     def sampled(self, run: str) -> bool:
         """Whether each seed writes rationales of its own."""
-        return self.study.runs[run].rationales and self.plan.sections(run).evaluation.sampling_temperature > 0
+        return self.study.runs[run].rationales and self.plan.runs.sections(run).evaluation.sampling_temperature > 0
 
     def fields(self, group: str, groups: list[str], sizes: dict[str, list[Field]] | None = None) -> list[Field]:
         """What a group encodes, without texts that another task of `groups` leaves in the store."""
@@ -373,7 +370,7 @@ class Estimates:
     @cached_property
     def learnt_from(self) -> list[tuple[str, str]]:
         """(backbone, kind of data) of the rationales that the frozen backbone writes for trainings."""
-        readers = [(backbone, run) for backbone, run in self.trained if self.plan.rationales_read(run)]
+        readers = [(backbone, run) for backbone, run in self.trained if self.plan.runs.rationales_read(run)]
         return list(dict.fromkeys((backbone, str(self.study.runs[run].data)) for backbone, run in readers))
 
     @cached_property
@@ -385,9 +382,9 @@ class Estimates:
     def sources(self) -> list[str]:
         """Sources that are read: of trainings, and of what is made from or looked at in held-out text."""
         held_out = [
-            self.plan.task_data(), self.shown, self.timed, self.general,
+            self.plan.runs.task_data(), self.shown, self.timed, self.general,
             any(backbone.kind == "trained" for backbone in self.backbones.values()),
-            any(self.plan.pair_rows(run, group) for _, run, group in self.mteb),
+            any(self.plan.pair_rows([run], group) for _, run, group in self.mteb),
         ]  # fmt: skip
         return sorted({self.source(kind) for kind in {*self.kinds, *(["supervised"] if any(held_out) else [])}})
 
@@ -396,7 +393,7 @@ class Estimates:
 
     def texts(self, source: str) -> Texts:
         """What is known of a source: the rows that `pairs` kept, or else those that the paper names."""
-        known = SOURCES.get(str(self.plan.sources[source].id), UNKNOWN_SOURCE)
+        known = SOURCES.get(str(self.plan.runs.sources[source].id), UNKNOWN_SOURCE)
         return known._replace(rows=self.kept.get(source, min(known.rows, self.study.data.max_rows or known.rows)))
 
     def held_out(self, data: str) -> tuple[int, int]:
@@ -411,7 +408,7 @@ class Estimates:
 
     def negatives(self) -> int:
         """M: of triples one, as in the paper's data; of pairs as many as are mined."""
-        form = self.plan.sources[self.study.data.supervised].form
+        form = self.plan.runs.sources[self.study.data.supervised].form
         return 1 if form == "triples" else self.study.data.mining.negatives
 
     def prompt(self, characters: float, prompt: Prompt, chat: bool = True) -> float:
@@ -448,13 +445,13 @@ class Estimates:
     # ---- trainings --------------------------------------------------------------------------
 
     def training(self, backbone: str, run: str) -> Training:
-        at, method = self.plan.sections(run), self.study.runs[run].method
+        at, method = self.plan.runs.sections(run), self.study.runs[run].method
         made = {"grace": self._grace, "adapter+grace": self._rounds, "best-of": self._best_of}.get(method)
         return made(backbone, run, at) if made else self._contrastive(backbone, run, at, contrastive(at, method))
 
     def settings(self, run: str) -> tuple[Grace | Contrastive | Offline, ...]:
         """The sections of a trained run's method."""
-        at, method = self.plan.sections(run), self.study.runs[run].method
+        at, method = self.plan.runs.sections(run), self.study.runs[run].method
         if method == "best-of":
             return (at.offline,)
         learnt = () if method == "grace" else (contrastive(at, method),)
@@ -462,7 +459,7 @@ class Estimates:
 
     def reached(self, job: Training) -> list[int]:
         """The kept checkpoints that a training is long enough for."""
-        return [step for step in self.plan.keep_steps(job.run) if step <= job.updates]
+        return [step for step in self.plan.runs.keep_steps(job.run) if step <= job.updates]
 
     def backbone(self, name: str) -> Work:
         """A backbone of the workflow's own: three passes over plain text, then over prompts and plain text."""
@@ -649,8 +646,8 @@ class Estimates:
 
     def _learnt(self, data: str) -> tuple[int, list[float]]:
         """Rows whose rationales trainings read, and the tokens of each text's prompt."""
-        runs = [run for run, at in self.study.runs.items() if at.data == data and self.plan.rationales_read(run)]
-        wanted = [contrastive(self.plan.sections(run), self.study.runs[run].method).rows for run in runs]
+        runs = [run for run, at in self.study.runs.items() if at.data == data and self.plan.runs.rationales_read(run)]
+        wanted = [contrastive(self.plan.runs.sections(run), self.study.runs[run].method).rows for run in runs]
         most = None if None in wanted else max((rows for rows in wanted if rows), default=None)
         return min(most or self.rows(data), self.rows(data)), self._columns(runs[0], self.study, data)
 
@@ -665,8 +662,8 @@ class Estimates:
 
     def encoded(self, backbone: str, run: str, group: str) -> list[tuple[int, float]]:
         """(number, mean characters) of the texts that a group of tasks encodes, held-out pairs among them."""
-        known, at = self.texts(self.source("supervised")), self.plan.sections(run).evaluation
-        pairs = min(at.pairs, self.held_out("supervised")[0]) if self.plan.pair_rows(run, group) else 0
+        known, at = self.texts(self.source("supervised")), self.plan.runs.sections(run).evaluation
+        pairs = min(at.pairs, self.held_out("supervised")[0]) if self.plan.pair_rows([run], group) else 0
         found = [(field.distinct, field.mean) for field in self.fields(group, self.groups(backbone, run))]
         return found + [(pairs, known.query), (pairs, known.passage)] * bool(pairs)
 
@@ -674,7 +671,7 @@ class Estimates:
         """One model on one group of tasks; an encoder-only one takes next to nothing."""
         if self.study.runs[run].method == "encoder":
             return Work()
-        b, at, reasons = self.backbones[backbone], self.plan.sections(run), self.study.runs[run].rationales
+        b, at, reasons = self.backbones[backbone], self.plan.runs.sections(run), self.study.runs[run].rationales
         chat = reasons or at.evaluation.direct_prompt == "chat"
         texts = [(n, self.prompt(mean, at.prompt, chat)) for n, mean in self.encoded(backbone, run, group)]
         if self.plan.rationales_of(run):
@@ -685,7 +682,7 @@ class Estimates:
 
     def stored(self, backbone: str, run: str, groups: list[str], *only: str) -> float:
         """Bytes of one seed's embeddings and rationales of these groups, or of some of them."""
-        at, reasons = self.plan.sections(run).evaluation, self.study.runs[run].rationales
+        at, reasons = self.plan.runs.sections(run).evaluation, self.study.runs[run].rationales
         if self.study.runs[run].method == "encoder":
             return 0.0
         each = self.backbones[backbone].width * STORED[at.store]
@@ -694,7 +691,7 @@ class Estimates:
 
     def general_tasks(self, backbone: str, run: str) -> Work:
         """One model on the general tasks, and on the held-out texts whose rationales are judged."""
-        b, h, at = self.backbones[backbone], self.h, self.plan.sections(run)
+        b, h, at = self.backbones[backbone], self.h, self.plan.runs.sections(run)
         done = Work()
         for name in at.general.tasks:
             if (known := GENERAL.get(name)) is None:
@@ -727,7 +724,7 @@ class Estimates:
         at, prompt = self.study.cases, self.study.prompt
         query = self.prompt(self.texts(self.source("supervised")).query, prompt)
         texts = [(at.documents, self.passage(prompt)), (at.queries, query)]
-        checkpoints = self.plan.keep_steps(at.progress) if at.progress in self.study.runs else []
+        checkpoints = self.plan.runs.keep_steps(at.progress) if at.progress in self.study.runs else []
         update = {"engine": "transformers", "max_new_tokens": at.max_new_tokens}
         own, models = self.study.evaluation.model_copy(update=update), 1 + len(checkpoints) + len(self.case_runs)
         return self._encode(self.backbones[backbone], own, texts, True) * models
@@ -820,7 +817,7 @@ class Plan:
         found, together = [], dict[str, int]()
         usual = len(e.study.seeds)
         for name, entry in e.study.ablations.items():
-            own = {at.run: usual for at in e.plan.points[name] if e.study.runs[at.run].ablation}
+            own = {at.run: usual for at in e.plan.runs.points[name] if e.study.runs[at.run].ablation}
             shown = [key for key, one in exhibits.items() if name in one.ablations]
             if not entry.modes:
                 found.append(_addition(e, name, shown, own))
@@ -833,7 +830,7 @@ class Plan:
             rows = [*e.study.ablations[name].runs, *(run for key in shown for run in exhibits[key].rows)]
             rows = [run for run in rows if run in e.study.runs]
             wanted = {run: seeds for run in rows if e.study.runs[run].extra}
-            wanted |= {at.run: seeds for at in e.plan.points[name] if e.study.runs[at.run].ablation}
+            wanted |= {at.run: seeds for at in e.plan.runs.points[name] if e.study.runs[at.run].ablation}
             wanted |= {run: seeds - usual for run in rows if run not in wanted}
             found.append(_addition(e, name, shown, wanted, True))
         return found
@@ -846,7 +843,7 @@ def _addition(e: Estimates, name: str, shown_in: list[str], runs: dict[str, int]
     """Args: runs: run -> seeds. at_once: with general results, and the rationales of trainings."""
     trainings, evaluations = 0, 0
     training, evaluation, other, disk, sized = Work(), Work(), Work(), 0.0, not runs
-    wanted = [(run, b, n) for run, n in runs.items() if n > 0 for b in e.plan.backbones_of_run(run)]
+    wanted = [(run, b, n) for run, n in runs.items() if n > 0 for b in e.plan.runs.backbones_of_run(run)]
     for run, backbone, seeds in wanted:
         entry = e.study.runs[run]
         groups = e.study.evaluation.subset if at_once else e.groups(backbone, run)
@@ -866,8 +863,8 @@ def _addition(e: Estimates, name: str, shown_in: list[str], runs: dict[str, int]
         # Untrained runs share the reference's general result, unless they write in another way.
         if at_once and (entry.trains or run == REFERENCE or (entry.settings and not entry.trained)):
             other += e.general_tasks(backbone, run) * seeds
-    readers = [run for run in runs if at_once and e.plan.rationales_read(run)]
-    for at in sorted({(b, str(e.study.runs[run].data)) for run in readers for b in e.plan.backbones_of_run(run)}):
+    readers = [run for run in runs if at_once and e.plan.runs.rationales_read(run)]
+    for at in sorted({(b, str(e.study.runs[run].data)) for run in readers for b in e.plan.runs.backbones_of_run(run)}):
         other += e.learning(*at)
         disk += e.learnt_bytes(*at)
     gpu = {rule: e.processor or e.study.resources[rule].gpu > 0 for rule in ("train", "evaluate")}
@@ -885,6 +882,8 @@ def plan(configured: Configured, kept: dict[str, int] | None = None, hardware: H
     evaluations = {job: e.evaluation(*job) for job in e.mteb}
     trained = [job.work for job in trainings for _ in e.trained[job.backbone, job.run]]
     encoded = [work for job, work in evaluations.items() for _ in range(e.encodings(*job))]
+    together = {run: name for name, runs in e.plan.evaluated_together.items() for run in runs}
+    jobs = {(b, together.get(run, run), group, seed) for (b, run, group), seeds in e.mteb.items() for seed in seeds}
     general = [work for job, seeds in e.general.items() for work in [e.general_tasks(*job)] * len(seeds)]
     disk = _disk(e, trainings)
 
@@ -906,13 +905,13 @@ def plan(configured: Configured, kept: dict[str, int] | None = None, hardware: H
         rule("split", sources, (), None, "splits"),
         rule("triples", int("supervised" in e.kinds), (), None, "triples"),
         rule("lengths", len(e.read), (), None, "rows"),
-        rule("tasks", len(e.plan.task_data())),
+        rule("tasks", len(e.plan.runs.task_data())),
         rule("backbone", len(own), map(e.backbone, own)),
         rule("download", len(e.backbones) - len(own), (), 0, "backbones"),
         rule("encoder", int(bool(e.study.encoder)), (), 0),
         rule("rationales", len(e.learnt_from), [e.learning(*job) for job in e.learnt_from], None, "rationales"),
         rule("train", len(trained), trained, shared, "models", "kept checkpoints"),
-        rule("evaluate", sum(map(len, e.mteb.values())), encoded, None, "store", "MTEB data sets"),
+        rule("evaluate", len(jobs), encoded, None, "store", "MTEB data sets"),
         rule("general", len(general), general),
         rule("latency", len(e.timed), map(e.latency, e.timed)),
         rule("cases", len(e.shown), map(e.cases, e.shown)),
@@ -933,7 +932,7 @@ def _disk(e: Estimates, trainings: list[Training]) -> dict[str, float]:
     """Bytes by what they hold, without what is removed again."""
 
     def text(source: str) -> float:
-        known, form = e.texts(source), e.plan.sources[source].form
+        known, form = e.texts(source), e.plan.runs.sources[source].form
         passages = {"texts": 1, "pairs": 1, "triples": 1 + e.negatives()}[form]
         return known.rows * (known.query * (form != "texts") + known.passage * passages + ROW)
 
@@ -1017,7 +1016,7 @@ def line(made: Plan) -> str:
     time = f"{hours(made.gpu_hours)} GPU-hours ({days(made.wall_hours)} on {machine(made)})"
     return _words(
         made,
-        f"study {made.estimates.plan.name}: {sum(rule.jobs for rule in made.rules)} jobs, "
+        f"study {made.estimates.plan.runs.name}: {sum(rule.jobs for rule in made.rules)} jobs, "
         f"{time if made.gpu_hours else 'no GPU'}, {count(made.work.written)} tokens written, "
         f"{size(sum(made.disk.values()))} of disk; estimates, not measurements",
     )
@@ -1037,13 +1036,7 @@ def _words(made: Plan, text: str) -> str:
 
 def render(made: Plan, changed: list[tuple[str, float]]) -> str:
     """The whole page, Markdown that also reads well in a terminal. `changed`: of `variations`."""
-    environment = Environment(
-        loader=PackageLoader("grace.report", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )  # Markdown: nothing is escaped
+    environment = templates().overlay()
     environment.globals |= {"count": count, "days": days, "hours": hours, "size": size, "parameters": parameters}
     environment.globals["grid"] = lambda head, rows: "\n".join(grid(head, rows))
     each = [one for one in made.additions if one.ablation != ALL and not one.at_once]
@@ -1083,7 +1076,7 @@ def names(e: Estimates, runs: list[str]) -> str:
     left, found = dict.fromkeys(runs), [run for run in runs if not e.study.runs[run].ablation]
     for run in found:
         del left[run]
-    for name, points in e.plan.points.items():
+    for name, points in e.plan.runs.points.items():
         some = [run for run in left if run in {at.run for at in points}]
         found += some if len(some) <= NAMED else [f"{len(some)} of {name}"]
         for run in some:
@@ -1248,11 +1241,11 @@ def _lengths(made: Plan) -> list[str]:
             f"GRACE trains for {own:,} batches{other}, as its epochs say; the paper's figure 5 ends at step "
             f"{STEPS:,}. grace.max_steps shortens it."
         )
-    short = {job.run: job.updates for job in jobs if e.reached(job) != e.plan.keep_steps(job.run)}
+    short = {job.run: job.updates for job in jobs if e.reached(job) != e.plan.runs.keep_steps(job.run)}
     for run, updates in short.items():
         found.append(
-            f"{run}: checkpoints are wanted at steps {', '.join(map(str, e.plan.keep_steps(run)))}, but its training "
-            f"ends after {updates:,}; change the steps of the ablation, or drop it."
+            f"{run}: checkpoints are wanted at steps {', '.join(map(str, e.plan.runs.keep_steps(run)))}, but its "
+            f"training ends after {updates:,}; change the steps of the ablation, or drop it."
         )
     return found
 
@@ -1272,7 +1265,7 @@ def kept_rows(cards: dict[str, Path]) -> dict[str, int]:
 @stage.entry(PlanSpec, outputs=("out",))
 def main(spec: PlanSpec, paths: SimpleNamespace) -> None:
     configured = Configured(spec.config)
-    cards = {source: paths.out.parent / f"data/pairs/{source}.card.json" for source in configured.sources}
+    cards = {source: paths.out.parent / f"data/pairs/{source}.card.json" for source in configured.runs.sources}
     kept = kept_rows(cards)
     made = plan(configured, kept)
     with writing(paths.out) as temporary:

@@ -14,12 +14,11 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import NamedTuple
 
-from grace.files import read_json, writing
-from grace.mistakes import in_one_sentence
-from grace.section import UserError
-from grace.tasks import CATEGORIES
+from grace.config.section import UserError
+from grace.config.tasks import CATEGORIES
+from grace.jobs.files import read_json, writing
+from grace.jobs.stage import in_one_sentence
 
 BEGIN, END = "<!-- results: make readme -->", "<!-- /results -->"
 TRADE_BEGIN, TRADE_END = "<!-- trade-off: make readme -->", "<!-- /trade-off -->"
@@ -27,33 +26,17 @@ FIGURE, PARETO = Path("docs/figure1.svg"), Path("pareto.svg")  # beside README; 
 AVERAGE = "Avg (tasks)"
 SHORT = {"PairClassification": "Pairs"}
 MISSING = "—"
-Row = dict[str, str]
-
-
-class Column(NamedTuple):
-    """Of the trade-off's table: field of the csv, in which mode (empty: the same in both), head, factor and digits.
-
-    signed: with its sign.
-    """
-
-    field: str
-    mode: str
-    head: str
-    factor: float = 1.0
-    digits: int = 3
-    signed: bool = False
-
-
+# Of the trade-off's table: head, field of the csv, in which mode (empty: the same in both), factor and format.
 TRADED = (
-    *(
-        Column(field, mode, f"{head}, {mode}")
-        for field, head in (("ndcg", "nDCG@10"), ("embedding_mean", "embedding mean"))
-        for mode in ("direct", "reasoning")
-    ),
-    Column("well_formed", "", "well-formed"),
-    Column("perplexity_change", "", "perplexity, %", 100.0, 1, True),
-    Column("compute_seconds", "", "compute, s", digits=0),
+    ("nDCG@10, direct", "ndcg", "direct", 1, ".3f"),
+    ("nDCG@10, reasoning", "ndcg", "reasoning", 1, ".3f"),
+    ("embedding mean, direct", "embedding_mean", "direct", 1, ".3f"),
+    ("embedding mean, reasoning", "embedding_mean", "reasoning", 1, ".3f"),
+    ("well-formed", "well_formed", "", 1, ".3f"),
+    ("perplexity, %", "perplexity_change", "", 100, "+.1f"),
+    ("compute, s", "compute_seconds", "", 1, ".0f"),
 )
+Row = dict[str, str]
 
 
 def block(study: Path) -> str:
@@ -62,86 +45,91 @@ def block(study: Path) -> str:
     Raises:
         UserError: when the study has no table 1.
     """
-    rows = _rows(study / "tables/table1.csv", "table1")
-    kept = [row for row in rows if row["ours"] or not row["paper"]]
-    several = len({row.get("backbone") for row in kept}) > 1
-    cells = {((*([row["backbone"]] if several else []), row["run"]), row["column"]): row for row in kept}
-    columns = [name for name in (*CATEGORIES, AVERAGE) if any(column == name for _, column in cells)]
+    rows = [row for row in _rows(study / "tables/table1.csv", "table1") if row["ours"] or not row["paper"]]
+    names = _names(rows)
+    cells: dict[tuple[str, ...], Row] = {(*(row[name] for name in names), row["column"]): row for row in rows}
+    columns = [name for name in (*CATEGORIES, AVERAGE) if any(column == name for *_, column in cells)]
+
+    def text(cell: Row | None) -> str:
+        if cell is None or not cell["ours"]:
+            return MISSING
+        bounds = f" [{float(cell['low']):.1f}, {float(cell['high']):.1f}]" if cell["low"] else ""
+        return f"{float(cell['ours']):.1f}" + bounds * (cell["column"] == AVERAGE)
+
     lines = _grid(
-        [*["backbone"] * several, "run", *(SHORT.get(name, name) for name in columns)],
-        [
-            [*key, *(_text(cells.get((key, name)), name == AVERAGE) for name in columns)]
-            for key in dict.fromkeys(key for key, _ in cells)
-        ],
-        several + 1,
+        [*names, *(SHORT.get(name, name) for name in columns)],
+        [[*key, *(text(cells.get((*key, name))) for name in columns)] for key in dict.fromkeys(k[:-1] for k in cells)],
+        len(names),
     )
-    said = read_json(study / "tables/table1.json")["line"]
-    return "\n".join([said, "", *lines, "", f"![Figure 1: generation against embedding]({FIGURE})"])
+    line = read_json(study / "tables/table1.json")["line"]
+    return "\n".join([line, "", *lines, "", f"![Figure 1: generation against embedding]({FIGURE})"])
 
 
 def traded(study: Path) -> str:
     """Each run in both modes, means over the seeds, then the effects on nDCG@10 with their intervals."""
     rows = _rows(study / "tables/tradeoff.csv", "tradeoff")
+    names = _names(rows)
     models: dict[tuple[str, ...], list[Row]] = {}
-    several = len({row["backbone"] for row in rows}) > 1
     for row in rows:
-        models.setdefault((*([row["backbone"]] if several else []), row["run"]), []).append(row)
-    names = ["backbone"] * several
+        models.setdefault(tuple(row[name] for name in names), []).append(row)
+
+    def mean(seeds: list[Row], field: str, mode: str, factor: int, form: str) -> str:
+        values = [float(row[field]) * factor for row in seeds if mode in ("", row["mode"]) and row[field]]
+        # fmean sums exactly: equal seeds give one mean, however many rows they are.
+        return f"{fmean(values):{form}}" if values else MISSING
+
+    def effect(row: Row) -> str:
+        interval = f" [{float(row['low']):+.3f}, {float(row['high']):+.3f}]" if row["low"] else ""
+        return f"{float(row['effect']):+.3f}{interval}" if row["effect"] else MISSING
+
     lines = _grid(
-        [*names, "run", *(column.head for column in TRADED)],
-        [[*key, *(_mean(seeds, column) for column in TRADED)] for key, seeds in models.items()],
-        len(names) + 1,
+        [*names, *(head for head, *_ in TRADED)],
+        [[*key, *(mean(seeds, *column[1:]) for column in TRADED)] for key, seeds in models.items()],
+        len(names),
     )
-    effects = [row for row in _rows(study / "tables/effects.csv", "tradeoff") if row["measure"] == "ndcg"]
-    more = _grid(
-        [*names, "gradient", "run", "minus", "nDCG@10"],
+    effects = [
         [
-            [*([row["backbone"]] if several else []), row["gradient"], f"{row['run']}, {row['mode']}",
-             f"{row['other']}, {row['other_mode']}", _effect(row)]
-            for row in effects
-        ],
-        len(names) + 3,
-    )  # fmt: skip
-    said = read_json(study / "tables/tradeoff.json")["line"]
-    return "\n".join([said, "", *lines, "", *more, "", f"![Embeddings against generation]({PARETO})"])
+            *(row[name] for name in names[:-1]),
+            row["gradient"],
+            f"{row['run']}, {row['mode']}",
+            f"{row['other']}, {row['other_mode']}",
+            effect(row),
+        ]
+        for row in _rows(study / "tables/effects.csv", "tradeoff")
+        if row["measure"] == "ndcg"
+    ]
+    more = _grid([*names[:-1], "gradient", "run", "minus", "nDCG@10"], effects, len(names) + 2)
+    line = read_json(study / "tables/tradeoff.json")["line"]
+    return "\n".join([line, "", *lines, "", *more, "", f"![Embeddings against generation]({PARETO})"])
+
+
+def _names(rows: list[Row]) -> list[str]:
+    """The columns that name a model: `run`, and `backbone` where there are several."""
+    return ["backbone", "run"] if len({row.get("backbone") for row in rows}) > 1 else ["run"]
 
 
 def _rows(path: Path, target: str) -> list[Row]:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; make it with: snakemake {target}.")
-    with open(path, encoding="utf-8", newline="") as handle:
+    with open(_made(path, target), encoding="utf-8", newline="") as handle:
         return list(csv.DictReader(handle))
 
 
-def _grid(head: list[str], rows: Iterable[list[str]], left: int = 1) -> list[str]:
-    return [
-        f"| {' | '.join(head)} |",
-        "|" + "---|" * left + "---:|" * (len(head) - left),
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
+def _made(path: Path, target: str) -> Path:
+    if not path.exists():
+        raise UserError(f"{path}: no such file; make it with: snakemake {target}.")
+    return path
 
 
-def _text(cell: Row | None, interval: bool) -> str:
-    if cell is None or not cell["ours"]:
-        return MISSING
-    text = f"{float(cell['ours']):.1f}"
-    return f"{text} [{float(cell['low']):.1f}, {float(cell['high']):.1f}]" if interval and cell["low"] else text
+def _grid(head: list[str], rows: Iterable[list[str]], left: int) -> list[str]:
+    rule = "|" + "---|" * left + "---:|" * (len(head) - left)
+    first, *others = (f"| {' | '.join(row)} |" for row in (head, *rows))
+    return [first, rule, *others]
 
 
-def _mean(rows: list[Row], column: Column) -> str:
-    some = [row for row in rows if column.mode in ("", row["mode"])]
-    values = [float(row[column.field]) * column.factor for row in some if row[column.field]]
-    if not values:
-        return MISSING
-    mean = fmean(values)  # exact sums: equal seeds give one mean, however many rows they are
-    return f"{mean:+.{column.digits}f}" if column.signed else f"{mean:.{column.digits}f}"
-
-
-def _effect(row: Row) -> str:
-    if not row["effect"]:
-        return MISSING
-    interval = f" [{float(row['low']):+.3f}, {float(row['high']):+.3f}]" if row["low"] else ""
-    return f"{float(row['effect']):+.3f}{interval}"
+# First and last line of a block, its text, the figure of the study and its target, where the figure goes.
+PLACES = (
+    (BEGIN, END, block, "figures/figure1.svg", "figure1", FIGURE),
+    (TRADE_BEGIN, TRADE_END, traded, "figures/pareto.svg", "tradeoff", PARETO),
+)
 
 
 def put(study: Path, pages: list[Path]) -> None:
@@ -158,34 +146,22 @@ def put(study: Path, pages: list[Path]) -> None:
         text = page.read_text(encoding="utf-8")
         if BEGIN not in text and TRADE_BEGIN not in text:
             raise UserError(f"{page}: has no lines {BEGIN} and {END}; put them where the results shall stand.")
-        if BEGIN in text:
-            text = _replaced(page, text, (BEGIN, END), block(study))
-            figures[page.parent / FIGURE] = _drawing(study / "figures/figure1.svg", "figure1")
-        if TRADE_BEGIN in text and (study / "tables/tradeoff.csv").exists():
-            text = _replaced(page, text, (TRADE_BEGIN, TRADE_END), traded(study))
-            figures[page.parent / PARETO] = _drawing(study / "figures/pareto.svg", "tradeoff")
+        for begin, end, made, drawing, target, figure in PLACES:
+            if begin not in text or (made is traded and not (study / "tables/tradeoff.csv").exists()):
+                continue
+            before, _, rest = text.partition(begin)
+            _, last, after = rest.partition(end)
+            if not last:
+                raise UserError(f"{page}: has no line {end} after {begin}; put it where the results shall end.")
+            text = f"{before}{begin}\n{made(study)}\n{end}{after}"
+            figures[page.parent / figure] = _made(study / drawing, target)
         texts[page] = text
-    for place, drawing in figures.items():
+    for place, found in figures.items():
         with writing(place) as temporary:
-            shutil.copyfile(drawing, temporary)
+            shutil.copyfile(found, temporary)
     for page, text in texts.items():
         with writing(page) as temporary:
             temporary.write_text(text, encoding="utf-8")
-
-
-def _replaced(page: Path, text: str, marks: tuple[str, str], made: str) -> str:
-    begin, end = marks
-    before, _, rest = text.partition(begin)
-    _, last, after = rest.partition(end)
-    if not last:
-        raise UserError(f"{page}: has no line {end} after {begin}; put it where the results shall end.")
-    return f"{before}{begin}\n{made}\n{end}{after}"
-
-
-def _drawing(path: Path, target: str) -> Path:
-    if not path.exists():
-        raise UserError(f"{path}: no such file; make it with: snakemake {target}.")
-    return path
 
 
 def main(argv: list[str] | None = None) -> None:

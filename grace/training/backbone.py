@@ -1,9 +1,9 @@
 """The demo's backbone: a tiny Qwen2 that reads docstrings and answers the instruction with a short rationale.
 
-Two stages with fixed step counts: language modelling on the training split, then supervised
-answers of the form `<think> four key words </think> five-word summary`. Muon for the matrices,
-AdamW for the rest, embeddings started from a PPMI-SVD of the corpus. On a GPU, if there is one,
-the forward pass is in bfloat16; weights and optimizers are float32 everywhere.
+A tokenizer and token embeddings (PPMI-SVD) are made of the corpus. Then two stages with fixed step counts: language
+modelling on the training split, and supervised answers of the form `<think> four key words </think> five-word summary`.
+Muon for the matrices, AdamW for the rest. On a GPU, if there is one, the forward pass is in bfloat16; weights and
+optimizers are float32 everywhere.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import os
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.feature_extraction.text import TfidfVectorizer
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from tqdm import tqdm
 from transformers import (
@@ -31,27 +32,108 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    Qwen2Tokenizer,
     set_seed,
 )
 
-from grace import manifest, stage
-from grace.config import Backbone
+from grace.config.schema import Backbone
+from grace.config.section import UserError
+from grace.config.specs import BackboneSpec
+from grace.jobs import manifest, stage
+from grace.jobs.reader import read_training
 from grace.method.prompt import PromptTemplate
-from grace.reader import read_training
-from grace.section import UserError
-from grace.specs import BackboneSpec
-from grace.training.corpus import Pair, ppmi_embeddings, text_stream, token_pairs, train_tokenizer
-from grace.training.finite import check
 from grace.training.model_folder import save_model
-from grace.training.muon import Muon
+from grace.training.run import check_finite
 
 log = logging.getLogger(__name__)
 
+Pair = tuple[list[int], list[int]]  # token ids of a query and of its positive
 Example = tuple[list[int], str]  # token ids of a text as far as the prompt shows it, its rationale
+
+PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+# PAD also stands before every document in pretraining, so it is the bos token: a harness that
+# measures perplexity starts from it, and not from the END of a chat turn.
+TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+EMBEDDING_STD = 0.04
 BLOCK = 128  # tokens per row where perplexity is measured
 PLAIN_SHARE = 0.3  # weight of plain text in the second stage, so that it keeps modelling language
 MATRIX_RATE, OTHER_RATE = 0.02, 3e-3
 INSTRUCT_RATE = 0.5  # second stage's learning rates, relative to the first
+QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan's iteration: singular values above some .01 come to .7 to 1.2
+ITERATIONS = 5
+
+
+# ---- tokenizer, token ids, first embeddings ---------------------------------------------
+
+
+def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `vocab_size` entries with chat markers and think markers."""
+    tokenizer = Tokenizer(models.BPE())
+    # Qwen's, which transformers puts into any tokenizer of a Qwen model that it loads.
+    qwen = Qwen2Tokenizer().backend_tokenizer
+    tokenizer.normalizer, tokenizer.pre_tokenizer = qwen.normalizer, qwen.pre_tokenizer
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 2,
+        special_tokens=[PAD, START, END],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.add_tokens([AddedToken(mark, normalized=False, special=False) for mark in ("<think>", "</think>")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token=PAD,
+        eos_token=END,
+        pad_token=PAD,
+        additional_special_tokens=[START],
+        chat_template=TEMPLATE,
+        padding_side="left",
+    )
+
+
+def token_pairs(rows: list[dict[str, Any]], template: PromptTemplate) -> list[Pair]:
+    """Token ids of each row's query and of its positive."""
+    return list(zip(*(template.text_ids([row[name] for row in rows]) for name in ("query", "positive")), strict=True))
+
+
+def text_stream(pairs: list[Pair], tokenizer: Any) -> np.ndarray:
+    """[T] token ids of all pairs, query and positive on a line each, every pair with PAD after it."""
+    newline = tokenizer("\n", add_special_tokens=False)["input_ids"]
+    rows = ([*query, *newline, *positive, tokenizer.pad_token_id] for query, positive in pairs)
+    return np.concatenate([np.array(ids, dtype=np.int32) for ids in rows])
+
+
+def ppmi_embeddings(stream: np.ndarray, vocab_size: int, width: int, window: int = 4) -> Tensor:
+    """Token vectors from co-occurrence: truncated SVD of the positive pointwise mutual information.
+
+    Args:
+        stream: [T] token ids in text order.
+
+    Returns:
+        [vocab_size, width], standard deviation EMBEDDING_STD; tokens that do not occur get noise.
+    """
+    counts = np.zeros((vocab_size, vocab_size))
+    for distance in range(1, window + 1):
+        pairs = stream[:-distance].astype(np.int64) * vocab_size + stream[distance:]
+        found = np.bincount(pairs, minlength=vocab_size**2).reshape(vocab_size, vocab_size)
+        counts += found + found.T
+    share = counts.sum(1)
+    smooth = share**0.75 / (share**0.75).sum()  # context distribution smoothing (Levy et al. 2015)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ppmi = np.log(counts / (share[:, None] * smooth[None, :]))
+    ppmi = torch.from_numpy(np.nan_to_num(np.maximum(ppmi, 0), posinf=0)).float()
+    left, values, _ = torch.svd_lowrank(ppmi, q=width, niter=4)
+    vectors = left * values.sqrt()
+    noise = torch.randn_like(vectors) * vectors.std()
+    vectors = torch.where((vectors.abs().sum(1) > 0).unsqueeze(1), vectors, noise)
+    return vectors / vectors.std() * EMBEDDING_STD
+
+
+# ---- model and optimizer ----------------------------------------------------------------
 
 
 def build_model(config: Backbone, tokenizer: PreTrainedTokenizerFast) -> Qwen2ForCausalLM:
@@ -74,6 +156,51 @@ def build_model(config: Backbone, tokenizer: PreTrainedTokenizerFast) -> Qwen2Fo
         eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, do_sample=True, temperature=1.0
     )
     return model
+
+
+def orthogonalized(matrices: Tensor) -> Tensor:
+    """Nearly U V^T of matrices U S V^T, [n, rows, columns], by Newton-Schulz iterations."""
+    tall = matrices.shape[1] > matrices.shape[2]
+    x = matrices.mT if tall else matrices
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)  # no singular value above 1
+    a, b, c = QUINTIC
+    for _ in range(ITERATIONS):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Muon (Keller Jordan, 2024): orthogonalized Nesterov momentum, larger for tall matrices; decoupled weight decay.
+
+    torch.optim.Muon multiplies in bfloat16, which a CPU without such instructions does ten times as slowly as float32,
+    and takes one matrix after the other. Here matrices of one shape go together, in float32 (docs/measurements.md).
+
+    Args:
+        params: matrices. lr: learning rate. momentum: of the mean of gradients. weight_decay: per unit of `lr`.
+    """
+
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float, weight_decay: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            shapes: dict[tuple[int, ...], list[Tensor]] = {}
+            for matrix in group["params"]:
+                if matrix.grad is not None:
+                    shapes.setdefault(tuple(matrix.shape), []).append(matrix)
+            for (rows, columns), matrices in shapes.items():
+                update = orthogonalized(torch.stack([self._direction(m, group["momentum"]) for m in matrices]))
+                rate = group["lr"] * math.sqrt(max(1.0, rows / columns))
+                for matrix, change in zip(matrices, update, strict=True):
+                    matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(change, alpha=-rate)
+
+    def _direction(self, matrix: Tensor, momentum: float) -> Tensor:
+        assert matrix.grad is not None
+        mean = self.state[matrix].setdefault("mean", torch.zeros_like(matrix.grad))
+        mean.lerp_(matrix.grad, 1 - momentum)
+        return matrix.grad.lerp(mean, momentum)
 
 
 class Optimizer:
@@ -99,17 +226,11 @@ class Optimizer:
             part.step()
             part.zero_grad(set_to_none=True)
             schedule.step()
-        check("the loss or a weight", [loss, *self.weights], "available_backbones", self.schedules[0].last_epoch)
-
-
-def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int, block: int = BLOCK) -> Tensor:
-    """`count` random rows of `block` + 1 consecutive tokens."""
-    starts = generator.integers(0, len(stream) - block - 1, count)
-    return torch.from_numpy(np.stack([stream[s : s + block + 1] for s in starts])).long()
+        check_finite("the loss or a weight", [loss, *self.weights], "available_backbones", self.schedules[0].last_epoch)
 
 
 def arithmetic(device: torch.device) -> AbstractContextManager[Any]:
-    """bfloat16 on a GPU, as it is elsewhere."""
+    """bfloat16 on a GPU, float32 elsewhere."""
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else nullcontext()
 
 
@@ -119,20 +240,25 @@ def next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int = 0) ->
     Args:
         shared: number of unlabelled leading tokens that all rows have in common; they are read once for all.
     """
+    ids, labels, cache = ids.to(model.device), labels.to(model.device), None
     with arithmetic(model.device):
-        return _next_token_loss(model, ids.to(model.device), labels.to(model.device), shared)
+        if shared:
+            cache = DynamicCache(config=model.config)
+            model.get_decoder()(input_ids=ids[:1, :shared], past_key_values=cache)
+            cache.batch_repeat_interleave(len(ids))
+        rest, labels = ids[:, shared:-1], labels[:, shared + 1 :]
+        hidden = model.get_decoder()(input_ids=rest, past_key_values=cache, use_cache=bool(shared)).last_hidden_state
+        wanted = labels != -100
+        return F.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
 
 
-def _next_token_loss(model: Any, ids: Tensor, labels: Tensor, shared: int) -> Tensor:
-    cache = None
-    if shared:
-        cache = DynamicCache(config=model.config)
-        model.get_decoder()(input_ids=ids[:1, :shared], past_key_values=cache)
-        cache.batch_repeat_interleave(len(ids))
-    rest, labels = ids[:, shared:-1], labels[:, shared + 1 :]
-    hidden = model.get_decoder()(input_ids=rest, past_key_values=cache, use_cache=bool(shared)).last_hidden_state
-    wanted = labels != -100
-    return F.cross_entropy(model.lm_head(hidden[wanted]), labels[wanted])
+# ---- what it is trained on --------------------------------------------------------------
+
+
+def plain_rows(stream: np.ndarray, generator: np.random.Generator, count: int, block: int = BLOCK) -> Tensor:
+    """`count` random rows of `block` + 1 consecutive tokens."""
+    starts = generator.integers(0, len(stream) - block - 1, count)
+    return torch.from_numpy(np.stack([stream[s : s + block + 1] for s in starts])).long()
 
 
 def answers(rows: list[dict[str, Any]], pairs: list[Pair], template: PromptTemplate, seed: int) -> Iterator[Example]:
@@ -161,9 +287,8 @@ def instruct_rows(examples: Iterator[Example], template: PromptTemplate, count: 
     """Right-padded ids and labels [count, L] of prompts with answers; only the answer is labelled."""
     batch = [next(examples) for _ in range(count)]
     prompts = [[*template.prefix, *ids, *template.suffix] for ids, _ in batch]
-    replies = [
-        ids + [template.tokenizer.eos_token_id] for ids in template.tokenizer([r for _, r in batch])["input_ids"]
-    ]
+    replies = template.tokenizer([reply for _, reply in batch])["input_ids"]
+    replies = [[*ids, template.tokenizer.eos_token_id] for ids in replies]
     width = max(len(p) + len(r) for p, r in zip(prompts, replies, strict=True))
     ids = torch.full((count, width), template.tokenizer.pad_token_id)
     labels = torch.full((count, width), -100)
@@ -178,7 +303,7 @@ def perplexity(model: Any, stream: np.ndarray, blocks: int = 200) -> float:
     """exp of the mean token loss over the first `blocks` rows of BLOCK tokens.
 
     Raises:
-        UserError: when it is no number that can be kept: the training has failed.
+        UserError: when it is worse than a guess, or no number: the training has failed.
     """
     usable = min(blocks, (len(stream) - 1) // BLOCK)
     losses = []

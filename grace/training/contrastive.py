@@ -1,8 +1,9 @@
-"""Contrastive training on sentence-transformers: the baselines cl and simcse, adapter, kl_fence."""
+"""The paper's baselines CL and SimCSE on sentence-transformers: InfoNCE over direct embeddings, which are computed as
+at evaluation: the same prompt, pooling and layer."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,82 +11,214 @@ import torch
 from accelerate.utils import gather
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.modules import InputModule
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from sentence_transformers.sentence_transformer.losses import (
+    CachedMultipleNegativesRankingLoss,
+    MultipleNegativesRankingLoss,
+)
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from transformers import DynamicCache
 
+from grace.config.schema import Pooling
+from grace.config.section import UserError
+from grace.config.specs import TrainSpec
 from grace.encoder import reads
+from grace.encoder.engines import transformers as engine
+from grace.encoder.engines.forward import batches, hidden_states
+from grace.encoder.reads import Read
+from grace.method.pooling import pool
 from grace.method.prompt import PromptTemplate
-from grace.section import UserError
-from grace.specs import TrainSpec
-from grace.training import sharding
-from grace.training.fence import Fence
-from grace.training.finite import check
-from grace.training.losses import info_nce
-from grace.training.rationales import device
-from grace.training.student import Lookup, PooledText, features
+from grace.training import hardware
+from grace.training.run import check_finite, check_negatives, trainer_arguments
 
-WEIGHTS = "trained.pt"  # in a checkpoint: the weights that are trained, which is all that differs from the backbone
-FENCE = "fence"  # in a batch: what the KLs are taken on
+MAX_TOKENS = 2048  # of a forward pass on a CPU
+WEIGHTS = "trained.pt"  # in a checkpoint: the trained weights, which is all that differs from the backbone
+LOSSES = (MultipleNegativesRankingLoss, CachedMultipleNegativesRankingLoss)  # without and with a gradient cache
 
 
-@dataclass
-class Collator(SentenceTransformerDataCollator):
-    """With the sequences of the fence, if there is one."""
+class PooledText(InputModule):
+    """A text's direct embedding, [N, d].
 
-    fence: Fence | None = None
+    Args:
+        model: a causal LM.
+        template: its prompt.
+        pooling: of the embeddings.
+        prompt: of direct embeddings, as of `grace.encoder.reads.direct`.
+    """
 
-    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().__call__(rows)
-        return batch if self.fence is None else batch | {FENCE: self.fence.batch(rows)}
+    def __init__(self, model: Any, template: PromptTemplate, pooling: Pooling, prompt: str) -> None:
+        super().__init__()
+        self.model, self.template, self.pooling, self.prompt = model, template, pooling, prompt
+        self.tokenizer = template.tokenizer
+        self.ends = engine.end_tokens(model, template.tokenizer)
+        self.common = len(template.prefix) if prompt == "chat" else 0  # tokens that all texts begin with
+
+    def preprocess(self, inputs: Any, prompt: str | None = None, **_: Any) -> dict[str, Tensor]:
+        return features(reads.direct(self.template, list(inputs), self.prompt, self.pooling, self.ends))
+
+    def forward(self, features: dict[str, Tensor], **_: Any) -> dict[str, Tensor]:
+        ids, mask = features["input_ids"], features["attention_mask"]
+        found, order = [], []
+        for rows, hidden, start in passes(self.model, self.pooling, ids, mask, self.common):
+            position = torch.arange(start, start + hidden.shape[1], device=ids.device)
+            some = {name: features[name][rows].unsqueeze(1) for name in ("start", "stop", "prompt_tokens")}
+            spans = self.spans(position, some)
+            found.append(torch.cat([pool(hidden.float(), span, self.pooling.method) for span in spans], 1))
+            order.append(rows)
+        features["sentence_embedding"] = torch.cat(found)[torch.cat(order).argsort()]
+        return features
+
+    def spans(self, position: Tensor, features: dict[str, Tensor]) -> list[Tensor]:
+        """Masks [n, l] of the tokens that are pooled: of each embedding that stands in a row."""
+        return [(position >= features["start"]) & (position < features["stop"])]
+
+    def get_embedding_dimension(self) -> int:
+        return self.model.config.get_text_config().hidden_size
+
+    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
+        self.model.save_pretrained(output_path)
+
+
+def features(given: list[Read], prompt_tokens: list[int] | None = None) -> dict[str, Tensor]:
+    """Sequences padded on the right: ids [N, L], mask [N, L], the tokens that are pooled from `start` [N] on and before
+    `stop` [N], and how many tokens of each are its prompt [N]."""
+    lengths, start, stop = torch.tensor([(len(one.ids), one.start, one.stop) for one in given]).T
+    ids = torch.zeros(len(given), int(lengths.max()), dtype=torch.long)
+    for row, one in zip(ids, given, strict=True):
+        row[: len(one.ids)] = torch.tensor(one.ids)
+    mask = (torch.arange(ids.shape[1]) < lengths.unsqueeze(1)).long()
+    prompts = lengths if prompt_tokens is None else torch.tensor(prompt_tokens)
+    return {"input_ids": ids, "attention_mask": mask, "start": start, "stop": stop, "prompt_tokens": prompts}
+
+
+def passes(
+    model: Any, pooling: Pooling | None, ids: Tensor, mask: Tensor, common: int
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Hidden states of rows [N, L] padded on the right, which need no mask as the model is causal.
+
+    On a CPU rows of similar length go together, and the `common` tokens that all begin with are read once for all,
+    unless each row is to have a dropout of its own. Sharded weights are read by all processes at the same time, so
+    there, and on a GPU, all rows go in one pass.
+
+    Yields:
+        Numbers of n rows, their hidden states [n, l, d] in the layer of `pooling` (None: the last), and the position
+        that these begin with.
+    """
+    if ids.device.type != "cpu" or any(isinstance(module, FSDPModule) for module in model.modules()):
+        yield torch.arange(len(ids)), hidden_states(model, pooling, input_ids=ids, use_cache=False)[0], 0
+        return
+    dropout = model.training and getattr(model.config.get_text_config(), "attention_dropout", 0.0) > 0
+    start = 0 if dropout else common
+    prefix = DynamicCache(config=model.config)
+    if start:
+        model.get_decoder()(input_ids=ids[:1, :start], past_key_values=prefix, use_cache=True)
+    lengths = mask.sum(1).tolist()
+    for rows in batches([length - start for length in lengths], MAX_TOKENS):
+        cache = DynamicCache(config=model.config)
+        layers: Any = prefix.layers if start else ()
+        for number, layer in enumerate(layers):
+            cache.update(*(part.expand(len(rows), -1, -1, -1) for part in (layer.keys, layer.values)), number)
+        some = ids[rows, start : lengths[rows[0]]]  # the longest comes first
+        yield torch.tensor(rows), hidden_states(model, pooling, input_ids=some, past_key_values=cache)[0], start
+
+
+def info_nce(embedder: Any, *, losses: Any = LOSSES, mini_batch_size: int | None, scale: float, gather: bool) -> Any:
+    """InfoNCE over the embeddings of `embedder`, with a cosine times `scale`; the second of `losses` has a gradient
+    cache of `mini_batch_size`. `gather`: the other processes' texts are negatives too."""
+    common: dict[str, Any] = {"scale": scale, "gather_across_devices": gather}
+    if mini_batch_size is None:
+        return losses[0](embedder, **common)
+    return losses[1](embedder, mini_batch_size=mini_batch_size, **common)
 
 
 class ContrastiveTrainer(SentenceTransformerTrainer):
-    """With a fence, with checkpoints that hold the trained weights, whatever the module they are in, and with a count
-    of the tokens that were trained on in its state, padding left out."""
+    """InfoNCE over a model's embeddings of (query, positive, negatives), with in-batch negatives.
 
-    section: str  # of config.yaml
-    fence: Fence | None = None
-    divergences: dict[str, Tensor] | None = None  # of the last step
+    SimCSE: each text is its own positive, seen through another dropout mask. Of several processes each embeds its share
+    of a batch, and every row's negatives still come from all of it. A checkpoint holds the trained weights alone, and
+    the trainer's state counts the tokens that were trained on, without padding.
+
+    Raises:
+        UserError: when there are fewer rows than a batch, SimCSE's two views do not differ, or the settings exclude
+            each other.
+    """
+
+    losses: Any = LOSSES
+
+    def __init__(
+        self, model: Any, tokenizer: Any, spec: TrainSpec, rows: list[dict[str, Any]], output_dir: str, **kwargs: Any
+    ) -> None:
+        c, p = spec.contrastive, spec.prompt
+        assert c is not None and spec.direct_prompt is not None
+        self.spec, self.section = spec, spec.method
+        if len(rows) < c.batch_size:
+            raise UserError(
+                f"config: {spec.method}.batch_size: {c.batch_size} is more than the {len(rows)} training rows."
+            )
+        template = PromptTemplate.from_tokenizer(tokenizer, p.instruction, p.max_prompt_tokens)
+        embedder = SentenceTransformer(modules=[self.embedder(model, template, spec)], device=hardware.device())
+        if spec.method == "simcse":
+            _check_views_differ(embedder, rows[0]["text"])
+        head = model.get_output_embeddings()
+        if head.weight is not model.get_input_embeddings().weight:
+            head.weight.requires_grad_(False)  # no part of an embedding; DDP waits for the gradient of all that train
+        share = c.batch_size // c.processes
+        loss = info_nce(
+            embedder,
+            losses=self.losses,
+            mini_batch_size=c.mini_batch_size if c.mini_batch_size < share else None,
+            scale=c.similarity_scale,
+            gather=c.processes > 1,
+        )
+        args = SentenceTransformerTrainingArguments(
+            **trainer_arguments(spec, output_dir),
+            per_device_train_batch_size=share,
+            max_steps=c.max_steps or -1,
+            warmup_steps=c.warmup_ratio,
+            weight_decay=c.weight_decay,
+            logging_steps=5,
+            dataloader_drop_last=True,
+        )
+        hardware.configure_sharding(args, model)
+        super().__init__(
+            model=embedder,
+            args=args,
+            train_dataset=_columns(rows, spec.method),
+            loss=loss,
+            data_collator=self.collator(embedder),
+            **kwargs,
+        )
+
+    def embedder(self, model: Any, template: PromptTemplate, spec: TrainSpec) -> PooledText:
+        reads.check(spec.pooling, False)
+        return PooledText(model, template, spec.pooling, str(spec.direct_prompt))
+
+    def collator(self, embedder: SentenceTransformer) -> SentenceTransformerDataCollator:
+        return SentenceTransformerDataCollator(preprocess_fn=embedder.preprocess)
 
     def training_step(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Tensor:
         masks = [value for name, value in inputs.items() if name.endswith("attention_mask")]
-        masks += [part["attention_mask"] for part in inputs.get(FENCE, {}).values()]
         loss = super().training_step(model, inputs, *args, **kwargs)
-        check("the loss", [loss], self.section, self.state.global_step + 1)
-        if self.divergences:
-            self.track_loss_components({f"kl_{name}": value for name, value in self.divergences.items()})
-        read = torch.stack([mask.sum() for mask in masks]).sum()
-        self.state.num_input_tokens_seen += int(gather(read.to(self.accelerator.device)).sum())
+        check_finite("the loss", [loss], self.section, self.state.global_step + 1)
+        self.count_tokens(masks)
         return loss
 
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        if (batch := inputs.pop(FENCE, None)) is None:
-            return super().compute_loss(model, inputs, *args, **kwargs)
-        assert self.fence is not None
-        # Its gradient is there before the other's begins: that one's last backward pass sums both over the processes.
-        with self.accelerator.autocast():  # which accelerate gives a module's own forward only
-            self.divergences = self.fence(batch)
-        kept = self.fence.loss(self.divergences)
-        self.accelerator.backward(kept)
-        loss: Any = super().compute_loss(model, inputs, *args, **kwargs)
-        return loss + kept.detach()
+    def count_tokens(self, masks: list[Tensor]) -> None:
+        read = torch.stack([mask.sum() for mask in masks]).sum()
+        self.state.num_input_tokens_seen += int(gather(read.to(self.accelerator.device)).sum())
 
     def longest(self, rows: int, length: int, new: int) -> dict[str, Any]:
         """A batch of `rows` rows of `length` tokens, the last `new` of them a rationale's."""
-        student: Any = self.model[0]
-        size = student.model.config.get_text_config().vocab_size
-        ids = [*student.template.prefix, *(i % size for i in range(length))][:length]
+        one = features([reads.whole(self.longest_ids(length))] * rows, [length - new] * rows)
         columns = cast(Dataset, self.train_dataset).column_names
-        one = features([reads.whole(ids)] * rows, [length - new] * rows)
-        batch: dict[str, Any] = {f"{column}_{name}": value for column in columns for name, value in one.items()}
-        if self.fence is not None:
-            few, text = min(rows, self.fence.weights.rows), ids[: length - new]  # all of a text follows its first token
-            parts = {
-                "rationale": features([reads.whole(ids)] * few, [length - new] * few),
-                "text": features([reads.whole(text)] * few, [1] * few),
-            }
-            batch[FENCE] = {name: part for name, part in parts.items() if getattr(self.fence.weights, name)}
-        return batch
+        return {f"{column}_{name}": value for column in columns for name, value in one.items()}
+
+    def longest_ids(self, length: int) -> list[int]:
+        embedder: Any = self.model[0]
+        size = embedder.model.config.get_text_config().vocab_size
+        return [*embedder.template.prefix, *(i % size for i in range(length))][:length]
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
@@ -105,102 +238,10 @@ class ContrastiveTrainer(SentenceTransformerTrainer):
         assert not unknown, unknown
 
 
-def contrastive_trainer(
-    model: Any,
-    tokenizer: Any,
-    spec: TrainSpec,
-    rows: list[dict[str, Any]],
-    output_dir: str,
-    rationales: Lookup | None = None,
-    **kwargs: Any,
-) -> ContrastiveTrainer:
-    """A trainer of InfoNCE over a model's embeddings.
-
-    (query, positive, negatives) with in-batch negatives; simcse: each text is its own positive, seen through another
-    dropout mask. Of several processes each embeds its share of a batch, and every row's negatives still come from all
-    of it.
-
-    Args:
-        rationales: of the texts of `rows`, where the settings need them.
-
-    Raises:
-        UserError: when there are fewer rows than a batch, SimCSE's two views do not differ, or the settings exclude
-            each other.
-    """
-    c, p = spec.contrastive, spec.prompt
-    assert c is not None and spec.direct_prompt is not None
-    if len(rows) < c.batch_size:
-        raise UserError(f"config: {spec.method}.batch_size: {c.batch_size} is more than the {len(rows)} training rows.")
-    if c.loss == "half" and spec.direct_prompt != "chat":
-        raise UserError(
-            f"config: {spec.method}.loss: half needs evaluation.direct_prompt: chat, where one pass gives both "
-            "embeddings."
-        )
-    if c.loss == "half" and (spec.pooling.tokens != "both" or spec.pooling.closing):
-        raise UserError(
-            f"config: {spec.method}.loss: half takes both embeddings from one pass, so it needs pooling.tokens: both "
-            "and no closing; set loss: direct or rationale."
-        )
-    if c.loss != "half":
-        reads.check(spec.pooling, c.loss == "rationale")
-    template = PromptTemplate.from_tokenizer(tokenizer, p.instruction, p.max_prompt_tokens)
-    module = PooledText(model, template, spec.pooling, spec.direct_prompt, c.loss, rationales)
-    student = SentenceTransformer(modules=[module], device=device())
-    if spec.method == "simcse":
-        _assert_views_differ(student, rows[0]["text"])
-    head = model.get_output_embeddings()
-    if head.weight is not model.get_input_embeddings().weight:
-        head.weight.requires_grad_(False)  # no part of an embedding; DDP waits for the gradient of all that train
-    share = c.batch_size // c.processes
-    loss = info_nce(
-        student,
-        half=c.loss == "half",
-        mini_batch_size=c.mini_batch_size if c.mini_batch_size < share else None,
-        scale=c.similarity_scale,
-        gather=c.processes > 1,
-    )
-    args = SentenceTransformerTrainingArguments(
-        output_dir=output_dir,
-        per_device_train_batch_size=share,
-        num_train_epochs=c.epochs,
-        max_steps=c.max_steps or -1,
-        learning_rate=c.learning_rate,
-        warmup_steps=c.warmup_ratio,
-        weight_decay=c.weight_decay,
-        bf16=c.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
-        save_strategy="steps",
-        save_steps=c.save_steps,
-        save_total_limit=2,
-        logging_steps=5,
-        logging_nan_inf_filter=False,  # as in `grace.training.arguments`
-        report_to=[],
-        seed=spec.seed,
-        dataloader_drop_last=True,
-        dataloader_pin_memory=torch.cuda.is_available(),
-    )
-    sharding.configure(args, model)
-    fence = Fence(model, c.fence, template, rationales) if c.fence else None
-    trainer = ContrastiveTrainer(
-        model=student,
-        args=args,
-        train_dataset=_columns(rows, spec.method),
-        loss=loss,
-        data_collator=Collator(preprocess_fn=student.preprocess, fence=fence),
-        **kwargs,
-    )
-    trainer.section, trainer.fence = spec.method, fence
-    return trainer
-
-
 def _columns(rows: list[dict[str, Any]], method: str) -> Dataset:
     if method == "simcse":
         return Dataset.from_list([{"anchor": row["text"], "positive": row["text"]} for row in rows])
-    counts = {len(row.get("negatives") or []) for row in rows}
-    if len(counts) > 1:
-        raise UserError(
-            f"the triples have between {min(counts)} and {max(counts)} negatives; give all the same number."
-        )
+    check_negatives(rows)
     return Dataset.from_list(
         [
             {"anchor": row["query"], "positive": row["positive"]}
@@ -211,10 +252,10 @@ def _columns(rows: list[dict[str, Any]], method: str) -> Dataset:
 
 
 @torch.no_grad()
-def _assert_views_differ(student: SentenceTransformer, text: str) -> None:
+def _check_views_differ(embedder: SentenceTransformer, text: str) -> None:
     """SimCSE with dropout off still lowers its loss, and learns nothing from its positives."""
-    student.train()
-    features = student.preprocess([text, text])
-    one, other = (student(dict(features))["sentence_embedding"] for _ in range(2))
+    embedder.train()
+    inputs = embedder.preprocess([text, text])
+    one, other = (embedder(dict(inputs))["sentence_embedding"] for _ in range(2))
     if torch.allclose(one, other):
         raise UserError("config: simcse.dropout: two passes over one text do not differ; it must be above 0.")

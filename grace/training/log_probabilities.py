@@ -5,8 +5,8 @@ TRL's chunked kernel saves memory on a GPU; on a CPU a plain log-softmax is fast
 
     prompt without its last token | last token, rollout 1 | last token, rollout 2 | ...     each without its own end
 
-A token attends to the prompt and to what is before it in its own rollout, and positions go on from the prompt in each,
-so a column after the prompt predicts the token that it would predict in a row of its own.
+A token attends to the prompt and to what is before it in its own rollout. Positions go on from the prompt in each
+rollout, so a column after the prompt predicts the token that it would predict in a row of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SHARING = ("llama", "qwen2", "qwen3")
 Scores = tuple[Tensor, Tensor | None]  # log-probabilities and entropies
 
 
-class Shared(NamedTuple):
+class SharedRows(NamedTuple):
     """g groups of `size` rollouts as rows of T columns, of which the last S follow the prompts."""
 
     ids: Tensor  # [g, T]
@@ -32,6 +32,10 @@ class Shared(NamedTuple):
     counts: Tensor  # [g * size, L] bool: rollouts' tokens
     row: Tensor  # [n] where in [g, S] these n tokens are predicted
     column: Tensor  # [n]
+
+    def per_rollout(self, values: Tensor) -> Tensor:
+        """[N, L] with zeros at padding, of values [g, S]."""
+        return values.new_zeros(self.counts.shape).masked_scatter(self.counts, values[self.row, self.column])
 
 
 def log_probabilities(
@@ -58,24 +62,26 @@ def log_probabilities(
         temperature: of sampling; logits are divided by it.
 
     Returns:
-        Two of [N, new]; no gradients through the entropies. What stands at padding means nothing.
+        Two of [N, new]; no gradients through the entropies. Values at padding have no meaning.
     """
     parts = []
     for some, there in zip(ids.split(batch_size), mask.split(batch_size), strict=True):
-        at = share(some, there, new, size) if shares_prompts(some, new, size) and attends_by_mask(config) else None
-        if at is None or not less_work(config, some.shape, at.ids.shape):
+        shared = None
+        if _have_one_prompt(some, new, size) and attends_by_mask(config):
+            shared = _shared_rows(some, there, new, size)
+        if shared is None or not less_work(config, some.shape, shared.ids.shape):
             logits = model(input_ids=some, attention_mask=there, logits_to_keep=new + 1).logits[:, :-1]
-            parts.append(score(logits, some[:, -new:], temperature, entropy))
+            parts.append(_scores(logits, some[:, -new:], temperature, entropy))
             continue
-        inputs = {"input_ids": at.ids, "position_ids": at.position, "attention_mask": at.mask}
-        logits = model(**inputs, logits_to_keep=at.targets.shape[1]).logits
-        logps, entropies = score(logits, at.targets, temperature, entropy)
-        parts.append((as_rows(logps, at), None if entropies is None else as_rows(entropies, at)))
+        inputs = {"input_ids": shared.ids, "position_ids": shared.position, "attention_mask": shared.mask}
+        logits = model(**inputs, logits_to_keep=shared.targets.shape[1]).logits
+        logps, entropies = _scores(logits, shared.targets, temperature, entropy)
+        parts.append((shared.per_rollout(logps), None if entropies is None else shared.per_rollout(entropies)))
     all_logps, all_entropies = zip(*parts, strict=True)
     return torch.cat(all_logps), torch.cat(all_entropies) if entropy else None
 
 
-def score(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) -> Scores:
+def _scores(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) -> Scores:
     """Log-probabilities of `targets` [n, l] under `logits` [n, l, vocabulary] / temperature, and entropies, [n, l]."""
     logps = (logits if temperature == 1 else logits / temperature).log_softmax(-1)  # a copy of all logits saved
     entropies = None
@@ -85,7 +91,7 @@ def score(logits: Tensor, targets: Tensor, temperature: float, entropy: bool) ->
     return logps.gather(-1, targets.unsqueeze(-1)).squeeze(-1), entropies
 
 
-def shares_prompts(ids: Tensor, new: int, size: int) -> bool:
+def _have_one_prompt(ids: Tensor, new: int, size: int) -> bool:
     """Whether `ids` [N, P + new] are whole groups of `size` > 1 rows with one prompt each."""
     if size == 1 or len(ids) % size:
         return False
@@ -94,7 +100,7 @@ def shares_prompts(ids: Tensor, new: int, size: int) -> bool:
 
 
 def attends_by_mask(config: Any) -> bool:
-    """Whether a model takes the mask of `share` as it is: full attention in all layers, by torch's own kernel."""
+    """Whether a model takes the mask of shared rows as it is: full attention in all layers, by torch's own kernel."""
     layers = set(getattr(config, "layer_types", None) or ["full_attention"])
     return config.model_type in SHARING and config._attn_implementation == "sdpa" and layers == {"full_attention"}
 
@@ -112,8 +118,7 @@ def less_work(config: Any, plain: torch.Size, shared: torch.Size) -> bool:
     return work(*shared) < work(*plain)
 
 
-def share(ids: Tensor, mask: Tensor, new: int, size: int) -> Shared:
-    """Rows of groups from rows of rollouts, as `log_probabilities` has them."""
+def _shared_rows(ids: Tensor, mask: Tensor, new: int, size: int) -> SharedRows:
     prompt, rollout = ids[:, :-new], ids[:, -new:]
     before, counts = mask[::size, : -new - 1].bool(), mask[:, -new:].bool()
     groups = len(before)
@@ -128,27 +133,21 @@ def share(ids: Tensor, mask: Tensor, new: int, size: int) -> Shared:
         made[row, column] = values.expand_as(counts)[counts]
         return made
 
-    owner = after(torch.arange(len(ids), device=ids.device).view(-1, 1) % size, -1)  # -1: nobody's
+    owner = after(torch.arange(len(ids), device=ids.device).view(-1, 1) % size, -1)  # -1: padding
     owner = torch.cat((torch.where(before, size, -1), owner), 1)  # size: the prompt's
     total = owner.shape[1]
     causal = torch.ones(total, total, dtype=torch.bool, device=ids.device).tril()
     sees = (owner.unsqueeze(2) == owner.unsqueeze(1)) | (owner == size).unsqueeze(1)
     sees &= causal & (owner >= 0).unsqueeze(1)
     sees |= torch.eye(total, dtype=torch.bool, device=ids.device)  # softmax over nothing is not a number
-    seen = before.cumsum(1)
-    return Shared(
-        ids=torch.cat((prompt[::size, :-1], after(torch.cat((prompt[:, -1:], rollout[:, :-1]), 1), 0)), 1),
-        position=torch.cat(
-            ((seen - 1).clamp(min=0), after(mask[:, :-new].sum(1, keepdim=True) - 1 + columns, 0)), 1
-        ),
+    read = torch.cat((prompt[:, -1:], rollout[:, :-1]), 1)
+    position = (before.cumsum(1) - 1).clamp(min=0)
+    return SharedRows(
+        ids=torch.cat((prompt[::size, :-1], after(read, 0)), 1),
+        position=torch.cat((position, after(mask[:, :-new].sum(1, keepdim=True) - 1 + columns, 0)), 1),
         mask=sees.unsqueeze(1),
         targets=after(rollout, 0),
         counts=counts,
         row=row,
         column=column,
-    )  # fmt: skip
-
-
-def as_rows(values: Tensor, at: Shared) -> Tensor:
-    """[N, L] with zeros at padding, of values [g, S]."""
-    return values.new_zeros(at.counts.shape).masked_scatter(at.counts, values[at.row, at.column])
+    )

@@ -15,15 +15,15 @@ from typing import Any
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from grace.config.schema import Lora
+from grace.config.section import UserError
+from grace.config.specs import TrainSpec
 from grace.encoder.adapters import EMBEDDING, GENERATOR, separate
-from grace.section import UserError
-from grace.settings import Lora
-from grace.specs import TrainSpec
 
 ALL = "all-linear"  # peft's name for every linear layer but the head
 
 
-def wanted(spec: TrainSpec) -> list[tuple[str, Lora | None, str]]:
+def adapters_of(spec: TrainSpec) -> list[tuple[str, Lora | None, str]]:
     """Of each adapter that a run may train: its section in config.yaml, its settings there, its name in peft."""
     found: list[tuple[str, Lora | None, str]] = []
     if spec.contrastive:
@@ -38,7 +38,7 @@ def wanted(spec: TrainSpec) -> list[tuple[str, Lora | None, str]]:
 
 def check(spec: TrainSpec) -> None:
     """Raises: UserError when adapters are to be trained without peft, or the method needs one that is not set."""
-    for where, settings, name in wanted(spec):
+    for where, settings, name in adapters_of(spec):
         if settings is None and name in (EMBEDDING, GENERATOR):
             raise UserError(
                 f"config: {where}.lora: {spec.method} trains an adapter here; give rank, alpha, dropout and targets."
@@ -52,23 +52,19 @@ def check(spec: TrainSpec) -> None:
 
 def add_all(model: Any, spec: TrainSpec) -> Any:
     """`model` with the adapters of a run; the last one is on. Raises: as `add`."""
-    for where, settings, name in wanted(spec):
+    for where, settings, name in adapters_of(spec):
         if settings:
             model = add(model, settings, where, name)
     return model
 
 
 def add(model: Any, settings: Lora, where: str, name: str = "default") -> Any:
-    """`model` with the adapter `name` on alone, the only weights left to train.
-
-    They start from torch's random state, so it has to be set before.
-
-    Args:
-        where: the method's section in config.yaml, for the message.
+    """`model` with the adapter `name` on alone, the only weights left to train, drawn from torch's random state.
 
     Raises:
-        UserError: when `targets` names what the model does not have or what can have no adapter, as its head, or when
-            its table of embeddings is also its head and is to have an adapter for more than pooling.
+        UserError: about the section `where` of config.yaml, when `targets` names what the model does not have or what
+            can have no adapter, as its head, or when its table of embeddings is also its head and is to have an
+            adapter for more than pooling.
     """
     from peft import LoraConfig, get_peft_model
 
@@ -101,16 +97,23 @@ def add(model: Any, settings: Lora, where: str, name: str = "default") -> Any:
             f"config: {where}.lora.targets: {settings.targets!r} names the head too, which cannot have an adapter: the "
             "log-probabilities are read from its weights; name other layers, or write all-linear."
         )
-    drawn = getattr(base.get_input_embeddings(), "lora_embedding_B", {})
-    if name in drawn and tied and name != EMBEDDING:
+    table = getattr(base.get_input_embeddings(), "lora_embedding_B", {})
+    if name in table and tied and name != EMBEDDING:
         raise UserError(
             f"config: {where}.lora.{'embeddings' if settings.embeddings else 'targets'}: the backbone's table of "
             "embeddings is also its head, so merging an adapter of it would change what the model writes; leave it out."
         )
-    if name in drawn:
+    if name in table:
         # peft draws from N(0, 1) here: at one learning rate tokens would move some twenty times as fast as layers.
-        nn.init.kaiming_uniform_(drawn[name].T, a=math.sqrt(5))
+        nn.init.kaiming_uniform_(table[name].T, a=math.sqrt(5))
     return model
+
+
+def merged(model: Any) -> Any:
+    """The ordinary model: adapters added into the weights they adapt, in place. Those for pooling stay apart."""
+    if separate(model):
+        return model
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def _check_targets(model: Any, targets: str | list[str], where: str) -> None:
@@ -147,10 +150,3 @@ def _targets(model: Any, settings: Lora) -> str | list[str]:
     if isinstance(settings.targets, str):
         return rf"({settings.targets})|.*\.{re.escape(names[table])}"
     return [*settings.targets, names[table]]
-
-
-def merged(model: Any) -> Any:
-    """The ordinary model: adapters added into the weights they adapt, in place. Those for pooling stay apart."""
-    if separate(model):
-        return model
-    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model

@@ -1,4 +1,5 @@
-"""Rationales about the training texts: written once by the frozen backbone, kept in the store, read by trainings.
+"""Rationales about the training texts, for the methods of `grace.beyond` that learn from them: written once by the
+frozen backbone, stored, read by trainings.
 
 A rationale is found by its text, so trainings of other runs and seeds share them, and one that was killed, or whose
 store was deleted, writes only what is missing.
@@ -19,15 +20,15 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from grace import manifest, stage
-from grace.encoder.digests import Index, digests_of
-from grace.encoder.folders import loading_from
+from grace.config.section import UserError
+from grace.config.specs import RationalesSpec
 from grace.encoder.sampling import text_key
-from grace.encoder.store import Store, settings
+from grace.encoder.saved import loading_from
+from grace.encoder.store import Index, Store, digests_of, settings
+from grace.jobs import manifest, stage
+from grace.jobs.reader import TRAINING, read_training
 from grace.method.prompt import PromptTemplate
-from grace.reader import TRAINING, read_training
-from grace.section import UserError
-from grace.specs import RationalesSpec
+from grace.training import hardware
 
 BLOCK = 1 << 16  # rationales that are Python lists at once
 WAIT = 1.0  # seconds between looks for what other processes write
@@ -101,7 +102,7 @@ def missing(texts: list[str], store: Store) -> list[str]:
 
 
 def write(encoder: Any, texts: list[str], store: Store) -> None:
-    """Let a `RationaleEncoder` write about `texts`; what is done is kept, whatever happens then."""
+    """Let a `RationaleEncoder` write about `texts`, and store each batch at once."""
     store.check_room(len(texts))
     with tqdm(total=len(texts), desc="rationales", unit="text", mininterval=5) as bar:
         for rows, made in encoder.encode_batches(texts, True):
@@ -110,11 +111,8 @@ def write(encoder: Any, texts: list[str], store: Store) -> None:
 
 
 def complete(encoder: Callable[[], Any], texts: list[str], store: Store) -> None:
-    """Write what is missing about `texts`, by each process a share, and wait until all is there.
-
-    Args:
-        encoder: gives a `RationaleEncoder`, asked for only if this process has something to write.
-    """
+    """Write the rationales of `texts` that are missing, by each process a share, and wait until all are stored;
+    `encoder` gives a `RationaleEncoder` and is called only if this process has something to write."""
     rank, processes = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
     share = texts[rank::processes]  # of all, not of the missing ones: those look different to a later process
     if mine := missing(share, store):
@@ -142,19 +140,13 @@ def looked_up(spec: RationalesSpec, backbone: Path, rows: list[dict[str, Any]], 
                 f"{root}: {len(lacking)} of {len(texts)} rationales are missing; write them again with "
                 "snakemake --forcerun rationales, then go on."
             )
-        complete(lambda: RationaleEncoder.from_spec(backbone, spec.encode, device()), texts, store)
+        complete(lambda: RationaleEncoder.from_spec(backbone, spec.encode, hardware.device()), texts, store)
         return Rationales(texts, store)
-
-
-def device() -> str:
-    """Of this process, before training has chosen one."""
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if torch.cuda.is_available() else "cpu"
 
 
 @stage.entry(RationalesSpec, inputs=("backbone", "rows"), outputs=("out", "store"))
 def main(spec: RationalesSpec, paths: SimpleNamespace) -> None:
-    with stage.imports():
-        from grace.encoder.encoder import RationaleEncoder
+    from grace.encoder.encoder import RationaleEncoder
 
     rows = sample(read_training(paths.rows, TRAINING[spec.data]), spec.rows)
     texts = texts_of(rows)
@@ -166,11 +158,16 @@ def main(spec: RationalesSpec, paths: SimpleNamespace) -> None:
         lengths, truncated, well_formed = store.notes(digests_of(texts))
     record = manifest.make("rationales", spec, [paths.backbone, paths.rows], paths.started)
     manifest.write_result(
-        paths.out, record, rows=len(rows), texts=len(texts),
+        paths.out,
+        record,
+        rows=len(rows),
+        texts=len(texts),
         written=len(lacking),  # by this job; the others an earlier one wrote, whose seconds are not in this manifest
-        tokens=int(lengths.sum()), mean_tokens=float(lengths.mean()), truncated_share=float(truncated.mean()),
+        tokens=int(lengths.sum()),
+        mean_tokens=float(lengths.mean()),
+        truncated_share=float(truncated.mean()),
         well_formed_share=float(well_formed.mean()),
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

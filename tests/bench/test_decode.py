@@ -3,12 +3,12 @@ import json
 import pytest
 import torch
 
-from bench import decode
-from grace.encoder.engines import reading
+from bench import common, decode
+from grace.encoder.engines import forward
 
 
 def test_both_ways_write_the_same_tokens():
-    model = decode.model_of("tiny", 64, torch.device("cpu"))
+    model = common.shaped_model("tiny", 64, torch.device("cpu"))
     prompts = decode.draw_prompts(2048, 5, 40)
     ours, theirs = (way(model, prompts, 6, 2) for way in (decode.ours, decode.generate))
     assert ours == theirs
@@ -16,7 +16,7 @@ def test_both_ways_write_the_same_tokens():
 
 
 def test_the_limit_is_what_memory_must_be_read():
-    model = decode.model_of("tiny", 64, torch.device("cpu"))
+    model = common.shaped_model("tiny", 64, torch.device("cpu"))
     weights = 4 * sum(p.numel() for p in model.parameters())
     # Two batches of one prompt each, three steps after the prompt; 2 layers, 2 key heads of 32, keys and values.
     tokens = (3 + 1) + (3 + 2) + (3 + 3) + (7 + 1) + (7 + 2) + (7 + 3)
@@ -41,11 +41,11 @@ def test_the_command_writes_an_entry_for_each_batch_size(tmp_path, capsys, monke
 
 def test_compiled_decoding_is_a_way_of_its_own(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(decode, "bandwidth", lambda _: 1e9)
-    monkeypatch.setattr(reading, "COMPILER", {"backend": "eager"})
-    reading.compiled.cache_clear()
+    monkeypatch.setattr(forward, "COMPILER", {"backend": "eager"})
+    forward.compiled.cache_clear()
     small = ["--backbone", "tiny", "--new", "3", "--batches", "2", "--longest", "20", "--repeats", "1", "--compile"]
     decode.main([*small, "--json", str(tmp_path / "b.json")])
-    reading.compiled.cache_clear()
+    forward.compiled.cache_clear()
     (row,) = json.loads((tmp_path / "b.json").read_text())
     assert set(row["tokens_per_second"]) == {"ours", "generate", "compiled"} and "compiled" in row["meaning"]
     assert capsys.readouterr().out.count("| tiny |") == 3

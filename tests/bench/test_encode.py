@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 
-from bench import common, encode, work
+from bench import common, encode
+from grace.config.schema import Prompt
 from grace.encoder.encoder import Encoding, Rationale
-from grace.encoder.engines.one_token import fits
-from grace.settings import Prompt
+from grace.encoder.engines.forward import fits
 
 
 @pytest.fixture(scope="module")
@@ -17,7 +17,7 @@ def found():
     model, tokenizer = common.random_model(width=128, layers=2, vocabulary=600)
     with torch.random.fork_rng():
         prompt = Prompt(instruction="Key words, then a summary.", max_prompt_tokens=300)
-        job = work.prepare("random", model, tokenizer, prompt, count=24, mean=12, batch_size=8)
+        job = encode.prepare("random", model, tokenizer, prompt, count=24, mean=12, batch_size=8)
     encode_only = {name: way for name, way in encode.WAYS.items() if name != "continuous"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode, "WAYS", encode_only)
@@ -64,7 +64,7 @@ def test_no_slot_of_ours_waits_and_rows_of_the_released_way_do(found):
 
 
 def test_lengths_are_mixed_around_their_mean():
-    lengths = np.array(work.draw_lengths(4000, 32, 0))
+    lengths = np.array(encode.draw_lengths(4000, 32, 0))
     assert lengths.min() >= 2
     assert lengths.max() == 256
     assert 28 < lengths.mean() < 36
@@ -88,7 +88,7 @@ def test_agreement_counts_what_the_second_tokenisation_changes():
 
 def test_the_command_writes_both_entries(tiny_folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(common, "random_model", lambda *_: common.backbone_or_random(tiny_folder)[:2])
-    monkeypatch.setattr(encode, "DEFAULT_PROMPT", work.SHORT_PROMPT)
+    monkeypatch.setattr(encode, "DEFAULT_PROMPT", common.SHORT_PROMPT)
     monkeypatch.setitem(encode.WAYS, "continuous", encode.generation)
     small = ["--texts", "2", "--new", "4", "--batch-size", "2", "--repeats", "1", "--no-memory"]
     encode.main([*small, "--backbone", str(tiny_folder), "--json", str(tmp_path / "b.json")])

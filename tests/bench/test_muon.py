@@ -1,7 +1,7 @@
 """The benchmark of the optimizer, run whole on the demo's shapes."""
 
 from bench import muon
-from grace.files import read_json
+from grace.jobs.files import read_json
 
 
 def test_the_command_writes_its_entry(tmp_path, capsys):

@@ -8,7 +8,7 @@ import torch
 from trl import GRPOTrainer
 
 from bench import step
-from bench.trainers import EndAt
+from bench.step import EndAt
 
 TOY = ["--random", "64x1", "--instances", "2", "--rollouts", "4", "--new", "12", "--steps", "2", "--repeats", "1"]
 

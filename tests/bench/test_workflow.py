@@ -8,22 +8,15 @@ from pathlib import Path
 import pytest
 
 from bench import workflow
-from grace.section import UserError
+from grace.config.section import UserError
 
 HEAD = "s\th:m:s\tmax_rss\tmax_vms\tmax_uss\tmax_pss\tio_in\tio_out\tmean_load\tcpu_time"
-JOBS = [  # rule, name, threads, wall seconds, last lines of its log
-    ("backbone", "b", 2, 10.0, ["00:00:10 CPU 16.00 s, start-up 2.00 s, other processes 0.00 s"]),
-    (
-        "train", "t", 1, 20.0,
-        # the trainer's line, then that of its launcher, which waited for it
-        [
-            "00:00:19 CPU 15.00 s, start-up 3.00 s, other processes 0.50 s",
-            "00:00:20 CPU 1.50 s, start-up 0.50 s, other processes 15.50 s",
-        ],
-    ),
-    ("evaluate", "x", 1, 6.0, ["00:00:06 CPU 5.00 s, start-up 4.00 s, other processes 0.00 s"]),
-    ("evaluate", "y", 1, 8.0, ["00:00:08 CPU 7.00 s, start-up 4.50 s, other processes 0.25 s"]),
-]  # fmt: skip
+JOBS = [  # rule, name, threads, wall seconds, CPU seconds, largest memory
+    ("backbone", "b", 2, 10.0, 16.0, 500),
+    ("train", "t", 1, 20.0, 17.0, 900),
+    ("evaluate", "x", 1, 6.0, 5.0, 300),
+    ("evaluate", "y", 1, 8.0, 7.25, 200),
+]
 
 
 def block(number: int, rule: str, name: str, threads: int) -> str:
@@ -46,14 +39,10 @@ def write_log(top: Path, name: str, jobs: list[tuple], elapsed: str, unfinished:
 
 @pytest.fixture
 def study(tmp_path: Path) -> Path:
-    for rule, name, _, wall, lines in JOBS:
-        for kind, text in (
-            ("benchmarks", f"{HEAD}\n{wall:.4f}\t0:00:0{wall:.0f}\t1\t1\t1\t1\t0\t0\t90\t1\n"),
-            ("logs", "\n".join(["started", *lines, ""])),
-        ):
-            path = tmp_path / f"results/demo/{kind}/{rule}/{name}.{'tsv' if kind == 'benchmarks' else 'log'}"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text)
+    for rule, name, _, wall, cpu, memory in JOBS:
+        path = tmp_path / f"results/demo/benchmarks/{rule}/{name}.tsv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{HEAD}\n{wall:.4f}\t0:00:0{wall:.0f}\t{memory}\t1\t1\t1\t0\t0\t90\t{cpu}\n")
     write_log(tmp_path, "2026-11-21T183357", JOBS, "0:00:40.000000")
     return tmp_path / "results/demo"
 
@@ -67,23 +56,25 @@ def test_the_sums_are_those_written_down_here(study):
     report = workflow.report(workflow.read(study))
     rows = cells(report)
     assert list(rows) == ["train", "evaluate", "backbone", "total"]
-    assert rows["train"] == ["1", "20.0", "17.0", "3.5"]  # 1.5 + 15.5; 3 + .5
-    assert rows["evaluate"] == ["2", "14.0", "12.2", "8.5"]
-    assert rows["backbone"] == ["1", "10.0", "16.0", "2.0"]
-    assert rows["total"] == ["4", "44.0", "45.2", "14.0"]
+    assert rows["train"] == ["1", "20.0", "17.0", "900"]
+    assert rows["evaluate"] == ["2", "14.0", "12.2", "300"]
+    assert rows["backbone"] == ["1", "10.0", "16.0", "500"]
+    assert rows["total"] == ["4", "44.0", "45.2", "900"]
     assert "40.0 s on 2 cores, 80.0 core-seconds" in report
     assert "reserved by jobs (threads x wall): 54.0 core-seconds (68 %)" in report  # 2 x 10 + 20 + 6 + 8
-    assert "CPU of jobs: 45.2 core-seconds (57 %); of it start-up: 14.0 core-seconds (18 %)" in report
+    assert "CPU of jobs: 45.2 core-seconds (57 %)" in report
     assert "reserved and not computing: 8.8 core-seconds (11 %)" in report
     assert "no job could run): 26.0 core-seconds (32 %)" in report
 
 
-def test_what_a_log_does_not_say_is_missing_and_not_zero(study):
-    (study / "logs/evaluate/x.log").write_text("it said nothing\n")
+@pytest.mark.parametrize("missing", ["NA", "-"])
+def test_what_snakemake_did_not_measure_is_missing_and_not_zero(study, missing):
+    path = study / "benchmarks/evaluate/x.tsv"
+    path.write_text(f"{HEAD}\n6.0\t0:00:06" + 8 * f"\t{missing}" + "\n")
     report = workflow.report(workflow.read(study))
     assert cells(report)["evaluate"] == ["2", "14.0", "-", "-"]
     assert cells(report)["total"] == ["4", "44.0", "-", "-"]
-    assert "1 jobs do not say" in report
+    assert "of 1 jobs Snakemake has no CPU time" in report and "CPU of jobs: -" in report
 
 
 def test_a_study_made_in_two_goes_counts_both(study):
@@ -145,7 +136,7 @@ def test_a_run_is_set_against_the_limit(study, tmp_path, monkeypatch, capsys):
     assert sorted(2 * value for value in entry["seconds"]) == pytest.approx([entry["low"], entry["high"]], abs=0.2)
     assert (entry["limit"], entry["cores"]) == (0.5, 2)
     assert len(entry["gflops"]) == len(entry["seconds"]) + 1
-    assert cells(capsys.readouterr().out)["total"] == ["4", "44.0", "45.2", "14.0"]
+    assert cells(capsys.readouterr().out)["total"] == ["4", "44.0", "45.2", "900"]
 
 
 def test_a_failed_run_says_what_it_said_last(tmp_path, monkeypatch):

@@ -4,16 +4,17 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from types import SimpleNamespace
 
 import pytest
 
-from grace.config import Source
+from grace.config.schema import Source
+from grace.config.section import UserError
 from grace.data import fetch
 from grace.data.fetch import Download
 from grace.data.source import main
-from grace.files import sha256
-from grace.section import UserError
+from grace.jobs.files import sha256
 from tests.data.commands import ROOT, call, one_sentence
 from tests.data.server import serving
 
@@ -36,7 +37,12 @@ def place(tmp_path):
 
 
 def source(server, path="/rows.jsonl", **more):
-    return Source(**{"kind": "gdrive", "form": "texts", "id": "abc", "mirror": server.address + path, **more})
+    mirror = server.address + path if server else None
+    return Source(**{"kind": "gdrive", "form": "texts", "id": "abc", "mirror": mirror, **more})
+
+
+def fetched(server, place, **more):
+    return Download("mine", source(server, **more), place.folder, place.lock).fetch()
 
 
 def command(given, place, **more):
@@ -46,11 +52,8 @@ def command(given, place, **more):
 
 
 def in_a_process(given, place, **variables):
-    arguments, _ = command(given, place)
-    return subprocess.Popen(
-        [sys.executable, "-m", "grace.data.source", *arguments],
-        cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables},
-    )  # fmt: skip
+    arguments = [sys.executable, "-m", "grace.data.source", *command(given, place)[0]]
+    return subprocess.Popen(arguments, cwd=ROOT, stderr=subprocess.PIPE, text=True, env={**os.environ, **variables})
 
 
 def partial(place):
@@ -86,35 +89,28 @@ def test_a_killed_download_goes_on(server, place):
 
 def test_a_cut_connection_goes_on_in_the_same_run(server, place):
     server.cut, server.times = HALF, 1
-    assert Download("mine", source(server), place.folder, place.lock).fetch().read_bytes() == CONTENT
+    assert fetched(server, place).read_bytes() == CONTENT
     first, again = (wanted for _, wanted in server.asked)
     assert first is None and HALF - (1 << 20) < int(again.removeprefix("bytes=").removesuffix("-")) <= HALF
+    assert fetched(server, place).read_bytes() == CONTENT and len(server.asked) == 2  # pinned: not asked again
 
 
-def test_a_cut_that_stays_is_one_sentence_and_nothing_is_lost(server, place, monkeypatch):
+@pytest.mark.parametrize("ranges", [True, False])
+def test_a_cut_that_stays_is_one_sentence_and_nothing_is_lost(server, place, monkeypatch, ranges):
     monkeypatch.setattr(fetch, "RETRIES", 0)
-    server.cut = HALF
+    server.cut, server.ranges = HALF, ranges
     with pytest.raises(UserError, match=r"the download failed \(.*incomplete.*sources\.mine\.path") as caught:
-        Download("mine", source(server), place.folder, place.lock).fetch()
+        fetched(server, place)
     assert "\n" not in str(caught.value) and not place.lock.exists()
     had = partial(place)
     assert HALF - (1 << 20) < had <= HALF
     server.cut = None
-    assert Download("mine", source(server), place.folder, place.lock).fetch().read_bytes() == CONTENT
-    assert server.asked[-1][1] == f"bytes={had}-"
-
-
-def test_a_server_without_ranges_starts_anew(server, place, monkeypatch):
-    monkeypatch.setattr(fetch, "RETRIES", 0)
-    server.cut = HALF
-    with pytest.raises(UserError):
-        Download("mine", source(server), place.folder, place.lock).fetch()
-    server.cut, server.ranges = None, False
-    assert Download("mine", source(server), place.folder, place.lock).fetch().read_bytes() == CONTENT
+    assert fetched(server, place).read_bytes() == CONTENT
+    assert server.asked[-1][1] == (f"bytes={had}-" if ranges else None)  # without ranges it starts anew
 
 
 def test_another_file_than_pinned(server, place):
-    first = Download("mine", source(server), place.folder, place.lock).fetch()
+    first = fetched(server, place)
     pinned = place.lock.read_text()
     first.unlink()
     server.files["/rows.jsonl"] = CONTENT[:-10] + b"changed}}\n"
@@ -126,15 +122,8 @@ def test_another_file_than_pinned(server, place):
         assert not out.exists()
     assert len(server.asked) == 2
     place.lock.write_text("{}")  # the new file is meant
-    assert Download("mine", source(server), place.folder, place.lock).fetch() == first
+    assert fetched(server, place) == first
     assert sha256(first) in place.lock.read_text() and server.asked[-1] == ("/rows.jsonl", None)
-
-
-def test_whole_and_pinned_needs_no_network(server, place):
-    file = Download("mine", source(server), place.folder, place.lock).fetch()
-    asked = len(server.asked)
-    assert Download("mine", source(server), place.folder, place.lock).fetch() == file
-    assert len(server.asked) == asked
 
 
 @pytest.mark.parametrize("page", [b"\n<!DOCTYPE html><title>Log in</title>", b"<HTML>quota</HTML>"])
@@ -154,18 +143,17 @@ def test_google_drives_quota_page(server, place, monkeypatch):
     server.files["/uc?id=abc"] = quota
     server.headers["/uc?id=abc"] = {"Content-Type": "text/html; charset=utf-8"}
     real = requests.Session.get
-    monkeypatch.setattr(
-        requests.Session,
-        "get",
-        lambda self, url, **more: real(self, url.replace("https://drive.google.com", server.address), **more),
-    )
+
+    def here(self, url, **more):
+        return real(self, url.replace("https://drive.google.com", server.address), **more)
+
+    monkeypatch.setattr(requests.Session, "get", here)
     monkeypatch.setenv("HOME", str(place.folder.parent))  # gdown keeps cookies
-    given = source(server, mirror=None)
     with pytest.raises(UserError, match=r"drive\.google\.com/file/d/abc.*Too many users.*by hand.*sources\.mine\.path"):
-        Download("mine", given, place.folder, place.lock).fetch()
+        fetched(server, place, mirror=None)
     server.files["/uc?id=abc"] = CONTENT
     server.headers["/uc?id=abc"] = {"Content-Disposition": 'attachment; filename="all of it.jsonl"'}
-    file = Download("mine", given, place.folder, place.lock).fetch()
+    file = fetched(server, place, mirror=None)
     assert file.name == "all of it.jsonl" and file.read_bytes() == CONTENT
 
 
@@ -175,7 +163,7 @@ def test_too_little_disk(server, place, monkeypatch):
     one_sentence(call(main, *arguments), "GB are needed", "GB are free", "sources.mine.path")
     assert not out.exists() and not place.lock.exists() and partial(place) <= 1 << 20
     monkeypatch.undo()
-    Download("mine", source(server), place.folder, place.lock).fetch().unlink()
+    fetched(server, place).unlink()
     server.asked.clear()
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=int(1.5 * len(CONTENT))))
     one_sentence(call(main, *arguments), "GB are needed")
@@ -184,9 +172,9 @@ def test_too_little_disk(server, place, monkeypatch):
 
 def test_an_address_that_is_none_and_a_missing_file(server, place):
     with pytest.raises(UserError, match=r"sources\.mine\.mirror: 'ftp://x/y' is no http"):
-        Download("mine", source(server, mirror="ftp://x/y"), place.folder, place.lock).fetch()
+        fetched(server, place, mirror="ftp://x/y")
     with pytest.raises(UserError, match=r"mirror http.*404.*sources\.mine\.path"):
-        Download("mine", source(server, path="/other"), place.folder, place.lock).fetch()
+        fetched(server, place, path="/other")
 
 
 # The hub, as far as its addresses go: a commit, a size and an entity tag in the answer to HEAD.
@@ -231,11 +219,8 @@ def test_a_hub_that_cannot_be_reached(place, tmp_path):
     with serving({}) as state:
         closed = variables(state, tmp_path)
     process = in_a_process(of_hub(), place, **closed)
-    error = process.communicate()[1]
-    one_sentence(
-        SimpleNamespace(returncode=process.returncode, stderr=error),
-        "rows.jsonl of the data set some/set", "the download failed", "sources.mine.path",
-    )  # fmt: skip
+    done = SimpleNamespace(stderr=process.communicate()[1], returncode=process.returncode)
+    one_sentence(done, "rows.jsonl of the data set some/set", "the download failed", "sources.mine.path")
     assert not place.lock.exists() and not place.folder.exists()
 
 
@@ -251,3 +236,54 @@ def test_a_filled_cache_serves_without_network(place, tmp_path):
     assert process.wait() == 0, process.communicate()[1]
     assert json.loads(place.lock.read_text())["mine"]["commit"] == COMMIT
     assert (cache / "snapshots" / COMMIT / "rows.jsonl").exists()
+
+
+# sources.lock
+
+GIVEN = Source(kind="gdrive", form="texts", id="abc")
+
+
+def test_pinned_on_first_use_and_compared_afterwards(tmp_path):
+    lock, file = tmp_path / "sources.lock", tmp_path / "rows.jsonl"
+    file.write_bytes(b"12345")
+    assert fetch.find_pin(lock, "mine", GIVEN) is None
+    fetch.check_pin(lock, "mine", GIVEN, file)
+    pin = fetch.find_pin(lock, "mine", GIVEN)
+    assert (pin.size, pin.sha256[:8]) == (5, "5994471a")
+    fetch.check_pin(lock, "mine", GIVEN, file)
+    file.write_bytes(b"12346")
+    with pytest.raises(UserError, match=rf"{file}: 5 bytes with sha256 .* pins 5 bytes with sha256 5994471a.*entry"):
+        fetch.check_pin(lock, "mine", GIVEN, file)
+    fetch.check_pin(lock, "other", source(None, id="x"), file)
+    assert sorted(json.loads(lock.read_text())) == ["mine", "other"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.jsonl", "sources.lock"]
+
+
+@pytest.mark.parametrize("change", [{"id": "other"}, {"kind": "hub", "file": "f"}, {"revision": "v2"}])
+def test_an_entry_of_another_file(tmp_path, change):
+    lock, file = tmp_path / "sources.lock", tmp_path / "rows.jsonl"
+    file.write_bytes(b"12345")
+    fetch.check_pin(lock, "mine", GIVEN, file)
+    with pytest.raises(UserError, match=r"the entry 'mine' pins a file of .* delete the entry"):
+        fetch.find_pin(lock, "mine", source(None, **change))
+    assert fetch.find_pin(lock, "mine", source(None, mirror="http://elsewhere/file"))  # the same file from elsewhere
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"mine": {"kind": "gdrive"}}', '{"mine": 5}'])
+def test_a_broken_file(tmp_path, content):
+    lock = tmp_path / "sources.lock"
+    lock.write_text(content)
+    with pytest.raises(UserError, match=r"sources\.lock: not a file of pinned sources"):
+        fetch.find_pin(lock, "mine", GIVEN)
+
+
+def _pin(folder, number):
+    fetch.check_pin(folder / "sources.lock", f"source{number}", source(None, id=str(number)), folder / "rows.jsonl")
+
+
+def test_jobs_that_pin_at_once_lose_nothing(tmp_path):
+    (tmp_path / "rows.jsonl").write_bytes(b"12345")
+    with ProcessPoolExecutor(6) as pool:
+        for future in [pool.submit(_pin, tmp_path, number) for number in range(60)]:
+            future.result()
+    assert len(json.loads((tmp_path / "sources.lock").read_text())) == 60

@@ -2,14 +2,22 @@ import json
 import shutil
 from functools import partial
 
+import numpy as np
 import pytest
+from transformers import AutoTokenizer
 
-from grace.data.lengths import Limit, Once, as_text, load_tokenizer, main
+from grace.data.lengths import Limit, TokenCounter, as_text, histogram, load_tokenizer, main, quantiles
 from grace.method.prompt import PromptTemplate
 from tests.data.commands import call, most_alive, one_sentence, read, run, write
 
 INSTRUCTION = "Think about it."
 TEMPLATE = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}<|assistant|>"
+FRAME = len(f"<|system|>{INSTRUCTION}<|user|><|assistant|>")
+ROWS = [
+    {"id": "0", "query": "q" * 30, "positive": "p" * 10, "negatives": ["n" * 40]},
+    {"id": "1", "query": "q", "positive": "p" * 11, "negatives": ["n"]},
+    {"id": "2", "query": "q", "positive": "p", "negatives": ["n"], "label": "x", "source": "nq"},
+]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +39,9 @@ def tokenizer(tmp_path_factory):
     return folder
 
 
-FRAME = len(f"<|system|>{INSTRUCTION}<|user|><|assistant|>")
+@pytest.fixture
+def prompt(tokenizer):
+    return PromptTemplate.from_tokenizer(AutoTokenizer.from_pretrained(tokenizer), INSTRUCTION, FRAME + 5)
 
 
 def stage(tokenizer, tmp_path, rows, data="supervised", too_long="drop", room=10, by=None):
@@ -41,13 +51,6 @@ def stage(tokenizer, tmp_path, rows, data="supervised", too_long="drop", room=10
     source = write(tmp_path / "rows.jsonl", rows)
     arguments = ("--tokenizer", tokenizer, "--rows", source, "--out", out, "--report", report)
     return (by or partial(call, main))("--spec", given, *arguments), out, report
-
-
-ROWS = [
-    {"id": "0", "query": "q" * 30, "positive": "p" * 10, "negatives": ["n" * 40]},
-    {"id": "1", "query": "q", "positive": "p" * 11, "negatives": ["n"]},
-    {"id": "2", "query": "q", "positive": "p", "negatives": ["n"], "label": "x", "source": "nq"},
-]
 
 
 def test_the_positive_decides(tokenizer, tmp_path):
@@ -65,7 +68,7 @@ def test_the_positive_decides(tokenizer, tmp_path):
     assert set(found["manifest"]["inputs"]) == {str(tmp_path / "rows.jsonl"), str(tokenizer)}
 
 
-def test_truncate_keeps_and_counts(tokenizer, tmp_path):
+def test_truncate_does_not_drop_but_counts(tokenizer, tmp_path):
     done, out, report = stage(tokenizer, tmp_path, ROWS, too_long="truncate")
     assert done.returncode == 0 and read(out) == ROWS
     assert json.loads(report.read_text())["prompt_tokens"]["positive"]["over_limit"] == 1
@@ -78,18 +81,15 @@ def test_unsupervised_takes_positives_and_texts(tokenizer, tmp_path):
     assert as_text({"id": "7", "text": "t"}) == {"id": "7", "text": "t"}
 
 
-def test_batches_agree_with_counting_one_by_one(tokenizer, monkeypatch):
-    from transformers import AutoTokenizer
-
+def test_batches_agree_with_counting_one_by_one(prompt, monkeypatch):
     monkeypatch.setattr("grace.data.lengths.BATCH", 3)
-    prompt = PromptTemplate.from_tokenizer(AutoTokenizer.from_pretrained(tokenizer), INSTRUCTION, FRAME + 5)
     rows = [{"id": str(at), "text": "x" * at} for at in range(1, 12)]
-    limit = Limit(prompt, FRAME + 5, "drop")
+    limit = Limit(prompt, FRAME + 5, True)
     assert list(limit(iter(rows), "text")) == rows[:5]
     assert limit.tokens["text"].tolist() == [FRAME + at for at in range(1, 12)]
 
 
-def test_a_text_is_counted_once_and_little_is_remembered(monkeypatch):
+def test_a_text_is_counted_once_and_few_are_remembered(monkeypatch):
     asked = []
 
     class Words:
@@ -98,15 +98,14 @@ def test_a_text_is_counted_once_and_little_is_remembered(monkeypatch):
             return [len(text.split()) for text in texts]
 
     monkeypatch.setattr("grace.data.lengths.MOST_KNOWN", 3)
-    once = Once(Words())
-    assert once.count(["a", "b c", "a"]) == [1, 2, 1] and once.count(["b c", "d e f"]) == [2, 3]
+    counter = TokenCounter(Words())
+    assert counter.count([{"positive": "a", "negatives": ["b c", "a"]}]) == {"positive": [1], "negatives": [2, 1]}
+    assert counter.count([{"text": "b c"}, {"text": "d e f"}]) == {"text": [2, 3]}
     assert asked == ["a", "b c", "d e f"]
-    assert once.count(["g", "a"]) == [1, 1] and once.known == {} and once.count(["a"]) == [1]
+    assert counter.count([{"text": "g"}, {"text": "a"}]) == {"text": [1, 1]} and counter.known == {}
 
 
 def test_the_class_that_a_folder_names_is_used(tokenizer, tmp_path):
-    from transformers import AutoTokenizer
-
     text = "Naïve  text\n<|user|>"
     assert load_tokenizer(tokenizer)(text)["input_ids"] == AutoTokenizer.from_pretrained(tokenizer)(text)["input_ids"]
     other = shutil.copytree(tokenizer, tmp_path / "other")
@@ -116,12 +115,9 @@ def test_the_class_that_a_folder_names_is_used(tokenizer, tmp_path):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_rows_are_never_all_held(tokenizer, monkeypatch, threads):
-    from transformers import AutoTokenizer
-
+def test_rows_are_never_all_in_memory(prompt, monkeypatch, threads):
     monkeypatch.setattr("grace.data.lengths.BATCH", 5)
-    prompt = PromptTemplate.from_tokenizer(AutoTokenizer.from_pretrained(tokenizer), INSTRUCTION, FRAME + 5)
-    limit = Limit(prompt, FRAME + 5, "drop", threads)
+    limit = Limit(prompt, FRAME + 5, True, threads)
     rows = [{"id": str(at), "text": "x"} for at in range(400)]
     assert most_alive(lambda some: limit(some, "text"), rows) <= 5 * (2 * threads + 3) + 3
     assert limit.kept == 400
@@ -131,8 +127,7 @@ def test_processes_change_nothing(tokenizer, tmp_path):
     rows = [{**ROWS[0], "id": str(at), "positive": "p" * (at % 13), "source": "ab"[at % 2]} for at in range(5000)]
     made = []
     for threads in (1, 3):
-        by = partial(call, main, "--threads", threads)
-        done, out, report = stage(tokenizer, tmp_path, rows, by=by)
+        done, out, report = stage(tokenizer, tmp_path, rows, by=partial(call, main, "--threads", threads))
         assert done.returncode == 0, done.stderr
         made.append((out.read_text(), {**json.loads(report.read_text()), "manifest": None}))
     assert made[0] == made[1]
@@ -144,7 +139,13 @@ def test_one_sentence_each(tokenizer, tmp_path):
     one_sentence(done, "prompt.max_prompt_tokens", "of 1 rows none fits")
     assert list(out.parent.iterdir()) == []
     (tmp_path / "empty").mkdir()
-    done, _, _ = stage(tmp_path / "empty", tmp_path, ROWS)
-    one_sentence(done, "holds no tokenizer")
-    done, _, _ = stage(tokenizer, tmp_path, ROWS, room=0)
-    one_sentence(done, "leave no room for a text")
+    one_sentence(stage(tmp_path / "empty", tmp_path, ROWS)[0], "holds no tokenizer")
+    one_sentence(stage(tokenizer, tmp_path, ROWS, room=0)[0], "leave no room for a text")
+
+
+def test_quantiles_and_histogram():
+    found = quantiles(list(range(101)))
+    assert found["mean"] == found["median"] == 50 and (found["p05"], found["max"]) == (5, 100)
+    assert quantiles([]) == {} and quantiles(np.array([0.5], dtype=np.float32))["p95"] == 0.5
+    assert histogram([0, 7, 8, 15, 16, 1000], (8, 16)) == {"0-7": 2, "8-15": 2, "16-": 2}
+    assert histogram([], (8, 16)) == {"0-7": 0, "8-15": 0, "16-": 0}

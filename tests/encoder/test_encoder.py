@@ -1,20 +1,27 @@
-"""RationaleEncoder: order, neighbours, hard texts, clear errors."""
+"""RationaleEncoder and EncoderOnly: order, neighbours, hard texts, clear errors."""
 
-import json
 import shutil
+import sys
 import time
 import tracemalloc
 from itertools import groupby
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoTokenizer
 
 from grace import RationaleEncoder
+from grace.cli import cli
+from grace.config.schema import Pooling, Prompt
+from grace.config.section import UserError
+from grace.encoder.encoder import EncoderOnly
 from grace.encoder.engines import transformers as engine
-from grace.encoder.loading import load_tokenizer
-from grace.manifest import weights_hash
-from grace.section import UserError
-from grace.settings import Pooling, Prompt
+from grace.encoder.loading import load_model
+from grace.jobs.files import read_json, write_json
+from grace.jobs.manifest import weights_hash
 
 
 def encoder(folder, **more):
@@ -27,34 +34,14 @@ def test_batch_1_equals_batch_64(tiny_folder, texts, rationales):
     wide = encoder(tiny_folder, batch_size=64).encode(many, rationales=rationales)
     narrow = encoder(tiny_folder, batch_size=1).encode(many, rationales=rationales)
     np.testing.assert_allclose(wide.embeddings, narrow.embeddings, atol=1e-5)
-    assert wide.rationales == narrow.rationales
+    assert wide.rationales == narrow.rationales and (wide.rationales is not None) is rationales
 
 
-def test_order_does_not_matter(tiny_folder, texts):
+def test_the_seed_changes_the_rationales_and_the_order_does_not(tiny_folder, texts):
     one = encoder(tiny_folder)
     forth, back = one.encode(texts), one.encode(texts[::-1])
     np.testing.assert_allclose(forth.embeddings, back.embeddings[::-1], atol=1e-5)
-    assert forth.rationales == back.rationales[::-1]
-
-
-def test_seed_changes_the_rationales(tiny_folder, texts):
-    assert encoder(tiny_folder).encode(texts).rationales != encoder(tiny_folder, seed=1).encode(texts).rationales
-
-
-def test_shape(tiny_folder, texts):
-    made = encoder(tiny_folder).encode(texts)
-    assert made.embeddings.shape == (len(texts), 32) and made.embeddings.dtype == np.float32
-    assert len(made.rationales) == len(texts)
-
-
-def test_direct_has_no_rationales(tiny_folder, texts):
-    assert encoder(tiny_folder).encode(texts, rationales=False).rationales is None
-
-
-def test_plain_prompt_pools_the_text_alone(tiny_folder, texts):
-    plain = encoder(tiny_folder, direct_prompt="plain").encode(texts, rationales=False).embeddings
-    chat = encoder(tiny_folder).encode(texts, rationales=False).embeddings
-    assert np.isfinite(plain).all() and np.abs(plain - chat).max() > 0.01
+    assert forth.rationales == back.rationales[::-1] != encoder(tiny_folder, seed=1).encode(texts).rationales[::-1]
 
 
 def test_empty_and_huge_texts(tiny_folder):
@@ -119,11 +106,8 @@ def test_queries_and_documents_have_one_prompt(tiny_folder, texts):
 
 
 def test_similarity_is_the_cosine_of_arrays_and_encodings(tiny_folder, texts):
-    one, a, b = (
-        encoder(tiny_folder),
-        np.array([[3.0, 4.0], [0.0, 0.0]]),
-        np.array([[6.0, 8.0], [-4.0, 3.0], [1.0, 0.0]]),
-    )
+    one, a = encoder(tiny_folder), np.array([[3.0, 4.0], [0.0, 0.0]])
+    b = np.array([[6.0, 8.0], [-4.0, 3.0], [1.0, 0.0]])
     np.testing.assert_allclose(one.similarity(a, b), [[1, 0, 0.6], [0, 0, 0]], atol=1e-6)
     np.testing.assert_allclose(one.similarity(a[0], b[2]), [[0.6]], atol=1e-6)
     made = one.encode(texts)
@@ -147,7 +131,7 @@ def test_a_saved_encoder_is_the_same(tiny_folder, tmp_path, texts):
     assert RationaleEncoder.from_pretrained(tmp_path / "model", rationales=True, seed=0).spec.rationales
 
 
-def test_batches_are_what_encode_puts_together(tiny_folder, texts):
+def test_batches_and_blocks_are_what_encode_puts_together(tiny_folder, texts, monkeypatch):
     one, texts = encoder(tiny_folder, batch_size=2), texts * 6
     for rationales in (True, False):
         whole, seen = one.encode(texts, rationales=rationales), []
@@ -157,18 +141,12 @@ def test_batches_are_what_encode_puts_together(tiny_folder, texts):
             seen.append(rows)
         assert sorted(row for rows in seen for row in rows) == list(range(len(texts)))
         assert len(seen) > 2 and seen[0] != list(range(len(seen[0])))  # the longest first
-    assert whole.embeddings.shape[1] == one.width and one.dtype == "float32"
-
-
-def test_texts_in_blocks_give_the_same(tiny_folder, texts, monkeypatch):
-    one = encoder(tiny_folder)
-    for rationales in (True, False):
-        expected = one.encode(texts, rationales=rationales)
         with monkeypatch.context() as patch:
             patch.setattr("grace.encoder.encoder.BLOCK", 4)
             made = one.encode(texts, rationales=rationales)
-        np.testing.assert_allclose(made.embeddings, expected.embeddings, atol=1e-5)
-        assert made.rationales == expected.rationales
+        np.testing.assert_allclose(made.embeddings, whole.embeddings, atol=1e-5)
+        assert made.rationales == whole.rationales
+    assert whole.embeddings.shape[1] == one.width and one.dtype == "float32"
 
 
 def test_a_batch_is_there_before_the_next_is_begun(tiny_folder, texts, monkeypatch):
@@ -235,11 +213,6 @@ def test_a_rationale_that_stopped_too_early_is_refused(tiny, tiny_folder):
 
 def test_vllm_writes_in_the_models_place(tiny_folder, texts, monkeypatch):
     """What the encoder asks of an engine, and that direct embeddings do without it."""
-    import sys
-    from types import ModuleType
-
-    from grace.encoder.loading import load_model
-
     asked = []
 
     class VllmEngine:
@@ -264,66 +237,6 @@ def test_vllm_writes_in_the_models_place(tiny_folder, texts, monkeypatch):
     assert asked == [len(texts)]
 
 
-def test_wrong_types(tiny_folder):
-    with pytest.raises(TypeError, match="list of texts"):
-        encoder(tiny_folder).encode("one text")
-    with pytest.raises(TypeError, match="text 1 is a NoneType"):
-        encoder(tiny_folder).encode(["a", None])
-
-
-def test_saved_settings_are_used(tiny_folder, tmp_path, texts):
-    import shutil
-
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    prompt = {"instruction": "Say it again.", "max_prompt_tokens": 60}
-    (folder / "grace.json").write_text(json.dumps({"prompt": prompt}))
-    assert encoder(folder).template.max_prompt_tokens == 60
-
-
-@pytest.mark.parametrize("broken", ["absent", "empty", "no template", "half"])
-def test_no_usable_model(tiny_folder, tmp_path, broken):
-    import shutil
-
-    folder = tmp_path / "model"
-    if broken == "empty":
-        folder.mkdir()
-    elif broken != "absent":
-        shutil.copytree(tiny_folder, folder)
-    if broken == "no template":
-        (folder / "chat_template.jinja").unlink()
-    elif broken == "half":
-        weights = folder / "model.safetensors"
-        weights.write_bytes(weights.read_bytes()[: 1 << 15])
-    with pytest.raises(UserError):
-        encoder(folder)
-
-
-def test_failing_generation_raises(tiny_folder, texts, monkeypatch):
-    one = encoder(tiny_folder)
-    monkeypatch.setattr(one.model.model.layers[0], "forward", lambda *a, **k: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        one.encode(texts)
-
-
-def test_weights_that_lack_a_tensor_are_refused(tiny_folder, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    folder = tmp_path / "model"
-    shutil.copytree(tiny_folder, folder)
-    weights = load_file(folder / "model.safetensors")
-    del weights["model.layers.1.mlp.up_proj.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(UserError, match=r"its weights lack model.layers.1.mlp.up_proj.weight"):
-        encoder(folder)
-
-
-def edited(folder, out, name, **values):
-    """A copy of a model folder with other values in one of its files."""
-    shutil.copytree(folder, out)
-    (out / name).write_text(json.dumps({**json.loads((out / name).read_text()), **values}))
-    return out
-
-
 def test_a_thought_that_the_template_opens_is_shown_and_counted(tiny, tiny_folder):
     tiny[1].chat_template = tiny[1].chat_template.replace("assistant\n{% endif", "assistant\n<think>\n{% endif")
     one, end = with_settings(tiny, encoder(tiny_folder).spec), tiny[1].eos_token_id
@@ -334,7 +247,8 @@ def test_a_thought_that_the_template_opens_is_shown_and_counted(tiny, tiny_folde
 
 
 def test_what_does_not_fit_in_the_context_is_refused_and_a_default_is_cut(tiny_folder, tmp_path, caplog):
-    folder = edited(tiny_folder, tmp_path / "model", "config.json", max_position_embeddings=400)
+    folder = shutil.copytree(tiny_folder, tmp_path / "model")
+    write_json(folder / "config.json", {**read_json(folder / "config.json"), "max_position_embeddings": 400})
     one = RationaleEncoder.from_pretrained(folder)
     assert one.spec.prompt.max_prompt_tokens + one.spec.max_new_tokens == 400 and "reads 400 tokens" in caplog.text
     long = "alpha beta " * 400
@@ -350,14 +264,64 @@ def test_what_does_not_fit_in_the_context_is_refused_and_a_default_is_cut(tiny_f
     assert np.isfinite(RationaleEncoder(one.model, one.tokenizer, whole).encode([long]).embeddings).all()
 
 
-def test_a_models_own_code_is_not_run_and_nobody_is_asked(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("builtins.input", lambda *_: 1 / 0)
-    own = {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}
-    folder = edited(tiny_folder, tmp_path / "model", "config.json", model_type="mine", auto_map=own)
-    (folder / "own.py").write_text("raise SystemExit('it was run')")
-    with pytest.raises(UserError, match=f"^{folder}: needs code of its own, which is never run here"):
-        RationaleEncoder.from_pretrained(folder)
-    settings = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Slow", "own.Fast"]}}
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
-    with pytest.raises(UserError, match="needs code of its own"):
-        load_tokenizer(folder)
+def test_embeddings_are_those_of_transformers_pooled_by_hand(encoder_folder, texts, monkeypatch):
+    model, tokenizer = AutoModel.from_pretrained(encoder_folder).eval(), AutoTokenizer.from_pretrained(encoder_folder)
+    expected = []
+    for text in texts:
+        ids = tokenizer(text, truncation=True, max_length=16, return_tensors="pt")
+        with torch.no_grad():
+            expected.append(model(**ids).last_hidden_state[0].max(0).values.numpy())
+    assert len(tokenizer(texts[4])["input_ids"]) > 16
+    monkeypatch.setattr(EncoderOnly, "TOGETHER", 4)
+    one = EncoderOnly(encoder_folder, "cpu")
+    found = np.zeros((len(texts), one.width), np.float32)
+    for rows, made in one.encode_batches(texts):
+        assert made.rationales is None and len(rows) <= 4
+        found[rows] = made.embeddings
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert (one.width, one.dtype) == (32, "float32") and np.linalg.norm(found, axis=1).min() > 1.5  # none is normalised
+
+
+def test_what_composes_the_model_is_part_of_its_hash(encoder_folder, tmp_path):
+    copy = shutil.copytree(encoder_folder, tmp_path / "copy")
+    write_json(copy / "manifest.json", {})
+    assert weights_hash(copy) == weights_hash(encoder_folder)
+    for path in ("1_Pooling/config.json", "sentence_bert_config.json", "modules.json"):
+        write_json(copy / path, {**dict.fromkeys(["x"]), "was": read_json(copy / path, object)})
+        assert weights_hash(copy) != weights_hash(encoder_folder)
+        shutil.copy(encoder_folder / path, copy / path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda folder: (folder / "modules.json").unlink(), r"has no modules\.json; give the folder of a Sentence"),
+        (lambda folder: (folder / "grace.json").write_text("{}"), "a decoder of this workflow"),
+        (lambda folder: (folder / "config.json").write_text("{"), "no model of Sentence Transformers can be loaded"),
+        (lambda folder: (folder / "model.safetensors").write_bytes(b""), "no model of Sentence Transformers can be"),
+    ],
+)
+def test_what_is_no_such_model_is_one_sentence(encoder_folder, tmp_path, damage, said):
+    folder = shutil.copytree(encoder_folder, tmp_path / "copy")
+    damage(folder)
+    with pytest.raises(UserError, match=f"^{folder}: {said}"):
+        EncoderOnly(folder)
+
+
+def test_an_encoder_only_model_is_asked_for_no_rationales(encoder_folder, tmp_path):
+    said = rf"{encoder_folder}: holds bert \(BertModel\), but a decoder that writes text is needed"
+    with pytest.raises(UserError, match=f"^{said}"):
+        RationaleEncoder.from_pretrained(encoder_folder)
+    (tmp_path / "texts.txt").write_text("a text\n")
+    out = tmp_path / "out.parquet"
+    with pytest.raises(SystemExit, match=f"^error: {said}"):
+        cli.main(["embed", str(tmp_path / "texts.txt"), "--model", str(encoder_folder), "-o", str(out)])
+    assert [path.name for path in tmp_path.iterdir()] == ["texts.txt"]
+
+
+def test_an_embedding_that_is_not_finite_is_not_hidden(encoder_folder, tmp_path, texts):
+    folder = shutil.copytree(encoder_folder, tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    weights["encoder.layer.1.output.LayerNorm.bias"][3] = np.nan
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    assert np.isnan(EncoderOnly(folder).encode(texts)).any()

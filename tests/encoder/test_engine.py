@@ -1,17 +1,20 @@
-"""The fused engine against transformers' own generate and a separate forward pass."""
+"""The transformers engine against transformers' own forward pass, and its sampling."""
 
 from contextlib import contextmanager
 
 import pytest
 import torch
+from scipy import stats
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from grace.encoder.engines import reading
+from grace.config.schema import Pooling
+from grace.config.section import UserError
+from grace.encoder.engines import forward
 from grace.encoder.engines import transformers as engine
-from grace.encoder.sampling import text_key
+from grace.encoder.sampling import gumbel, sample, text_key
 from grace.method.prompt import PromptTemplate
-from grace.section import UserError
-from grace.settings import Pooling
+
+MEAN = Pooling(method="mean", layer="last")
 
 
 def prompts_of(tiny, texts):
@@ -19,47 +22,11 @@ def prompts_of(tiny, texts):
     return template, template.ids(texts)
 
 
-def write(tiny, template, prompts, *, temperature=1.0, pooling=None, batch_size=64, limit=24):
-    return engine.generate(
-        tiny[0],
-        prompts,
-        pool_from=len(template.prefix),
-        pooling=pooling or Pooling(method="mean", layer="last", normalize=False),
-        keys=[text_key(0, i) for i in range(len(prompts))],
-        temperatures=[temperature] * len(prompts),
-        max_new_tokens=limit,
-        ends=engine.end_tokens(*tiny),
-        batch_size=batch_size,
-    )
-
-
-@pytest.mark.parametrize("method", ["mean", "max", "eos"])
-@pytest.mark.parametrize("layer", ["last", "penultimate"])
-def test_fused_pooling_equals_a_separate_forward(tiny, texts, method, layer):
-    template, prompts = prompts_of(tiny, texts)
-    pooling = Pooling(method=method, layer=layer, normalize=False)
-    made = write(tiny, template, prompts, pooling=pooling)
-    assert len({len(ids) for ids in made.token_ids}) > 1  # rows of different lengths were compacted
-    for prompt, written, vector in zip(prompts, made.token_ids, made.pooled, strict=True):
-        with torch.no_grad():  # one row, no padding, by the model's public interface
-            out = tiny[0](torch.tensor([prompt + written[:-1]]), output_hidden_states=True)
-        hidden = out.hidden_states[-1 if layer == "last" else -2][0, len(template.prefix) :]
-        expected = {"mean": hidden.mean(0), "max": hidden.amax(0), "eos": hidden[-1]}[method]
-        torch.testing.assert_close(vector, expected, atol=2e-5, rtol=1e-4)
-
-
-def test_greedy_tokens_equal_transformers_generate(tiny, texts):
-    template, prompts = prompts_of(tiny, texts)
-    made = write(tiny, template, prompts, temperature=0.0)
-    for prompt, written in zip(prompts, made.token_ids, strict=True):
-        expected = (
-            tiny[0]
-            .generate(
-                torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), do_sample=False, max_new_tokens=24
-            )[0, len(prompt) :]
-            .tolist()
-        )
-        assert written == expected
+def write(tiny, template, prompts, *, temperature=1.0, batch_size=64, limit=24, **more):
+    count, ends = len(prompts), engine.end_tokens(*tiny)
+    settings = {"pool_from": len(template.prefix), "pooling": MEAN, "keys": [text_key(0, i) for i in range(count)]}
+    settings |= {"temperatures": [temperature] * count, "max_new_tokens": limit, "ends": ends, "batch_size": batch_size}
+    return engine.generate(tiny[0], prompts, **settings | more)
 
 
 def test_first_token_follows_the_models_distribution(tiny, texts):
@@ -71,13 +38,11 @@ def test_first_token_follows_the_models_distribution(tiny, texts):
     assert (found - probability).abs().max() < 5 * (0.25 / 4000) ** 0.5
 
 
-def test_truncated(tiny, texts):
+def test_a_rationale_ends_with_an_end_token_or_at_the_limit(tiny, texts):
     template, prompts = prompts_of(tiny, texts)
-    ends = engine.end_tokens(*tiny)
-    made = write(tiny, template, prompts, limit=12)
-    for ids, cut in zip(made.token_ids, made.truncated.tolist(), strict=True):
-        assert cut == (ids[-1] not in ends) and len(ids) <= 12
-        assert not set(ids[:-1]) & set(ends)
+    ends = {*engine.end_tokens(*tiny)}
+    for ids in write(tiny, template, prompts, limit=12).token_ids:
+        assert not ends & {*ids[:-1]} and (len(ids) == 12 or (len(ids) < 12 and ids[-1] in ends))
 
 
 def test_a_rationale_ends_with_the_turn_where_eos_is_the_base_models(tiny):
@@ -89,19 +54,16 @@ def test_a_rationale_ends_with_the_turn_where_eos_is_the_base_models(tiny):
     assert engine.end_tokens(model, tokenizer) == [tokenizer.convert_tokens_to_ids("<|im_end|>")]
 
 
-def test_a_model_that_no_token_ends_is_refused(tiny):
+def test_a_model_that_no_token_ends_or_no_number_is_refused(tiny):
     model, tokenizer = tiny
+    usual, model.generation_config.eos_token_id = model.generation_config.eos_token_id, "</s>"
+    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is '</s>'; give a token's number"):
+        engine.end_tokens(model, tokenizer)
+    model.generation_config.eos_token_id = usual
     tokenizer.chat_template = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
     assert engine.end_tokens(model, tokenizer)
     tokenizer.eos_token = model.generation_config.eos_token_id = None
     with pytest.raises(UserError, match="no token ends a reply, so no rationale would ever end; set eos_token"):
-        engine.end_tokens(model, tokenizer)
-
-
-def test_an_end_that_is_no_number_is_refused(tiny):
-    model, tokenizer = tiny
-    model.generation_config.eos_token_id = "</s>"
-    with pytest.raises(UserError, match=r"generation_config\.json: eos_token_id is '</s>'; give a token's number"):
         engine.end_tokens(model, tokenizer)
 
 
@@ -122,7 +84,7 @@ def test_other_architectures_write_and_pool_as_transformers_does(family):
         parameter.data.mul_(4 if parameter.ndim == 2 else 1)
     prompts = [[7, 8, 9, *range(20, 20 + n)] for n in (1, 2, 3, 5, 8, 8, 13, 21, 30)]
     made = engine.generate(
-        model, prompts, pool_from=3, pooling=Pooling(method="mean", layer="last", normalize=False), keys=[0] * 9,
+        model, prompts, pool_from=3, pooling=MEAN, keys=[0] * 9,
         temperatures=[0.0] * 9, max_new_tokens=20, ends=[*range(300, 340)], batch_size=4,
     )  # fmt: skip
     for prompt, written, vector in zip(prompts, made.token_ids, made.pooled, strict=True):
@@ -155,7 +117,7 @@ def test_little_of_what_is_computed_is_padding(tiny):
     prompts = [[7, 8, i, *([9] * (n - 1))] for i, n in enumerate(lengths)]
     with counted(tiny[0]) as shapes:
         made = engine.generate(
-            tiny[0], prompts, pool_from=2, pooling=Pooling(method="mean", layer="last", normalize=False),
+            tiny[0], prompts, pool_from=2, pooling=MEAN,
             keys=list(range(300)), temperatures=[1.0] * 300, max_new_tokens=limits, ends=[], batch_size=16,
         )  # fmt: skip
     assert [len(ids) for ids in made.token_ids] == limits
@@ -172,10 +134,7 @@ def test_equal_prompts_are_read_once(tiny, texts):
     with counted(tiny[0]) as shapes:
         made = write(tiny, template, prompts * 8)
     assert sum(rows * tokens for rows, tokens in shapes if tokens > 1) <= 2 * max(map(len, prompts))
-    alone = [
-        write(tiny, template, prompts[:1], temperature=0.0),
-        write(tiny, template, prompts[:1] * 9, temperature=0.0),
-    ]
+    alone = [write(tiny, template, prompts[:1] * count, temperature=0.0) for count in (1, 9)]
     assert alone[1].token_ids == alone[0].token_ids * 9
     torch.testing.assert_close(alone[1].pooled, alone[0].pooled.expand(9, -1), atol=1e-5, rtol=0)
     assert len({tuple(ids) for ids in made.token_ids}) > 8  # each has noise of its own
@@ -190,19 +149,9 @@ def test_each_prompt_may_have_a_limit_of_its_own(tiny, texts):
 
 
 def test_nothing_is_pooled_where_nothing_is_asked_for(tiny, texts):
-    _, prompts = prompts_of(tiny, texts)
-    settings = dict(
-        pool_from=0, keys=list(range(6)), temperatures=[1.0] * 6, max_new_tokens=9, ends=engine.end_tokens(*tiny),
-        batch_size=4,
-    )  # fmt: skip
-    bare = [batch for batch in engine.generate_batches(tiny[0], prompts, pooling=None, **settings)]
-    assert all(batch.pooled.shape == (len(batch.rows), 0) for batch in bare)
-    pooled = engine.generate(
-        tiny[0], prompts, pooling=Pooling(method="mean", layer="last", normalize=False), **settings
-    )
-    assert {row: ids for batch in bare for row, ids in zip(batch.rows, batch.token_ids, strict=True)} == dict(
-        enumerate(pooled.token_ids)
-    )
+    template, prompts = prompts_of(tiny, texts)
+    bare, pooled = (write(tiny, template, prompts, limit=9, pooling=pooling) for pooling in (None, MEAN))
+    assert bare.pooled.shape == (len(prompts), 0) and bare.token_ids == pooled.token_ids
 
 
 def test_compiled_decoding_gives_the_same_and_is_compiled_once_for_a_width(tiny, texts, monkeypatch):
@@ -213,33 +162,76 @@ def test_compiled_decoding_gives_the_same_and_is_compiled_once_for_a_width(tiny,
         graphs.append(graph)
         return graph.forward
 
-    monkeypatch.setattr(reading, "COMPILER", {"backend": compiler})
-    monkeypatch.setattr(reading, "NARROWEST", 32)
-    reading.compiled.cache_clear()
+    monkeypatch.setattr(forward, "COMPILER", {"backend": compiler})
+    monkeypatch.setattr(forward, "NARROWEST", 32)
+    forward.compiled.cache_clear()
     template, prompts = prompts_of(tiny, texts)
     prompts = [prompt + [i] for i, prompt in enumerate(prompts * 3)]
-    settings = dict(
-        pool_from=len(template.prefix), pooling=Pooling(method="mean", layer="penultimate", normalize=False),
-        keys=list(range(18)), temperatures=[1.0] * 18, max_new_tokens=24, ends=engine.end_tokens(*tiny), batch_size=4,
-    )  # fmt: skip
-    plain = engine.generate(tiny[0], prompts, **settings)
+    settings = {"pooling": Pooling(method="mean", layer="penultimate"), "batch_size": 4}
+    plain = write(tiny, template, prompts, **settings)
     assert not graphs
     for _ in range(2):
-        made = engine.generate(tiny[0], prompts, compile=True, **settings)
+        made = write(tiny, template, prompts, compile=True, **settings)
         assert made.token_ids == plain.token_ids
         torch.testing.assert_close(made.pooled, plain.pooled, atol=1e-5, rtol=0)
     assert 2 <= len(graphs) <= 4  # to draw, and widths of 32 to 128; none again in the second call
-    reading.compiled.cache_clear()
+    forward.compiled.cache_clear()
 
 
 def test_prompts_of_other_lengths_are_no_other_shape(tiny, monkeypatch):
     graphs = []
-    monkeypatch.setattr(reading, "COMPILER", {"backend": lambda graph, _: graphs.append(graph) or graph.forward})
-    reading.compiled.cache_clear()
+    monkeypatch.setattr(forward, "COMPILER", {"backend": lambda graph, _: graphs.append(graph) or graph.forward})
+    forward.compiled.cache_clear()
     for length in range(10, 21):
         engine.generate(
             tiny[0], [[*range(20, 20 + length)]] * 2, pool_from=0, pooling=None, keys=[0, 1], temperatures=[0.0, 0.0],
             max_new_tokens=3, ends=[], batch_size=2, compile=True,
         )  # fmt: skip
     assert 1 <= len(graphs) <= 2
-    reading.compiled.cache_clear()
+    forward.compiled.cache_clear()
+
+
+def at(step, count):
+    return torch.full((count,), step)
+
+
+def keys(count):
+    return torch.tensor([text_key(0, i) for i in range(count)])
+
+
+def test_frequencies_follow_the_softmax():
+    logits = torch.tensor([0.3, -1.0, 2.0, 0.0, 1.1])
+    draws = sample(logits.expand(40_000, 5), keys(40_000), at(3, 40_000), torch.full((40_000,), 0.7))
+    expected = (logits.double() / 0.7).softmax(0) * 40_000
+    assert stats.chisquare(torch.bincount(draws, minlength=5).numpy(), expected.numpy()).pvalue > 1e-3
+
+
+def test_noise_is_gumbel():
+    noise = gumbel(keys(64), at(0, 64), 1001).flatten()
+    assert torch.isfinite(noise).all()
+    assert stats.kstest(noise[::7].numpy(), stats.gumbel_r.cdf).pvalue > 1e-3
+
+
+def test_steps_rows_and_entries_are_uncorrelated():
+    noise = torch.stack([gumbel(keys(32), at(step, 32), 512) for step in range(32)])
+    for flat in (noise.flatten(1), noise.transpose(0, 1).flatten(1)):
+        assert torch.corrcoef(flat).fill_diagonal_(0).abs().max() < 0.04  # 5 deviations of 1 / sqrt(16384)
+
+
+def test_the_noise_of_a_row_depends_on_its_own_key_and_step_alone():
+    some, steps = keys(3), torch.tensor([0, 7, 2**20])
+    noise = gumbel(some, steps, 50)
+    for row in range(3):
+        assert torch.equal(noise[row], gumbel(some[row : row + 1], steps[row : row + 1], 50)[0])
+    assert not torch.equal(noise[0], gumbel(some[:1], at(1, 1), 50)[0])
+
+
+def test_zero_temperature_is_greedy_in_a_mixed_batch():
+    logits = torch.randn(6, 50)
+    drawn = sample(logits, keys(6), at(0, 6), torch.tensor([0.0, 5.0] * 3))
+    assert torch.equal(drawn[::2], logits.argmax(-1)[::2])
+
+
+def test_key_is_stable():
+    assert text_key(0, "text") == text_key(0, "text") != text_key(1, "text")
+    assert text_key("a", "b") != text_key("ab", "")

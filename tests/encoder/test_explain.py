@@ -1,4 +1,4 @@
-"""Effects against pooling again in float64 with a sentence's tokens taken out by hand."""
+"""Effects against pooling again in float64 with a sentence's tokens taken out by hand; sentences by hand."""
 
 import time
 
@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from grace import RationaleEncoder
+from grace.config.schema import Pooling
+from grace.config.section import UserError
 from grace.encoder import explain as module
-from grace.encoder.explain import compare, cosines, read
-from grace.section import UserError
-from grace.settings import Pooling
+from grace.encoder.explain import compare, rationale_sentences, read, sentences
 
 # Pieces that the tokenizer cuts into the same tokens alone and together, so that a sentence's tokens can be counted
 # without looking for them. A space that is a token is at the end of the sentence before; " Draw" is one token.
@@ -120,20 +120,15 @@ def test_the_cosine_and_the_rationales_are_those_of_encode(tiny_folder, texts, r
     expected = one.similarity(made.embeddings[0], made.embeddings[1])[0, 0]
     assert found.similarity == pytest.approx(expected, abs=1e-5)
     assert [found.a.rationale, found.b.rationale] == (made.rationales or [None, None])
+    many = [text for text in texts if text] * 3
+    readings = read(one, many)  # together
+    pair, alone = compare(readings[0], readings[7]), one.explain(many[0], many[7])
+    assert pair.similarity == pytest.approx(alone.similarity, abs=1e-5)
+    np.testing.assert_allclose([p.effect for p in pair.b.parts], [p.effect for p in alone.b.parts], atol=1e-5)
     back = one.explain(texts[1], texts[0])
     assert back.similarity == pytest.approx(found.similarity, abs=1e-6)
     for part, same in zip(found.a.parts, back.b.parts, strict=True):
         assert part[:2] == same[:2] and part.effect == pytest.approx(same.effect, abs=1e-5)
-
-
-def test_many_texts_read_together_compare_as_pairs_do(tiny_folder, texts):
-    one = encoder(tiny_folder)
-    many = [text for text in texts if text] * 3
-    readings = read(one, many)
-    pair = compare(readings[0], readings[7])
-    alone = one.explain(many[0], many[7])
-    assert pair.similarity == pytest.approx(alone.similarity, abs=1e-5)
-    np.testing.assert_allclose([p.effect for p in pair.b.parts], [p.effect for p in alone.b.parts], atol=1e-5)
 
 
 def test_one_sentence_leaves_the_glue_or_nothing(tiny_folder):
@@ -185,6 +180,44 @@ def test_a_tokenizer_without_offsets_is_refused(tiny):
     assert module._text_ends(one.tokenizer, "a b", 10)[-1] == 3
 
 
-def test_cosines_of_nothing_are_0():
-    found = cosines(np.array([[3.0, 4.0], [0.0, 0.0]]), np.array([[6.0, 8.0], [-4.0, 3.0]]))
-    np.testing.assert_allclose(found, [[1, 0], [0, 0]], atol=1e-12)
+TEXTS = {
+    "One. Two! Three? Four": ["One.", "Two!", "Three?", "Four"],
+    "no stop at all": ["no stop at all"],
+    'He said "Stop." Then he left.': ['He said "Stop."', "Then he left."],
+    "See Fig. 3 and Dr. Smith, e.g. here. J. Doe et al. wrote np.sum(x) in 3.5 s. Done.": [
+        "See Fig. 3 and Dr. Smith, e.g. here.",
+        "J. Doe et al. wrote np.sum(x) in 3.5 s.",
+        "Done.",
+    ],
+    "Wait... what? yes.": ["Wait... what? yes."],
+    "A title\n\nA line\nthat goes on.\n  Next.": ["A title", "A line\nthat goes on.", "Next."],
+    "Steps:\n- one\n- two\n1. three\n* four": ["Steps:", "- one", "- two", "1. three", "* four"],
+    "猫です。犬です！鳥": ["猫です。", "犬です！", "鳥"],
+    "  Spaces.   Around.  ": ["Spaces.", "Around."],
+    "...": ["..."],
+    "": [],
+    " \n\n ": [],
+}
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_sentences(text):
+    found = sentences(text)
+    assert [text[start:end].strip() for start, end in found] == TEXTS[text]
+    assert "".join(text[start:end] for start, end in found) == (text if text.strip() else "")
+
+
+def test_thought_and_statement_are_apart_and_marks_in_neither():
+    text = "<think> a b. C d </think> And so. On"
+    assert [text[start:end].strip() for start, end in rationale_sentences(text)] == ["a b.", "C d", "And so.", "On"]
+    for broken in ("no mark. At all", "<think> never closed. Cut", "a </think> b <think> c", "<think></think>"):
+        parts = [broken[start:end].strip() for start, end in rationale_sentences(broken)]
+        assert all(parts) and not any("think>" in part for part in parts)
+        assert "".join("".join(parts).split()) == broken.replace("<think>", "").replace("</think>", "").replace(" ", "")
+
+
+@pytest.mark.parametrize("unit", [".", " ", "\n", "\n ", ". ", '."', "a", "\n-", "!?", "A. ", ".\n\n", "。"])
+def test_a_long_run_takes_no_longer_than_words(unit):
+    text, start = unit * (200_000 // len(unit)), time.perf_counter()
+    sentences(text)
+    assert time.perf_counter() - start < 2

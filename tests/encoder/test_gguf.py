@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from grace.config.section import UserError
 from grace.encoder.gguf import convert
 from grace.encoder.loading import load_model
-from grace.section import UserError
 from tests.gguf_files import KINDS, TEXT, as_qwen2, make_model, make_tokenizer, write_gguf
 
 SAMPLES = [TEXT, "", " \n\n7", "Größe \U0001f600\u3042 e\u0301", "def f(x):\n    return x[0]\n", "<|im_end|> <think>"]

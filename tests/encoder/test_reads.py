@@ -6,11 +6,11 @@ import torch
 from transformers import AutoTokenizer
 
 from grace import RationaleEncoder
+from grace.config.schema import Pooling
+from grace.config.section import UserError, build
+from grace.config.specs import EncodeSpec
 from grace.encoder import reads
 from grace.method.prompt import PromptTemplate
-from grace.section import UserError, build
-from grace.settings import Pooling
-from grace.specs import EncodeSpec
 from tests.pooled import by_hand
 
 TEXTS = ["Sort a list of strings.", "", "Invert a matrix. Raise if singular."]
@@ -62,6 +62,14 @@ def test_direct(tiny, template, prompt, more, parts, pooled):
             assert (one.start, one.stop) == ((first, stop) if stop > first else (max(0, first - 1), max(1, stop)))
         assert one.stop == max(1, stop)
         assert one.ids[one.text : one.text + one.size] == known["T"]
+
+
+def test_texts():
+    assert reads.checked_texts(("a", "b")) == ["a", "b"] and reads.checked_texts([]) == []
+    with pytest.raises(TypeError, match="list of texts"):
+        reads.checked_texts("one text")
+    with pytest.raises(TypeError, match="text 1 is a bytes"):
+        reads.checked_texts(["a", b"b"])
 
 
 def test_skipped_tokens_are_read_and_not_pooled(template):
@@ -181,10 +189,6 @@ def test_a_pooling_that_cannot_be(tiny_folder, rationales, more, said):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (
-            {"closing": "It means"},
-            "pooling.closing: its last token is what is pooled; set method: eos and tokens: both",
-        ),
         ({"closing": "It", "method": "eos", "tokens": "text"}, "pooling.closing: its last token"),
         ({"skip": 1, "method": "eos"}, "pooling.skip: leaves out tokens of the text, and none is pooled"),
         ({"layer": -1}, "pooling.layer"),

@@ -1,7 +1,9 @@
 """The folder as a SentenceTransformer: our embeddings, in all ways in which others ask for them."""
 
+import importlib
 import json
 import shutil
+import sys
 from itertools import pairwise
 
 import numpy as np
@@ -9,12 +11,13 @@ import pytest
 import torch
 from scipy.stats import spearmanr
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.util import semantic_search
 
 from grace import RationaleEncoder
+from grace.config.section import UserError
+from grace.encoder import registering
+from grace.encoder.registering import MODULE, Classes, Finder, register
 from grace.encoder.saved import complete
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.jobs.files import write_jsonl
 
 TEXTS = ["Compute the inverse of a matrix.", "", "Sort a list of strings. " * 9, "Draw samples", "\ud800 socket", "sum"]
 
@@ -63,13 +66,6 @@ def test_what_integrations_ask_for(model, ours):
     assert model.tokenizer is model[0].tokenizer and model.transformers_model is model[0].model
     with pytest.raises(TypeError, match="text 0 is a int"):
         model.encode([1, 2])
-
-
-def test_semantic_search_finds_the_text_itself(model, ours):
-    corpus = torch.from_numpy(ours.encode_document(TEXTS).embeddings)
-    hits = semantic_search(model.encode_query(TEXTS, convert_to_tensor=True), corpus, top_k=2)
-    assert [found[0]["corpus_id"] for found in hits] == list(range(len(TEXTS)))
-    assert all(found[0]["score"] > 1 - 1e-5 and found[0]["score"] > found[1]["score"] for found in hits)
 
 
 def test_mteb_evaluates_it(model, ours, tmp_path):
@@ -183,3 +179,44 @@ def test_llama_index(folder, ours):
     index = core.VectorStoreIndex.from_documents([core.Document(text=text) for text in texts], embed_model=model)
     [hit] = index.as_retriever(similarity_top_k=1).retrieve(texts[2])
     assert hit.text == texts[2]
+
+
+@pytest.fixture
+def base(tmp_path, monkeypatch):
+    """A module in the place of Sentence Transformers' own."""
+    (tmp_path / "stands_in.py").write_text("class BaseModel:\n    _module_classes = {}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(registering, "BASE", "stands_in")
+    monkeypatch.setattr(sys, "meta_path", [found for found in sys.meta_path if not isinstance(found, Finder)])
+    yield "stands_in"
+    sys.modules.pop("stands_in", None)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_either_may_be_imported_first(base, before):
+    if before:
+        importlib.import_module(base)
+    register()
+    register()
+    module = importlib.import_module(base)
+    assert list(module.BaseModel._module_classes) == [MODULE]
+    assert not any(isinstance(found, Finder) for found in sys.meta_path)
+
+
+def test_another_import_changes_nothing(base):
+    register()
+    importlib.reload(importlib.import_module("colorsys"))
+    assert sum(isinstance(found, Finder) for found in sys.meta_path) == 1
+
+
+def test_one_class_and_no_other():
+    classes = Classes({"their.Module": int})
+    assert classes[MODULE].__name__ == "RationaleModule" and classes["their.Module"] is int
+    assert classes.get("grace.encoder.sentence.Other") is None and len(classes) == len([*classes]) == 2
+
+
+def test_a_sentence_transformers_without_the_attribute_is_left_alone(base):
+    module = importlib.import_module(base)
+    del module.BaseModel._module_classes
+    register()
+    assert not hasattr(module.BaseModel, "_module_classes")

@@ -7,13 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from grace import tasks as names
-from grace.encoder.store import Store
-from grace.evaluation import evaluate, tasks
-from grace.evaluation.embedder import Embedder
+from grace.config import tasks as names
+from grace.config.studies import read_config
+from grace.evaluation import tasks
 from grace.evaluation.sandbox import Limits, Sandbox
-from grace.merging import read_config
-from tests.evaluation.fakes import FakeEncoder, embedder, make_rows
+from tests.evaluation.fakes import FakeEncoder, embedder, evaluated, make_rows
 
 ROOT = Path(__file__).parents[2]
 DEMO = list(names.DEMO.values())
@@ -27,34 +25,42 @@ def data():
 @pytest.fixture(scope="module")
 def ran(data, tmp_path_factory):
     made = embedder(FakeEncoder(rationales=True), tmp_path_factory.mktemp("store"))
-    return evaluate.run(made, DEMO, data, "grace/test", "r1"), made
+    return evaluated(made, DEMO, data), made
 
 
 @pytest.fixture
-def job(tmp_path, data, monkeypatch):
-    """Arguments of the command, with a stand-in for the model."""
-    from grace import study
+def encoders(monkeypatch):
+    """The stand-ins that jobs have made instead of a model."""
     from grace.encoder.encoder import RationaleEncoder
 
-    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: FakeEncoder(rationales=True))
+    made: list[FakeEncoder] = []
+    monkeypatch.setattr(RationaleEncoder, "from_spec", lambda *_: made.append(FakeEncoder(rationales=True)) or made[-1])
+    return made
+
+
+@pytest.fixture
+def job(tmp_path, data, encoders):
+    """Arguments of the command, with a stand-in for the model."""
+    from grace.config.plan import Plan
+
     (tmp_path / "model").mkdir()
     (tmp_path / "model/model.safetensors").write_bytes(b"weights")
     (tmp_path / "tasks.json").write_text(json.dumps({"manifest": {}, **data}))
-    config = read_config(ROOT / "config.yaml")
-    spec = json.loads(study.Plan(config).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps({"id": "0", **row}) + "\n" for row in data["test"]))
+    spec = json.loads(Plan(read_config(ROOT / "config.yaml")).spec_evaluate("tiny-smoke", "reasoning", 0, "docstrings"))
     spec |= {"tasks": ["DocstringSTS"], "pairs": 0, "rationales_of": None}
     out = tmp_path / "out/docstrings.json"
-    names = {"--model": "model", "--data": "tasks.json", "--out": "out/docstrings.json"}
-    return ["--spec", json.dumps(spec)] + [str(part) for k, v in names.items() for part in (k, tmp_path / v)], out
+    paths = ["--model", tmp_path / "model", "--data", tmp_path / "tasks.json", "--out", out]
+    return ["--spec", json.dumps({"runs": [spec]}), *map(str, paths)], out
 
 
 @pytest.fixture
-def evaluated(tmp_path):
+def run_one(tmp_path):
     """Runs one task with an empty store; returns its entry of the result."""
 
     def run(name: str, encoder, local=None):
-        store = Store(tmp_path / "store", {"precision": "float32", "name": name}, encoder.width)
-        return evaluate.run(Embedder(encoder, store), [name], None, "grace/test", "r1", local)[name]
+        made = embedder(encoder, tmp_path / "store", {"name": name})
+        return evaluated(made, [name], None, local)[name]
 
     return run
 

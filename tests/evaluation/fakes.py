@@ -1,38 +1,25 @@
-"""Stand-ins for tests: rows as the split stage writes them, encoders without a model."""
+"""What the tests share: rows as the split stage writes them, encoders without a model, and calls of the job."""
 
 from __future__ import annotations
 
+import json
 import re
+import shutil
 import zlib
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 
 from grace.encoder.store import Store
-from grace.evaluation.embedder import Embedder
+from grace.evaluation import evaluate, mteb_scores, mteb_tasks
+from grace.evaluation.evaluate import Embedder
 
+needs_bubblewrap = pytest.mark.skipif(shutil.which("bwrap") is None, reason="bubblewrap is not installed")
 PACKAGES = {"numpy": 6, "scipy": 5, "pandas": 4, "sklearn": 4, "torch": 4, "sympy": 3, "networkx": 2, "nltk": 2}
-WORDS = [
-    "return",
-    "array",
-    "value",
-    "index",
-    "matrix",
-    "graph",
-    "node",
-    "tensor",
-    "frame",
-    "column",
-    "solve",
-    "fit",
-    "sample",
-    "norm",
-    "sort",
-    "merge",
-    "path",
-]
+WORDS = ("return array value index matrix graph node tensor frame column solve fit sample norm sort merge path").split()
 
 
 def make_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -127,3 +114,35 @@ class Broken(FakeEncoder):
 def embedder(encoder: Any, folder: Any, settings: dict[str, Any] | None = None) -> Embedder:
     """With a store in `folder`."""
     return Embedder(encoder, Store(folder, {"precision": "float32", **(settings or {})}, encoder.width))
+
+
+def evaluated(
+    made: Any,
+    names: list[str],
+    data: dict[str, Any] | None = None,
+    local: dict[str, str] | None = None,
+    sample: dict[str, int] | None = None,
+) -> dict[str, Any]:
+    """The results of an embedder, without a job."""
+    return mteb_scores.run(made, mteb_tasks.find(names, data, local, sample), "grace/test", "r1")
+
+
+def results(arguments, out, store):
+    """What the command of an evaluation writes, without its manifest."""
+    evaluate.main([*arguments, "--store", str(store)])
+    written = json.loads(out.read_text())
+    del written["manifest"]
+    return written
+
+
+def spec_of(arguments):
+    """The settings of the one run of a command."""
+    (spec,) = json.loads(arguments[1])["runs"]
+    return spec
+
+
+def changed(arguments, **spec):
+    """Arguments of the command with other settings, and with those of `encode` that stand in a dictionary."""
+    old = spec_of(arguments)
+    encode = old["encode"] | spec.pop("encode", {})
+    return ["--spec", json.dumps({"runs": [old | {"encode": encode} | spec]}), *arguments[2:]]

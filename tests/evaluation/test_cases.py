@@ -5,11 +5,13 @@ import json
 
 import pytest
 
-from grace import RationaleEncoder, manifest, specs
+from grace import RationaleEncoder
+from grace.config import specs
+from grace.config.section import UserError
 from grace.evaluation import cases
-from grace.evaluation.held_out import by_hash
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.evaluation.tasks import by_hash
+from grace.jobs import manifest
+from grace.jobs.files import write_jsonl
 from tests.evaluation.fakes import make_rows
 
 ENCODE = {

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from grace.config.section import UserError
 from grace.evaluation import answers, general_tasks
 from grace.evaluation.general_tasks import HUB
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.jobs.files import write_jsonl
 
 
 @pytest.mark.parametrize("name", HUB)
@@ -105,16 +105,8 @@ MMLU = {"subject": "anatomy", "question": "Which?", "choices": ["a", "b", "c", "
             {"train": [TRIVIA] * 6, "validation": [{**TRIVIA, "answer": {"aliases": [""]}}]},
             "row 1: .*aliases",
         ),
-        (
-            "humaneval",
-            {"test": [{**CODE, "test": "assert f()"}]},
-            r"row 1: the field 'test' does not hold 'def check",
-        ),
-        (
-            "humaneval",
-            {"test": [{**CODE, "entry_point": "g"}]},
-            r"row 1: the field 'prompt' does not hold 'def g",
-        ),
+        ("humaneval", {"test": [{**CODE, "test": "assert f()"}]}, r"row 1: the field 'test' does not hold 'def check"),
+        ("humaneval", {"test": [{**CODE, "entry_point": "g"}]}, r"row 1: the field 'prompt' does not hold 'def g"),
         (
             "bbh",
             {"test": [{"task": "weblies", "input": "x", "target": "Yes"}]},

@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from grace import RationaleEncoder, manifest
+from grace import RationaleEncoder
+from grace.config.schema import Latency
+from grace.encoder.encoder import EncoderOnly
 from grace.evaluation import latency
-from grace.evaluation.held_out import by_hash
-from grace.evaluation.latency import Corpus, Timed
-from grace.evaluation.systems import System, systems
-from grace.exhibits import Latency
-from grace.files import write_jsonl
+from grace.evaluation.latency import Corpus, System, Timed, systems
+from grace.evaluation.tasks import by_hash
+from grace.jobs import manifest
+from grace.jobs.files import write_jsonl
 from tests.evaluation.fakes import make_rows
 
 CPU = torch.device("cpu")
@@ -179,3 +180,47 @@ def test_what_cannot_be_timed_is_one_sentence(job, change, rows, message, tmp_pa
     with pytest.raises(SystemExit) as stopped:
         job(change, rows)
     assert message in str(stopped.value) and not list((tmp_path / "out").iterdir())
+
+
+# ---- systems -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def models(tiny_folder):
+    """A backbone and another model."""
+    backbone, trained = (RationaleEncoder.from_pretrained(tiny_folder, max_new_tokens=8) for _ in range(2))
+    with torch.no_grad():
+        trained.model.model.layers[0].mlp.down_proj.weight.mul_(-1)
+    return backbone, trained
+
+
+def test_every_system_embeds_as_the_encoder_does(models, texts, tiny_folder):
+    direct, *reasoning = systems(Latency(**SETTINGS), *models)
+    assert [(one.name, one.budget, one.width) for one in reasoning] == [
+        ("reasoning", 5, 32), ("reasoning", 20, 32), ("grace", 5, 32), ("grace", 20, 32),
+    ]  # fmt: skip
+    text = texts[1]
+    vector, tokens = direct.embed(text)
+    assert (direct.name, direct.budget, direct.head, tokens) == ("direct", None, None, 0)
+    np.testing.assert_array_equal(vector, models[0].encode([text], rationales=False).embeddings[0])
+    counts = set()
+    for one in reasoning:
+        fresh = RationaleEncoder.from_pretrained(tiny_folder, max_new_tokens=one.budget)
+        model = models[one.name == "grace"]
+        fresh.model.load_state_dict(model.model.state_dict())
+        for text in texts:
+            expected = fresh.encode([text])
+            vector, tokens = one.embed(text)
+            np.testing.assert_array_equal(vector, expected.embeddings[0])
+            assert tokens == len(expected.rationales[0].token_ids) and one.head is model.model.lm_head
+            counts.add(tokens)
+    assert 5 in counts and max(counts) > 8  # neither budget is the models' own
+
+
+def test_the_encoder_only_model_comes_first_and_embeds_as_it_is(models, texts, encoder_folder):
+    encoder = EncoderOnly(encoder_folder, "cpu")
+    first, second, *_ = systems(Latency(**SETTINGS), *models, encoder)
+    assert (first.name, first.budget, first.width, first.head, second.name) == ("encoder", None, 32, None, "direct")
+    vector, tokens = first.embed(texts[1])
+    np.testing.assert_array_equal(vector, encoder.encode([texts[1]])[0])
+    assert tokens == 0

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from grace.evaluation import evaluate, items, local_data, mteb_tasks
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.evaluation import local_data, mteb_tasks
+from grace.jobs.files import write_jsonl
+from tests.evaluation.fakes import evaluated
 from tests.rows import save
 
 
@@ -28,13 +29,13 @@ def test_named_subsets_members_and_a_copy_of_the_repository(tmp_path):
     assert task.dataset["test"]["sentence2"][:] == ["b", "d"]
 
     (task,) = mteb_tasks.get_tasks(["CQADupstackRetrieval"])
-    for leaf in items.leaves(task):
+    for leaf in local_data.leaves(task):
         for name in ("corpus", "queries"):
             row = {"_id": "1", "title": None, "text": leaf.metadata.name}
             write_jsonl(tmp_path / f"cqa/{leaf.metadata.name}/{name}.jsonl", [row])
         write_jsonl(tmp_path / f"cqa/{leaf.metadata.name}/qrels.jsonl", [{"query-id": "1", "corpus-id": "1"}])
     local_data.use(task, tmp_path / "cqa")
-    for leaf in items.leaves(task):
+    for leaf in local_data.leaves(task):
         leaf.load_data()
         data = leaf.dataset["default"]["test"]
         assert data["corpus"][0] == {"id": "1", "title": "", "text": leaf.metadata.name}
@@ -104,7 +105,7 @@ def test_a_broken_data_file_is_named_with_its_row(tmp_path, file, content, says)
     name = "AskUbuntuDupQuestions" if file == "top_ranked" else "SciFact"
     (task,) = mteb_tasks.get_tasks([name], local={name: str(tmp_path)})
     with pytest.raises(UserError, match=rf"evaluation\.local\.{name}: .*{says}"):
-        evaluate._load(task)
+        mteb_tasks.load_data(task)
 
 
 def test_a_judged_query_without_candidates_is_named(tmp_path):
@@ -115,7 +116,7 @@ def test_a_judged_query_without_candidates_is_named(tmp_path):
     write_jsonl(tmp_path / "top_ranked.jsonl", [{"query-id": 1, "corpus-ids": [1, 2]}])
     (task,) = mteb_tasks.get_tasks(["SciDocsRR"], local={"SciDocsRR": str(tmp_path)})
     with pytest.raises(UserError, match=r"top_ranked\.jsonl: has no row of the query '2', which is judged"):
-        evaluate._load(task)
+        mteb_tasks.load_data(task)
 
 
 def retrieval(folder, name, qrels, more=None):
@@ -124,7 +125,7 @@ def retrieval(folder, name, qrels, more=None):
     for stem, content in {"corpus": rows, "queries": rows, "qrels": qrels, **(more or {})}.items():
         save(folder / f"{stem}.jsonl", content)
     (task,) = mteb_tasks.get_tasks([name], local={name: str(folder)})
-    evaluate._load(task)
+    mteb_tasks.load_data(task)
     return task.dataset["default"]["test"]
 
 
@@ -200,7 +201,7 @@ def test_a_row_without_what_the_task_reads_is_named(tmp_path, name, rows, says):
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
     (task,) = mteb_tasks.get_tasks([name], local={name: str(tmp_path)})
     with pytest.raises(UserError, match=rf"evaluation\.local\.{name}: .*{says}"):
-        evaluate._load(task)
+        mteb_tasks.load_data(task)
 
 
 @pytest.mark.parametrize(("train", "test"), [([0, 1], [0, 2]), (["0", "1"], [0, 1]), ([0, 1], ["joy", "rage"])])
@@ -209,7 +210,7 @@ def test_a_label_of_the_test_that_training_does_not_have(tmp_path, train, test):
         write_jsonl(tmp_path / f"{split}.jsonl", [{"text": f"{split} {label}", "label": label} for label in labels])
     (task,) = mteb_tasks.get_tasks([CLS], local={CLS: str(tmp_path)})
     with pytest.raises(UserError, match=r"test\.jsonl: the label .* is none of those of train\.jsonl"):
-        evaluate._load(task)
+        mteb_tasks.load_data(task)
 
 
 class Words:
@@ -230,7 +231,7 @@ def test_labels_may_be_any_numbers_or_texts(tmp_path, labels):
     rows = [{"text": text, "label": label} for label, some in zip(labels, texts, strict=True) for text in some]
     for split in ("train", "test"):
         write_jsonl(tmp_path / f"{split}.jsonl", rows)
-    found = evaluate.run(Words(), [CLS], None, "words", "1", {CLS: str(tmp_path)})
+    found = evaluated(Words(), [CLS], None, {CLS: str(tmp_path)})
     assert found[CLS]["main_score"] == 1.0
 
 

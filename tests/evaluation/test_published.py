@@ -13,15 +13,13 @@ from types import SimpleNamespace
 import mteb
 import pytest
 
-from grace.config import Encoder
-from grace.encoder.digests import digests_of
-from grace.encoder.encoder import Encoding
-from grace.encoder.encoder_only import EncoderOnly
-from grace.encoder.packaged import packaged
-from grace.encoder.store import Store
+from grace.config.schema import Encoder
+from grace.config.section import UserError
+from grace.encoder.encoder import EncoderOnly, Encoding
+from grace.encoder.hub import packaged
+from grace.encoder.store import Store, digests_of
 from grace.evaluation import evaluate
-from grace.section import UserError
-from tests.test_config import CONFIG
+from tests.config.test_schema import CONFIG
 
 TASK, DATA = "Banking77Classification", Path(__file__).parents[2] / "../shared/data/banking77"
 SCORE = 0.80042
@@ -50,7 +48,7 @@ def run(model, tmp_path_factory):
             patch.setattr(mteb, "evaluate", lambda *given, **named: seen.append(once(*given, **named)) or seen[-1])
             spec = {"run": "encoder", "group": "g", "tasks": [TASK], "local": {TASK: str(DATA)}, "store": precision}
             evaluate.main(
-                ["--spec", json.dumps({**spec, "encode": None}), "--model", str(model), "--threads", "1",
+                ["--spec", json.dumps({"runs": [{**spec, "encode": None}]}), "--model", str(model), "--threads", "1",
                  "--store", str(folder / "store"), "--out", str(folder / "out.json")]
             )  # fmt: skip
         (scores,) = seen[0].task_results[0].scores["test"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from grace.config.section import UserError
 from grace.evaluation import sandbox as module
 from grace.evaluation.sandbox import Limits, Sandbox
-from grace.section import UserError
-from tests.evaluation.bubblewrap import needs_bubblewrap
+from tests.evaluation.fakes import needs_bubblewrap
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT.parent / "shared" / "data"

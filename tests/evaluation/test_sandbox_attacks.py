@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from grace.evaluation.sandbox import Limits, Sandbox, Verdict
-from tests.evaluation.bubblewrap import needs_bubblewrap
+from tests.evaluation.fakes import needs_bubblewrap
 
 ROOT = Path(__file__).parents[2]
 

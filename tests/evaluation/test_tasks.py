@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import pytest
 
+from grace.config.section import UserError
 from grace.evaluation import tasks
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.jobs.files import write_jsonl
 from tests.evaluation.fakes import make_rows
 
 
@@ -120,3 +121,26 @@ def test_a_part_of_the_rows_makes_the_same_tasks_smaller(tmp_path):
     assert tasks.load([path], 1000)["test"] == whole["test"]
     with pytest.raises(UserError, match=r"evaluation\.rows: 4 are too few: "):
         tasks.load([path], 4)
+
+
+def test_rows_come_by_the_digest_of_their_document(tmp_path):
+    rows = make_rows(30)
+    write_jsonl(tmp_path / "a.jsonl", rows)
+    write_jsonl(tmp_path / "b.jsonl", rows[::-1])
+    expected = sorted(rows, key=lambda row: hashlib.blake2b(row["positive"].encode()).hexdigest())
+    assert tasks.by_hash(tmp_path / "a.jsonl") == tasks.by_hash(tmp_path / "b.jsonl") == expected != rows
+
+
+def test_equal_documents_count_once(tmp_path):
+    rows = make_rows(3)
+    write_jsonl(tmp_path / "a.jsonl", [*rows, {**rows[0], "id": "again", "query": "another"}])
+    assert {row["id"] for row in tasks.by_hash(tmp_path / "a.jsonl")} == {"row0", "row1", "row2"}
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "none.jsonl").write_text("")
+    with pytest.raises(UserError, match=r"none\.jsonl: holds no rows; raise data\.test"):
+        tasks.by_hash(tmp_path / "none.jsonl")
+    write_jsonl(tmp_path / "bare.jsonl", [*make_rows(1), {"id": "1", "positive": "a"}])
+    with pytest.raises(UserError, match="row 2: the field 'query' is missing"):
+        tasks.by_hash(tmp_path / "bare.jsonl")

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from grace.config.section import UserError
 from grace.method import prompt
 from grace.method.prompt import PromptTemplate, clock, is_well_formed, turn_end
-from grace.section import UserError
-from grace.training.corpus import train_tokenizer
+from grace.training.backbone import train_tokenizer
 
 INSTRUCTION = "Name the key words."
 

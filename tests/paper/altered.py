@@ -3,7 +3,7 @@
 import pandas as pd
 
 from grace.paper import numbers
-from grace.paper.finding import Printed
+from grace.paper.numbers import Printed
 
 Key = tuple[str, str, str, str]
 ORDER = ("Retrieval", "Reranking", "Clustering", "PairClassification", "Classification", "STS", "Summarization")

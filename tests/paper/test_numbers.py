@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from grace import tasks
+from grace.config import tasks
 from grace.paper import numbers
 from grace.paper.averages import orders, search, smallest
 from tests.paper.altered import printed

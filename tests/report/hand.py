@@ -3,8 +3,8 @@
 import copy
 from pathlib import Path
 
-from grace.merging import read_config
-from grace.study import Plan
+from grace.config.plan import Plan
+from grace.config.studies import read_config
 
 ROOT = Path(__file__).parents[2]
 CONFIG = read_config(ROOT / "config.yaml")

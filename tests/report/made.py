@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from grace import manifest, specs
-from grace import tasks as names
-from grace.config import Table
+from grace.config import specs
+from grace.config import tasks as names
+from grace.config.schema import Table
+from grace.jobs import manifest
 from grace.report import tables
-from tests.test_config import CONFIG
+from tests.config.test_schema import CONFIG
 
 SIZE = 200
 DEMO = {name: category for category, name in names.DEMO.items()}

@@ -7,12 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from grace import specs
-from grace.files import sha256
+from grace.config import specs
+from grace.jobs.files import sha256
 from grace.report import report
-from grace.report.sheets import html
-from grace.report.sheets.grid import Grid, Piece, Sheet, Shown
-from tests.test_config import CONFIG
+from grace.report.sheets import formats
+from grace.report.sheets.grid import Grid, Piece, Sheet, TableCell
+from tests.config.test_schema import CONFIG
 
 WILD = (
     "<think><img src=http://example.org/x.png onerror=window.hit=1><script>window.hit=1</script></think> *a* | <|end|>"
@@ -39,9 +39,9 @@ def claim(verdict: str, **more: Any) -> dict[str, Any]:
 
 
 def scores(name: str) -> Sheet:
-    def row(run: str) -> list[Shown]:
-        numbers = [Shown([Piece("16.11", "bold")], [Piece("[14.3, 18.1]")], [Piece("22.15")]) for _ in COLUMNS]
-        return [Shown([Piece("tiny")]), Shown([Piece(run)]), *numbers]
+    def row(run: str) -> list[TableCell]:
+        numbers = [TableCell([Piece("16.11", "bold")], [Piece("[14.3, 18.1]")], [Piece("22.15")]) for _ in COLUMNS]
+        return [TableCell([Piece("tiny")]), TableCell([Piece(run)]), *numbers]
 
     grid = Grid(["backbone", "run", *COLUMNS], [row(run) for run in RUNS], notes=[("", [Piece("A note.")])])
     printed = Grid(["backbone", "run", "Avg"], [row("base")[:3]], heading="For reference: what the paper prints")
@@ -51,7 +51,7 @@ def scores(name: str) -> Sheet:
 
 
 def rationales(name: str) -> Sheet:
-    rows = [[Shown([Piece(run)]), Shown([Piece(WILD, "prose")])] for run in RUNS]
+    rows = [[TableCell([Piece(run)]), TableCell([Piece(WILD, "prose")])] for run in RUNS]
     return Sheet(name, "Rationales", [], "Study mine.", [], [Grid(["run", "rationale"], rows, 1, True)])
 
 
@@ -65,7 +65,7 @@ class Sample:
         self.exhibits += [exhibit("figure3", "figure", shown=False)]
         made = {"stage": "x", "hardware": {"cpus": 2, "cpu": "C"}, "versions": {"torch": "2"}, "commit": "a" * 40}
         for sheet in (scores("table1"), rationales("table6")):
-            self.write(f"tables/{sheet.name}.html", html.render(sheet))
+            self.write(f"tables/{sheet.name}.html", formats.html(sheet))
             self.write(f"tables/{sheet.name}.csv", "a,b\n")
             about = {"line": sheet.line, "sheet": sheet.as_json(), "missing": [], "problems": []}
             self.write(f"tables/{sheet.name}.json", {"manifest": made, **about})

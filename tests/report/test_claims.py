@@ -5,54 +5,29 @@ from pathlib import Path
 
 import pytest
 
-from grace import manifest, specs, tasks
+from grace.config import specs, tasks
+from grace.jobs import manifest
 from grace.paper import numbers
 from grace.report import claims
-from grace.report.page.summary import summary
-from grace.report.scoring import statements
+from grace.report.report import summary
+from grace.report.scoring import verdicts
 from grace.report.scoring.scores import load
 from tests.report import made, traded
-from tests.test_config import CONFIG
 
 MTEB = [name for group in tasks.MTEB.values() for name in group.split()]
-BY_ID = {one.id: one for one in statements.CLAIMS}
+BY_ID = {one.id: one for one in verdicts.CLAIMS}
 RESAMPLES = 40
-
-
-@pytest.mark.parametrize(
-    ("kind", "low", "high", "limit", "expected"),
-    [
-        ("above", 0.1, 2, 0, "reproduced"),
-        ("above", -2, -0.1, 0, "contradicted"),
-        ("above", -0.1, 2, 0, "not separable"),
-        ("below", -2, -0.1, 0, "reproduced"),
-        ("below", 0.1, 2, 0, "contradicted"),
-        ("below", -2, 0.1, 0, "not separable"),
-        ("within", -0.4, 0.3, 0.4, "reproduced"),
-        ("within", 0.5, 0.9, 0.4, "contradicted"),
-        ("within", -0.9, -0.5, 0.4, "contradicted"),
-        ("within", -0.5, 0.3, 0.4, "not separable"),
-        ("within", -0.9, 0.9, 0.4, "not separable"),
-        ("gain", 9, 12, 11.52, "reproduced"),
-        ("gain", 12, 14, 11.52, "reproduced"),
-        ("gain", 9, 11, 11.52, "contradicted"),
-        ("gain", -1, 1, 11.52, "contradicted"),
-        ("gain", -1, 12, 11.52, "not separable"),
-    ],
-)
-def test_an_interval_gives_its_verdict(kind, low, high, limit, expected):
-    assert statements.verdict(kind, low, high, limit) == expected
 
 
 def test_a_printed_gain_is_computed_as_the_paper_does_and_over_its_56_data_sets():
     for name, row in (("grace-gain", "supervised"), ("grace-unsup-gain", "unsupervised")):
         said = numbers.printed("claims", row, "gain", "Avg")
-        assert statements.printed(BY_ID[name], claims.MEAN, "Avg") == pytest.approx(said, abs=0.01)
-    assert statements.printed(BY_ID["grace-gain"], claims.MEAN, "categories") == 12.96
-    assert statements.printed(BY_ID["grace-unsup-gain"], claims.MEAN, "categories") == 7.60
-    assert statements.printed(BY_ID["grace-above-base"], "qwen2.5-1.5b", "Avg") == pytest.approx(45.48 - 30.33)
-    assert statements.printed(BY_ID["cl-general-below-base"], "qwen3-4b", "Avg") == pytest.approx(8.51 - 60.73)
-    assert statements.printed(BY_ID["grace-above-random"], "tiny", "Avg") is None
+        assert claims.printed(BY_ID[name], claims.MEAN, "Avg") == pytest.approx(said, abs=0.01)
+    assert claims.printed(BY_ID["grace-gain"], claims.MEAN, "categories") == 12.96
+    assert claims.printed(BY_ID["grace-unsup-gain"], claims.MEAN, "categories") == 7.60
+    assert claims.printed(BY_ID["grace-above-base"], "qwen2.5-1.5b", "Avg") == pytest.approx(45.48 - 30.33)
+    assert claims.printed(BY_ID["cl-general-below-base"], "qwen3-4b", "Avg") == pytest.approx(8.51 - 60.73)
+    assert claims.printed(BY_ID["grace-above-random"], "tiny", "Avg") is None
 
 
 def result(path: Path, scores: dict[str, list[float]], **more) -> str:
@@ -205,7 +180,7 @@ def test_a_gain_is_not_run_where_a_result_is_missing_and_left_out_where_the_stud
     assert "A printed gain is reproduced when" in said[whole] and "cannot test them" not in said[whole]
     for study in (three, own):
         assert "A printed gain is" not in said[study] and said[study].count("so it cannot test them") == 1
-    embedding = [one for one in three.test().values() if one["group"] != statements.GENERAL]
+    embedding = [one for one in three.test().values() if one["group"] != "General capability"]
     assert claims.totals(embedding).startswith("24 claims of the paper, counted once per backbone: 3 reproduced")
 
 
@@ -238,7 +213,7 @@ def test_the_demos_general_tasks_stand_in_and_a_lower_perplexity_is_better(tmp_p
     assert (worse["ours"], worse["verdict"], worse["printed"]) == (50.0, "reproduced", None)
     assert found["cl-general-below-base", "tiny", "well-formed rationales"]["ours"] == -100
     # The paper measures none of these, so no number of its table 5 stands beside them.
-    assert {one["printed"] for one in found.values() if one["group"] == statements.GENERAL} == {None}
+    assert {one["printed"] for one in found.values() if one["group"] == "General capability"} == {None}
     better = found["grace-general-above-cl", "tiny", "perplexity, lower is better"]
     assert (better["ours"], better["verdict"]) == (-50.0, "reproduced")
     # Only what is measured in points can lie within the bound.
@@ -253,10 +228,10 @@ def test_a_claim_counts_once_by_its_first_measure_and_says_when_another_disagree
     general(study, "base", 1.0, 50, 1.0)
     general(study, "cl", 0.0, 25, 0.0)  # of which its perplexity says the opposite
     general(study, "grace", 1.0, 25, 1.0)
-    assert statements.split([("a", "reproduced"), ("a", "not run"), ("b", "reproduced")]) == set()
+    assert verdicts.split([("a", "reproduced"), ("a", "not run"), ("b", "reproduced")]) == set()
     found = [one for one in study.test().values() if one["verdict"] != "not run"]
-    verdicts = {(one["id"], one["measure"]): (one["headline"], one["verdict"]) for one in found}
-    assert verdicts == {
+    by_measure = {(one["id"], one["measure"]): (one["headline"], one["verdict"]) for one in found}
+    assert by_measure == {
         ("cl-general-below-base", "multiple choice"): (True, "reproduced"),
         ("cl-general-below-base", "well-formed rationales"): (False, "reproduced"),
         ("cl-general-below-base", "perplexity, lower is better"): (False, "contradicted"),
@@ -328,7 +303,7 @@ def test_what_the_paper_does_not_claim_is_worded_and_counted_apart(tmp_path):
     assert words["grace-above-random"] == ("contradicted", "the opposite holds")
     assert words["rollout-above-anchor"] == ("reproduced", "holds")
     assert words["grace-above-base"] == ("contradicted", "contradicted")
-    claimed = [one for one in found if one["group"] != statements.GENERAL]
+    claimed = [one for one in found if one["group"] != "General capability"]
     assert claims.totals(claimed).startswith("8 claims of the paper: 0 reproduced, 1 contradicted")
     assert claims.totals(claimed).endswith("; 4 comparisons beyond it")
 
@@ -353,11 +328,6 @@ def test_the_stage_writes_both_files_and_says_how_many_seeds_there_are(tmp_path,
     assert "| — | not run |" in text
 
 
-def test_every_run_that_a_claim_names_is_a_run_of_the_studies():
-    named = {run for one in statements.CLAIMS for run in (one.run, one.other)} - {statements.BEST}
-    assert named <= set(CONFIG["defaults"]["runs"])
-
-
 def test_the_trade_offs_statements_are_judged_where_it_was_asked_for(tmp_path):
     """Through the real stage: in a group of their own, in percent, and not counted as claims of the paper."""
     made = json.loads(traded.plan(tradeoff=True).spec_claims())
@@ -368,7 +338,7 @@ def test_the_trade_offs_statements_are_judged_where_it_was_asked_for(tmp_path):
     claims.main(["--spec", spec.model_dump_json(), "--md", str(md), "--json", str(record)])
     found = json.loads(record.read_text())
     entries = {one["id"]: one for one in found["claims"]}
-    assert list(entries) == [one.id for one in statements.STATEMENTS]
+    assert list(entries) == [one.id for one in verdicts.TRADED]
     assert (entries["fence-perplexity"]["verdict"], entries["fence-perplexity"]["ours"]) == ("not run", None)
     near = entries["adapter-within-cl"]
     assert (near["word"], near["bound"], near["ours"]) == ("holds", 2.0, -1.0) and near["seeds"] == 3
@@ -377,4 +347,4 @@ def test_the_trade_offs_statements_are_judged_where_it_was_asked_for(tmp_path):
     assert "0 claims of the paper" in text and f"; {len(entries)} comparisons beyond it" in text
     assert "| nDCG@10 | — (bound 2) | -1.00 [-1.00, -1.00] | holds |" in text
     counted = summary(found)
-    assert sum(counted.counts.values()) == 0 and [group for group, _ in counted.groups] == [statements.AT_ONCE]
+    assert sum(counted["counts"].values()) == 0 and [group for group, _ in counted["groups"]] == [verdicts.TOGETHER]

@@ -4,10 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from grace.config import Backbone, Hardware
+from grace.config.schema import Backbone, Hardware, Lora
 from grace.report import plan as plan_
 from grace.report.plan import ALL, Estimates, plan, variations
-from grace.settings import Lora
 from tests.report.hand import CONFIG, HAND, HARDWARE, KEPT, SMALL, WHOLE, job, rule, study
 
 
@@ -552,7 +551,7 @@ def test_other_sampling_or_a_larger_budget_writes_its_own_rationales():
     }
     pooling = {"runs": ["grace", "cl"], "train": False, "points": points}
     made = study("hand", ablations={**dict.fromkeys(HAND["ablations"]), "pooling": pooling})
-    found = {at.run: made.rationales_of(at.run) for at in made.points["pooling"]}
+    found = {at.run: made.rationales_of(at.run) for at in made.runs.points["pooling"]}
     assert found == {
         **{f"{run}.pooling-{name}": None for run in ("grace", "cl") for name in points},
         "grace.pooling-short": "grace",

@@ -8,6 +8,7 @@ from urllib.parse import unquote
 import pytest
 import yaml
 
+from grace.report.page.folder import markdown
 from tests.report.browser import browser, needs_chromium, opened
 from tests.report.sample import RUNS, WILD, Sample, claim
 
@@ -59,25 +60,13 @@ def words(page: str) -> str:
 
 
 @needs_chromium
-def test_the_page_opens_without_an_error_or_a_request(page):
-    _, wrong, _ = page
+def test_every_figure_and_table_is_shown_without_an_error_or_a_request(page):
+    found, wrong, _ = page
     assert wrong == []
-
-
-@needs_chromium
-def test_every_figure_is_drawn(page):
-    found, _, _ = page
-    drawings = found.locator("#figures figure svg")
-    assert drawings.count() == 1
-    for one in drawings.all():
-        box = one.bounding_box()
-        assert one.is_visible() and box["width"] > 200 and box["height"] > 130
+    [drawing] = found.locator("#figures figure svg").all()
+    box = drawing.bounding_box()
+    assert drawing.is_visible() and box["width"] > 200 and box["height"] > 130
     assert found.locator("#figures svg path").first.bounding_box()["width"] > 100
-
-
-@needs_chromium
-def test_every_table_is_there_with_its_rows(page):
-    found, _, _ = page
     for name in ("table1", "table6"):
         rows = found.locator(f"#{name} > .scroll table tbody tr:not(.group) th")
         assert rows.all_inner_texts() == RUNS and rows.first.is_visible()
@@ -110,31 +99,18 @@ def test_the_contents_lead_to_each_section(page):
     if size == "phone":
         found.locator("details.toc > summary").click()
     landed = found.evaluate(FOLLOWED, "nav.side a" if size == "desktop" else ".toc a")
-    assert {
-        "#summary",
-        "#table1",
-        "#table6",
-        "#figure1",
-        "#not-made",
-        "#audit",
-        "#cost",
-        "#deviations",
-    } <= landed.keys()
+    exhibits = {"#table1", "#table6", "#figure1", "#not-made"}
+    assert {"#summary", *exhibits, "#audit", "#cost", "#deviations"} <= landed.keys()
     for address, (top, at_end) in landed.items():
         assert -5 <= top <= 60 or (at_end and top < SIZES[size][1]), address
 
 
 @needs_chromium
-def test_what_a_model_wrote_is_shown_as_it_is_and_does_nothing(page):
+def test_what_a_model_wrote_does_nothing_and_a_finding_opens_to_its_arithmetic(page):
     found, wrong, _ = page
     assert found.locator("#table6 td.prose").first.inner_text() == WILD
     assert found.evaluate("window.hit") is None and not wrong
     assert found.locator("h1").inner_text() == "The <demo>"
-
-
-@needs_chromium
-def test_a_finding_opens_to_its_arithmetic(page):
-    found, _, _ = page
     cell = found.locator("#audit .arithmetic td").first
     assert not cell.is_visible()
     found.locator("#audit summary").first.click()
@@ -147,15 +123,11 @@ def test_the_page_needs_nothing_else_and_links_only_to_files_that_are_there(samp
     assert [one for one in re.findall(r"<link [^>]*>", page) if "data:," not in one] == []
     links = re.findall(r'href="([^"]+)"', re.sub(r"<link [^>]*>", "", page))
     inside = {one[1:] for one in links if one.startswith("#")}
-    assert inside <= set(re.findall(r'id="([^"]+)"', page))
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids)) and inside <= set(ids)
     files = [one for one in links if not one.startswith("#")]
     assert {"tables/table1.csv", "figures/figure1.svg", "claims.json", "models/"} <= set(files)
     assert all((sample.root / unquote(one)).exists() for one in files)
-
-
-def test_no_id_stands_twice(sample):
-    names = re.findall(r' id="([^"]+)"', text(sample))
-    assert len(names) == len(set(names))
 
 
 def test_the_summary_counts_the_papers_claims_and_says_that_a_demo_is_not_comparable(sample):
@@ -167,12 +139,14 @@ def test_the_summary_counts_the_papers_claims_and_says_that_a_demo_is_not_compar
     assert "grace 32.50 − base 35.00" in said and "holds" in said
 
 
-def test_problems_missing_files_and_what_was_not_made_are_named(sample):
+def test_problems_missing_files_cost_deviations_and_what_was_not_made_are_named(sample):
     said = words(text(sample))
     assert "Problems in the results: 1 results/mine/x.json was edited after it was made" in said
     assert "Result files that are missing: 1 results/mine/mteb/tiny/cl/seed0/docstrings.json" in said
     assert "Figure 3. What it shows snakemake --cores all figure3 --config study=demo —" in said
     assert "all together with snakemake --cores all --config study=demo ablations=true ." in said
+    assert "train 1 1 min 15 s 1 min 00 s — 1.5 GB" in said and "cl tiny 0 80 1 min 10 s — 1.4 GB" in said
+    assert "lambda1 0.2 0.1" in said and "2 x C" in said and "torch 2" in said
 
 
 def test_a_command_keeps_what_the_study_was_made_with(tmp_path):
@@ -198,12 +172,6 @@ def test_a_claim_counts_once_and_says_where_its_measures_disagree(tmp_path):
     assert "Claim a. Table 1 1 reproduced measures disagree tiny" in said
     assert "Claim b. Table 1 2 reproduced measures disagree on 1 of 2 backbones tiny" in said
     assert "0 not run a run has no result" in said
-
-
-def test_cost_and_deviations_are_shown(sample):
-    said = words(text(sample))
-    assert "train 1 1 min 15 s 1 min 00 s — 1.5 GB" in said and "cl tiny 0 80 1 min 10 s — 1.4 GB" in said
-    assert "lambda1 0.2 0.1" in said and "2 x C" in said and "torch 2" in said
 
 
 @pytest.mark.parametrize(
@@ -234,21 +202,16 @@ def test_a_missing_or_broken_file_is_said_and_the_rest_is_shown(tmp_path, path, 
     assert said in found and "Table 6. What it shows" in found and "Deviations" in found
 
 
-def test_problems_that_say_the_same_of_many_files_are_one(tmp_path):
-    made = Sample(tmp_path)
-    told = [{"text": f"results/x/{n}.json was edited by hand."} for n in range(5)] + ["A sentence of its own."]
-    made.write("tables/table1.json", {"problems": told})
-    said = words(text(made))
-    assert "Problems in the results: 7" in said and "Each of 5 files was edited by hand." in said
-    assert "results/x/4.json" in said and "A sentence of its own." in said
-
-
-def test_a_broken_result_that_a_table_names_is_named_once(tmp_path):
+def test_problems_that_say_the_same_of_many_files_are_one_and_a_file_is_named_once(tmp_path):
     made = Sample(tmp_path)
     path = made.write("mteb/tiny/cl/seed0/docstrings.json", "{")
     assert words(text(made)).count(f"{path} is not whole (broken JSON): make it again") == 1
-    made.write("tables/table1.json", {"problems": [f"{path} is not whole (broken JSON), so nothing of it is shown."]})
+    told = [{"text": f"results/x/{n}.json was edited by hand."} for n in range(5)] + ["A sentence of its own."]
+    told += [f"{path} is not whole (broken JSON), so nothing of it is shown."]
+    made.write("tables/table1.json", {"problems": told})
     said = words(text(made))
+    assert "Problems in the results: 8" in said and "Each of 5 files was edited by hand." in said
+    assert "results/x/4.json" in said and "A sentence of its own." in said
     assert said.count(str(path)) == 1 and "so nothing of it is shown" in said
 
 
@@ -256,22 +219,22 @@ def test_results_of_the_papers_kind_are_called_comparable(tmp_path):
     made = Sample(tmp_path, "paper")
     made.write("claims.json", {"claims": [claim("reproduced", comparable=True), claim("not run")]})
     said = words(text(made))
-    assert (
-        "1 of 2 tests have the paper's backbones and tasks." in said
-        and "in these alone" in said
-        and "No setting differs." in said
-    )
+    assert "1 of 2 tests have the paper's backbones and tasks." in said
+    assert "in these alone" in said and "No setting differs." in said
 
 
-def test_a_page_without_any_exhibit_is_made(tmp_path):
+def test_a_page_without_any_exhibit_or_the_papers_study_is_made(tmp_path):
     made = Sample(tmp_path)
     made.exhibits = []
-    said = words(text(made))
-    assert "Summary" in said and "Not made" not in said
-
-
-def test_without_the_papers_study_no_one_claims_that_nothing_differs(tmp_path):
-    made = Sample(tmp_path)
     del made.config["studies"]["paper"]
     said = words(text(made))
+    assert "Summary" in said and "Not made" not in said
     assert "studies.paper: this key is missing" in said and "No setting differs." not in said
+
+
+def test_markdown_keeps_html_links_and_images_as_text():
+    found = markdown(
+        "<b>x</b> ![i](http://example.org/i.png) [l](http://example.org) <http://example.org>\n\n| a |\n|---|\n| *b* |"
+    )
+    assert "<b>" not in found and "<img" not in found and "<a " not in found and "&lt;b&gt;" in found
+    assert '<div class="scroll"' in found and "<td><em>b</em></td>" in found

@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from grace import tasks as names
-from grace.config import Table
+from grace.config import tasks as names
+from grace.config.schema import Table
 from grace.paper import numbers
 from grace.report.scoring import bootstrap
-from grace.report.sheets import cells
-from grace.report.sheets.columns import AVG_PAPER, AVG_TASKS
+from grace.report.sheets.score_tables import AVG_PAPER, AVG_TASKS, FIELDS
 from tests.report import made
 from tests.report.made import SIZE, Files, cells_of, spec_of
 
@@ -222,7 +221,7 @@ def test_the_stage_writes_every_form(study, tmp_path):
             one.mteb.unlink()
     out = made.run(spec_of(study), tmp_path / "tables")
     frame = pd.read_csv(out.csv)
-    assert list(frame.columns) == cells.FIELDS
+    assert list(frame.columns) == FIELDS
     row = frame.query("run == 'grace' and backbone == 'tiny' and column == 'STS'").iloc[0]
     assert np.isnan(row["ours"]) and np.isnan(row["seeds"])
     every = frame.query("backbone == 'tiny'")

@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from grace import manifest, specs, tasks
-from grace.study import Plan
+from grace.config import specs, tasks
+from grace.config.plan import Plan
+from grace.jobs import manifest
 from tests.report.plots.made import CONFIG, items, write
 
 DEMO = list(tasks.DEMO.values())

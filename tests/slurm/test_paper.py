@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from grace.merging import read_config
+from grace.config.studies import read_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import ENV, PROFILE, ROOT, finish, submit
 
@@ -38,7 +38,7 @@ import json, os, sys, time
 from pathlib import Path
 
 words = sys.argv[1:]
-if words[:2] == ["-m", "grace.gpus"]:  # the real one, which starts this script again
+if words[:2] == ["-m", "grace.jobs.gpus"]:  # the real one, which starts this script again
     os.execv(sys.executable, [sys.executable, *words])
 stage = [words[at + 1] for at, word in enumerate(words) if word == "-m"][-1].rpartition(".")[2]
 notes = Path({notes!r})

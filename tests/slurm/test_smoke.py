@@ -14,7 +14,7 @@ import psutil
 import pytest
 import yaml
 
-from grace.merging import read_config
+from grace.config.studies import read_config
 from tests.slurm.cluster import Cluster
 from tests.slurm.conftest import finish, submit
 

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import torch
 
-from grace.training.arguments import grpo_config
-from grace.training.train import load
-from grace.training.trainer import GraceTrainer
+from grace.training.run import load
+from grace.training.trainer import GraceTrainer, grpo_config
 from tests.training.settings import grace_spec, rows
 
 torch.set_num_threads(1)

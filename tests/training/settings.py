@@ -1,10 +1,19 @@
 """Small runs for the trainers' tests."""
 
 import random
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-from grace.settings import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
-from grace.specs import EncodeSpec, RationalesSpec, TrainSpec
+import torch
+
+from grace.config.schema import Contrastive, Generation, Grace, Offline, Pooling, Prompt, RewardConfig, Rounds
+from grace.config.specs import EncodeSpec, RationalesSpec, TrainSpec
+from grace.jobs.files import write_jsonl
+from grace.training import run, train
 
 GRACE: dict[str, Any] = dict(
     estimator="grpo", loss="sequence_sum", instances=8, rollouts=4, updates_per_generation=1, rollouts_per_forward=32,
@@ -103,7 +112,7 @@ class Written:
 
 
 def rows(count: int, data: str = "supervised", negatives: int = 1) -> list[dict[str, Any]]:
-    words = "sort list array matrix inverse sum mean socket thread file path graph node edge tensor".split()  # noqa: SIM905
+    words = "sort list array matrix inverse sum mean socket thread file path graph node edge tensor".split()
 
     def text(i: int) -> str:
         return " ".join(words[(i * step + step) % len(words)] for step in range(1, 3 + i % 5)) + f" number {i}"
@@ -129,3 +138,50 @@ def taught(spec: TrainSpec) -> list[dict[str, Any]]:
     if spec.offline.objective == "dpo":
         return [{"prompt_ids": [5] * 30, "chosen_ids": said[i], "rejected_ids": said[16 + i]} for i in range(16)]
     return [{"input_ids": [5] * 30 + said[i], "labels": [-100] * 30 + said[i]} for i in range(16)]
+
+
+def maker(spec: TrainSpec, rationales: Any = None) -> Any:
+    """What makes a method's trainer."""
+    if spec.method == "grace":
+        from grace.training.trainer import grace_trainer
+
+        return grace_trainer
+    if spec.method == "best-of":
+        from grace.beyond.best_of import best_of_trainer
+
+        return best_of_trainer
+    if spec.method in ("cl", "simcse"):
+        from grace.training.contrastive import ContrastiveTrainer
+
+        return ContrastiveTrainer
+    from grace.beyond.adapter import AdapterTrainer
+    from grace.beyond.kl_regulariser import KLTrainer
+
+    return partial(KLTrainer if spec.method == "kl_fence" else AdapterTrainer, rationales=rationales)
+
+
+def trainer_of(folder: Path, out: Path, spec: TrainSpec, data: Any = None, rationales: Any = None) -> Any:
+    """A trainer of any method, with its callbacks, for the backbone in `folder`; `out` is for checkpoints."""
+    torch.manual_seed(spec.seed)
+    data = taught(spec) if data is None else data
+    return run.build_trainer(maker(spec, rationales or Written(24)), *run.load(folder, spec), spec, data, out)
+
+
+def model_of(trainer: Any) -> Any:
+    """The causal LM that a trainer trains."""
+    return trainer.model[0].model if hasattr(trainer.model, "preprocess") else trainer.model
+
+
+def trained(backbone: Path, folder: Path, name: str, spec: TrainSpec, data: Any = None) -> Path:
+    """Train a run into `folder`/`name`, as the command does, on 16 rows if none are given."""
+    write_jsonl(folder / "rows.jsonl", rows(16, spec.data) if data is None else data)
+    paths = dict(rows=folder / "rows.jsonl", backbone=backbone, store=None, threads=1, started=time.time())
+    train.run(spec, SimpleNamespace(**paths, out=folder / name / "manifest.json"))
+    return folder / name
+
+
+def command(module: str, backbone: Path, data: Path, out: Path, spec: Any, *more: str) -> list[str]:
+    """The command of a stage of training."""
+    given = {"--spec": spec.model_dump_json(), "--backbone": backbone, "--rows": data, "--out": out, "--threads": 1}
+    words = [str(word) for pair in given.items() for word in pair]
+    return [sys.executable, "-m", *module.split(), *words, *more]

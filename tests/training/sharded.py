@@ -15,10 +15,10 @@ from accelerate import state
 from accelerate.utils import DistributedType
 from torch.distributed.fsdp import FSDPModule
 
-from grace.specs import TrainSpec
-from grace.training import lora, sharding
-from grace.training.checkpoints import last_checkpoint
-from grace.training.train import build_trainer, load
+from grace.config.specs import TrainSpec
+from grace.training import hardware, lora
+from grace.training.run import last_checkpoint, load
+from tests.training.settings import model_of, trainer_of
 
 torch.set_num_threads(1)
 os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
@@ -34,9 +34,8 @@ class Stopped(Exception):
 def train(name: str, spec: TrainSpec, rows: list, checkpoints: Path, stop: int | None) -> None:
     state.AcceleratorState._reset_state(reset_partial_state=True)
     os.environ["ACCELERATE_MIXED_PRECISION"] = "bf16" if "bf16" in spec.model_dump_json() else "no"
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(folder, spec)
-    trainer = build_trainer(model, tokenizer, spec, rows, checkpoints)
+    trainer = trainer_of(folder, checkpoints, spec, rows)
+    model = model_of(trainer)
     original = trainer.training_step
 
     def step(*arguments, **keywords):
@@ -53,7 +52,7 @@ def train(name: str, spec: TrainSpec, rows: list, checkpoints: Path, stop: int |
     assert sum(isinstance(module, FSDPModule) for module in trainer.model.modules()) >= 3  # two blocks and the root
     held = sum(p.to_local().numel() for p in trainer.model.parameters())
     assert held < 0.6 * sum(p.numel() for p in trainer.model.parameters())
-    weights = sharding.full_state(trainer, model)
+    weights = hardware.full_state(trainer, model)
     assert weights is not None
     if trainer.is_world_process_zero():
         whole, _ = load(folder, spec)

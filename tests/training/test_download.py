@@ -11,57 +11,51 @@ import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from grace.config import Backbone
+from grace.config.schema import Backbone
+from grace.config.section import UserError
+from grace.config.specs import BackboneSpec
 from grace.encoder.merge import merge
-from grace.files import write_json, write_jsonl
-from grace.section import UserError
-from grace.specs import BackboneSpec
-from grace.training import download, train
-from grace.training.building import load
-from grace.training.corpus import TEMPLATE
-from tests.encoder.test_packaged import make_wheel
+from grace.jobs.files import write_json
+from grace.training import download
+from grace.training.backbone import TEMPLATE
+from grace.training.run import load
+from tests.encoder.test_hub import make_wheel
 from tests.gguf_files import make_model, make_tokenizer, write_gguf
-from tests.training.settings import PROMPT, contrastive_spec, grace_spec, rows
+from tests.training.settings import PROMPT, contrastive_spec, grace_spec, trained
 
 ROOT = Path(__file__).parents[2]
 
 
-def run(out, backbone, environment=None):
-    spec = BackboneSpec(backbone=backbone, prompt=PROMPT).model_dump_json()
-    command = [sys.executable, "-m", "grace.training.download", "--spec", spec, "--out", str(out)]
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180)
+def arguments(out, kind, **entry):
+    spec = BackboneSpec(backbone=Backbone(kind=kind, **entry), prompt=PROMPT)
+    return ["--spec", spec.model_dump_json(), "--out", str(out / "manifest.json")]
 
 
-def test_local_folder(tiny_folder, tmp_path):
-    done = run(tmp_path / "model/manifest.json", Backbone(kind="local", path=str(tiny_folder)))
-    assert done.returncode == 0, done.stderr
-    record = json.loads((tmp_path / "model/manifest.json").read_text())
-    assert record["stage"] == "download" and (tmp_path / "model/model.safetensors").exists()
+def bring(out, kind="gguf", **entry):
+    download.main(arguments(out, kind, **entry))
+    return json.loads((out / "manifest.json").read_text())
 
 
-def test_no_folder(tmp_path):
-    done = run(tmp_path / "model/manifest.json", Backbone(kind="local", path=str(tmp_path / "nowhere")))
-    assert done.returncode == 1 and done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+def from_hub(name, revision, folder):
+    download.from_hub(name, revision, folder, "available_backbones", "{kind: local, path: FOLDER}", download._whole)
 
 
-def test_no_chat_template_is_refused_at_once(tiny_folder, tmp_path):
+def test_a_local_folder(tiny_folder, tmp_path):
+    assert bring(tmp_path / "model", "local", path=str(tiny_folder))["stage"] == "download"
+    assert (tmp_path / "model/model.safetensors").exists()
+    with pytest.raises(SystemExit, match=f"^error: config: available_backbones: {tmp_path}/nowhere is not the folder"):
+        bring(tmp_path / "other", "local", path=str(tmp_path / "nowhere"))
     folder = shutil.copytree(tiny_folder, tmp_path / "plain")
     (folder / "chat_template.jinja").unlink()
-    spec = BackboneSpec(backbone=Backbone(kind="local", path=str(folder)), prompt=PROMPT).model_dump_json()
     with pytest.raises(SystemExit, match=f"^error: {folder}: the checkpoint has no chat template"):
-        download.main(["--spec", spec, "--out", str(tmp_path / "model/manifest.json")])
-    assert not list((tmp_path / "model").glob("*"))  # nothing was copied
-
-
-def _from_hub(name, revision, folder):
-    download.from_hub(name, revision, folder, "available_backbones", "{kind: local, path: FOLDER}", download._whole)
+        bring(tmp_path / "other", "local", path=str(folder))
+    assert not list((tmp_path / "other").glob("*"))  # nothing was copied
 
 
 def cut(folder, name, size):
@@ -169,37 +163,35 @@ GENERATION = {  # what a backbone's author left in it -> what transformers would
 }
 
 
-def contradictory(tiny_folder, folder, values):
+def contradictory(tiny_folder, folder, case):
+    """The folder, and a check of a model that is saved of it."""
+    values, left_out = GENERATION[case]
     shutil.copytree(tiny_folder, folder)
     before = json.loads((folder / "generation_config.json").read_text())
     (folder / "generation_config.json").write_text(json.dumps({**before, **values}))
-    return folder, before["eos_token_id"]
 
+    def mended(saved):
+        after = json.loads((saved / "generation_config.json").read_text())
+        return after["eos_token_id"] == before["eos_token_id"] and not any(after.get(name) for name in left_out)
 
-def saved(folder, ends, left_out):
-    kept = json.loads((folder / "generation_config.json").read_text())
-    return kept["eos_token_id"] == ends and not any(kept.get(name) for name in left_out)
+    return folder, mended
 
 
 @pytest.mark.parametrize("case", GENERATION)
 def test_a_contradictory_generation_config_is_saved_without_the_contradiction(tiny_folder, tmp_path, case):
-    values, left_out = GENERATION[case]
-    folder, ends = contradictory(tiny_folder, tmp_path / "model", values)
+    folder, mended = contradictory(tiny_folder, tmp_path / "model", case)
     download.check(folder, PROMPT)
     load(folder, grace_spec())[0].save_pretrained(tmp_path / "saved")
-    assert saved(tmp_path / "saved", ends, left_out)
+    assert mended(tmp_path / "saved")
 
 
 def test_what_is_trained_of_it_is_saved(tiny_folder, tmp_path):
     """Also in a checkpoint, and where an adapter is merged."""
-    values, left_out = GENERATION["greedy with a temperature"]
-    folder, ends = contradictory(tiny_folder, tmp_path / "model", values)
-    write_jsonl(tmp_path / "rows.jsonl", rows(16))
-    paths = {"rows": tmp_path / "rows.jsonl", "backbone": folder, "store": None, "threads": 1, "started": time.time()}
+    folder, mended = contradictory(tiny_folder, tmp_path / "model", "greedy with a temperature")
     for spec in (grace_spec(max_steps=2), contrastive_spec("adapter", max_steps=1)):
-        train.run(spec, SimpleNamespace(out=tmp_path / spec.method / "manifest.json", **paths))
+        trained(folder, tmp_path, spec.method, spec)
     merge(tmp_path / "adapter", tmp_path / "merged")
-    assert all(saved(tmp_path / made, ends, left_out) for made in ("grace", "merged"))
+    assert mended(tmp_path / "grace") and mended(tmp_path / "merged")
 
 
 @pytest.mark.parametrize("way", ["refused", "another tokenizer"])
@@ -224,16 +216,18 @@ def test_what_cannot_be_saved_is_refused_before(tiny_folder, monkeypatch, way):
 def test_what_has_changed_since_it_was_made_is_refused_by_the_training(tiny_folder, tmp_path):
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     cut(folder, "tokenizer.json", 100)
-    write_jsonl(tmp_path / "rows.jsonl", rows(16))
-    paths = {"rows": tmp_path / "rows.jsonl", "backbone": folder, "out": tmp_path / "out/manifest.json", "threads": 1}
     with pytest.raises(UserError, match="no tokenizer can be loaded from here"):
-        train.run(grace_spec(), SimpleNamespace(**paths))
+        trained(folder, tmp_path, "out", grace_spec())
 
 
-def test_shards_are_a_whole_model(tiny_folder, tmp_path):
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    sharded(folder)
-    download.check(folder, PROMPT)
+def test_another_local_folder_leaves_nothing_of_the_one_before(tiny_folder, tmp_path):
+    """transformers prefers model.safetensors to an index of shards, which are a whole model too."""
+    other = shutil.copytree(tiny_folder, tmp_path / "other")
+    sharded(other)
+    for source in (tiny_folder, other):
+        bring(tmp_path / "model", "local", path=str(source))
+    names = {path.name for path in (tmp_path / "model").glob("*.safetensors")}
+    assert names == {path.name for path in other.glob("*.safetensors")} and len(names) == 2
 
 
 class Hub(BaseHTTPRequestHandler):
@@ -294,17 +288,10 @@ def hub(tiny_folder):
 def fetch(hub, out, name):
     environment = {"HF_ENDPOINT": hub, "HF_HOME": str(out.parent / "home"), "HF_HUB_DISABLE_XET": "1"}
     environment |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "HF_HUB_DISABLE_IMPLICIT_TOKEN": "1"}
-    backbone = Backbone(kind="hub", id=f"some/{name}")
-    return run(out / "manifest.json", backbone, {**os.environ, **environment})
-
-
-def test_a_model_of_the_hub(hub, tiny_folder, tmp_path):
-    done = fetch(hub, tmp_path / "model", "whole")
-    assert done.returncode == 0, done.stderr[-2000:]
-    for path in tiny_folder.iterdir():
-        if path.suffix in (".safetensors", ".json", ".jinja"):
-            assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
-    assert json.loads((tmp_path / "model/manifest.json").read_text())["stage"] == "download"
+    command = [sys.executable, "-m", "grace.training.download", *arguments(out, "hub", id=f"some/{name}")]
+    return subprocess.run(
+        command, cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=180
+    )
 
 
 @pytest.mark.parametrize(
@@ -322,10 +309,14 @@ def test_refusals_of_the_hub(hub, tmp_path, name, said):
     assert not (tmp_path / "model/manifest.json").exists()
 
 
-def test_an_interrupted_download_goes_on(hub, tmp_path):
+def test_an_interrupted_download_goes_on(hub, tiny_folder, tmp_path):
     assert fetch(hub, tmp_path / "model", "broken").returncode == 1
     done = fetch(hub, tmp_path / "model", "whole")
     assert done.returncode == 0, done.stderr[-2000:]
+    for path in tiny_folder.iterdir():
+        if path.suffix in (".safetensors", ".json", ".jinja"):
+            assert (tmp_path / "model" / path.name).read_bytes() == path.read_bytes()
+    assert json.loads((tmp_path / "model/manifest.json").read_text())["stage"] == "download"
 
 
 def test_no_hub_can_be_reached(tmp_path):
@@ -342,41 +333,18 @@ def test_no_hub_can_be_reached(tmp_path):
     assert time.monotonic() - begun < 60
 
 
-def test_without_a_hub_a_whole_folder_is_taken_and_a_part_is_not(tiny_folder, tmp_path, monkeypatch):
+def test_without_a_hub_a_whole_folder_of_the_same_model_is_taken(tiny_folder, tmp_path, monkeypatch):
     monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
     folder = shutil.copytree(tiny_folder, tmp_path / "model")
     write_json(download.origin_file(folder), {"id": "some/whole", "revision": None})
-    _from_hub("some/whole", None, folder)
+    from_hub("some/whole", None, folder)
     cut(folder, "model.safetensors", -1)
     with pytest.raises(UserError, match=r"^some/whole: the download failed \(the hub cannot be reached, no route\);"):
-        _from_hub("some/whole", None, folder)
-
-
-def test_without_a_hub_another_model_is_not_taken_for_it(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(download.hub, "unreachable", lambda: "no route")
-    folder = shutil.copytree(tiny_folder, tmp_path / "model")
-    write_json(download.origin_file(folder), {"id": "some/whole", "revision": "a"})
-    with pytest.raises(UserError, match="the hub cannot be reached"):
-        _from_hub("some/whole", "b", folder)
-
-
-def test_another_local_folder_leaves_nothing_of_the_one_before(tiny_folder, tmp_path):
-    """transformers prefers model.safetensors to an index of shards."""
+        from_hub("some/whole", None, folder)
     other = shutil.copytree(tiny_folder, tmp_path / "other")
-    weights = load_file(other / "model.safetensors")
-    first = {name: weights.pop(name) * 2 for name in list(weights)[:3]}
-    save_file(first, other / "model-00001-of-00002.safetensors", {"format": "pt"})
-    save_file(weights, other / "model-00002-of-00002.safetensors", {"format": "pt"})
-    places = dict.fromkeys(first, "model-00001-of-00002.safetensors") | dict.fromkeys(
-        weights, "model-00002-of-00002.safetensors"
-    )
-    (other / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
-    (other / "model.safetensors").unlink()
-    out = tmp_path / "model/manifest.json"
-    for source in (tiny_folder, other):
-        spec = BackboneSpec(backbone=Backbone(kind="local", path=str(source)), prompt=PROMPT).model_dump_json()
-        download.main(["--spec", spec, "--out", str(out)])
-    assert {path.name for path in out.parent.glob("*.safetensors")} == set(places.values())
+    write_json(download.origin_file(other), {"id": "some/whole", "revision": "a"})
+    with pytest.raises(UserError, match="the hub cannot be reached"):
+        from_hub("some/whole", "b", other)
 
 
 def test_a_copy_that_fails_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
@@ -384,17 +352,14 @@ def test_a_copy_that_fails_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
         raise shutil.Error([("a", "b", "[Errno 28] No space left on device")])
 
     monkeypatch.setattr(download.shutil, "copytree", full)
-    spec = BackboneSpec(backbone=Backbone(kind="local", path=str(tiny_folder)), prompt=PROMPT).model_dump_json()
-    with pytest.raises(
-        SystemExit, match=r"^error: .* cannot be copied here \(\[Errno 28\] No space left on device\); "
-    ):
-        download.main(["--spec", spec, "--out", str(tmp_path / "model/manifest.json")])
+    with pytest.raises(SystemExit, match=r"^error: .* cannot be copied here \(\[Errno 28\] No space left on device\)"):
+        bring(tmp_path / "model", "local", path=str(tiny_folder))
 
 
 def test_an_address_is_no_id(tmp_path, monkeypatch):
     monkeypatch.setattr(download.hub, "unreachable", lambda: None)
     with pytest.raises(UserError, match="the hub knows no such model; correct its id"):
-        _from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
+        from_hub("https://huggingface.co/Qwen/Qwen2.5-1.5B", None, tmp_path / "model")
 
 
 # ---- GGUF files ----------------------------------------------------------------------------------------------------
@@ -403,12 +368,6 @@ def test_an_address_is_no_id(tmp_path, monkeypatch):
 @pytest.fixture(scope="module")
 def gguf_file(tmp_path_factory):
     return write_gguf(tmp_path_factory.mktemp("gguf") / "some.gguf", make_model("llama"), make_tokenizer())
-
-
-def bring(out, **backbone):
-    spec = BackboneSpec(backbone=Backbone(kind="gguf", **backbone), prompt=PROMPT).model_dump_json()
-    download.main(["--spec", spec, "--out", str(out / "manifest.json")])
-    return json.loads((out / "manifest.json").read_text())
 
 
 def test_a_gguf_file(gguf_file, tmp_path):
@@ -430,7 +389,6 @@ def test_a_gguf_file_of_a_package(gguf_file, tmp_path, monkeypatch):
 
 
 def test_a_gguf_file_of_the_hub(gguf_file, tmp_path, monkeypatch):
-
     asked = []
 
     def fetched(name, file, revision, local_dir):

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grace.encoder.encoder_only import EncoderOnly
-from grace.files import write_json
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.encoder.encoder import EncoderOnly
+from grace.jobs.files import write_json
 from grace.training import download, encoder
 
 ROOT = Path(__file__).parents[2]

@@ -6,7 +6,7 @@ from importlib import metadata
 import pytest
 import torch
 
-from grace.section import UserError
+from grace.config.section import UserError
 from grace.training import hardware
 from tests.training.settings import contrastive_spec, grace_spec
 

@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,23 +9,18 @@ import torch
 from accelerate.commands.config.config_args import load_config_from_file
 from safetensors.torch import load_file
 
-from grace.files import write_jsonl
-from grace.merging import read_config
-from grace.study import Plan
+from grace.config.plan import Plan
+from grace.config.studies import read_config
+from grace.jobs.files import write_jsonl
 from grace.training import launch, train
-from grace.training.building import build_trainer, load
-from tests.training.settings import contrastive_spec, grace_spec, rows
+from tests.training.settings import command, contrastive_spec, grace_spec, model_of, rows, trainer_of
 
 ROOT = Path(__file__).parents[2]
 
 
 def start(folder, data, out, spec):
-    command = [
-        sys.executable, "-m", "grace.training.launch", "-m", "grace.training.train",
-        "--spec", spec.model_dump_json(), "--threads", "2",
-        "--backbone", str(folder), "--rows", str(data), "--out", str(out / "manifest.json"),
-    ]  # fmt: skip
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    words = command("grace.training.launch -m grace.training.train", folder, data, out / "manifest.json", spec)
+    return subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -51,11 +45,9 @@ def test_two_processes_train_what_one_trains(tiny_folder, data, tmp_path, case):
     assert done.returncode == 0, done.stderr[-2000:]
     two, before = load_file(tmp_path / "two/model.safetensors"), load_file(tiny_folder / "model.safetensors")
     spec = make(**settings)
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(tiny_folder, spec)
-    trainer = build_trainer(model, tokenizer, spec, rows(16), tmp_path / "one")
+    trainer = trainer_of(tiny_folder, tmp_path / "one", spec)
     trainer.train()
-    one = model.state_dict()
+    one = model_of(trainer).state_dict()
     assert max((one[name] - before[name]).abs().max() for name in two) > 1e-4
     for name in two:
         torch.testing.assert_close(two[name], one[name], atol=2e-5, rtol=0)  # of steps of 1e-3
@@ -70,9 +62,8 @@ def test_two_processes_write_and_learn_from_rationales_as_one_does(tiny_folder, 
     done = start(tiny_folder, data, tmp_path / "two", contrastive_spec("adapter", **settings, processes=2))
     assert done.returncode == 0, done.stderr[-2000:]
     monkeypatch.chdir(ROOT)
-    one = tmp_path / "one/manifest.json"
-    arguments = ["--backbone", str(tiny_folder), "--rows", str(data), "--out", str(one), "--threads", "1"]
-    train.main(["--spec", contrastive_spec("adapter", **settings).model_dump_json(), *arguments])
+    spec = contrastive_spec("adapter", **settings)
+    train.main(command("grace.training.train", tiny_folder, data, tmp_path / "one/manifest.json", spec)[3:])
     mine, theirs = (load_file(tmp_path / name / "adapter_model.safetensors") for name in ("one", "two"))
     assert mine.keys() == theirs.keys() and any(
         value.abs().max() > 1e-4 for name, value in mine.items() if "lora_B" in name
@@ -106,10 +97,11 @@ def test_what_the_machine_lacks_is_said_before_any_process_starts(tiny_folder, d
 )  # fmt: skip
 def test_profiles(changes, name, kind):
     spec = grace_spec(rollouts_per_forward=16, **changes)
-    assert launch.profile(spec).stem == name
-    config = load_config_from_file(str(launch.profile(spec)))
-    assert config.distributed_type == kind and config.mixed_precision == "bf16"
     given = launch.options(spec)
+    profile = Path(given[given.index("--config_file") + 1])
+    assert profile.stem == name
+    config = load_config_from_file(str(profile))
+    assert config.distributed_type == kind and config.mixed_precision == "bf16"
     assert given[given.index("--num_processes") + 1] == str(changes.get("processes", 1))
     assert given[given.index("--mixed_precision") + 1] == "no"
 
@@ -117,7 +109,7 @@ def test_profiles(changes, name, kind):
 def test_the_rule_starts_what_the_study_configures():
     config = read_config(ROOT / "config.yaml")
     demo, paper = Plan({**config, "study": "demo"}), Plan({**config, "study": "paper"})
-    assert {demo.launcher(run) for run in demo.trained_runs()} == {"python"}
-    own = [run for run in paper.trained_runs() if not paper.run(run).ablation]
-    assert {paper.launcher(run) for run in own} == {"python -m grace.training.launch"}
-    assert paper.launcher("grace.batch-1") == "python"
+    assert {demo.runs.launcher(run) for run in demo.runs.trained_runs()} == {"python"}
+    own = [run for run in paper.runs.trained_runs() if not paper.runs.run(run).ablation]
+    assert {paper.runs.launcher(run) for run in own} == {"python -m grace.training.launch"}
+    assert paper.runs.launcher("grace.batch-1") == "python"

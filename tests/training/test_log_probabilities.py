@@ -7,9 +7,8 @@ import torch
 from trl import GRPOTrainer
 
 from grace.training import log_probabilities as module
-from grace.training.arguments import grpo_config
-from grace.training.train import load
-from grace.training.trainer import GraceTrainer
+from grace.training.run import load
+from grace.training.trainer import GraceTrainer, grpo_config
 from tests.training.settings import LORA, grace_spec, rows
 
 PROMPTS, LENGTHS, NEW = [5, 17, 1], [[3, 8, 1, 6], [8, 8, 8, 8], [1, 1, 2, 1]], 8

@@ -5,14 +5,13 @@ import importlib.util
 import pytest
 import torch
 
+from grace.config.schema import Lora
+from grace.config.section import UserError
 from grace.encoder.adapters import EMBEDDING, writing
 from grace.encoder.loading import load_model
-from grace.section import UserError
-from grace.settings import Lora
 from grace.training import hardware, lora
-from grace.training.building import build_trainer, load
-from grace.training.checkpoints import last_checkpoint
-from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, rows
+from grace.training.run import last_checkpoint, load
+from tests.training.settings import LORA, contrastive_spec, grace_spec, model_of, trainer_of
 
 ADAPTED = {
     "grace": grace_spec(lora=LORA, frozen=[], max_steps=1),
@@ -25,10 +24,9 @@ ADAPTED = {
 
 
 def trained(folder, out, spec, **more):
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(folder, spec)
+    trainer = trainer_of(folder, out, spec)
+    model = model_of(trainer)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    trainer = build_trainer(model, tokenizer, spec, rows(16, spec.data), out, Written(24))
     trainer.train(**more)
     return model, before
 
@@ -52,8 +50,8 @@ def test_only_adapters_change_and_merging_changes_nothing(tiny_folder, tmp_path,
 def test_rationales_are_written_without_dropout(tiny_folder, tmp_path):
     """The policy that writes is the one without dropout, whatever the adapters' dropout."""
     spec = grace_spec(lora={**LORA, "dropout": 0.5}, frozen=[], max_steps=1)
-    model, tokenizer = load(tiny_folder, spec)
-    trainer = build_trainer(model, tokenizer, spec, rows(16), tmp_path)
+    trainer = trainer_of(tiny_folder, tmp_path, spec)
+    model = model_of(trainer)
     model.train()
     with trainer.policy() as policy:
         assert not policy.training and not any(module.training for module in policy.modules())
@@ -125,9 +123,7 @@ def test_resume_is_exact(tiny_folder, tmp_path, case):
     class Stop(Exception):
         pass
 
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(tiny_folder, short)
-    trainer = build_trainer(model, tokenizer, short, rows(16), folder, Written(24))
+    trainer = trainer_of(tiny_folder, folder, short)
     original = trainer.training_step
 
     def step(*arguments, **keywords):
@@ -160,11 +156,6 @@ def test_saved_model_needs_no_peft(tiny_folder, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "Qwen2ForCausalLM", done.stderr[-500:]
-
-
-def test_unknown_targets(tiny_folder):
-    with pytest.raises(UserError, match=r"config: cl\.lora\.targets: the backbone has no modules named"):
-        load(tiny_folder, contrastive_spec("cl", lora={**LORA, "targets": ["nowhere"]}))
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,28 @@
 """The preflight sees the longest batch, leaves nothing behind, and its refusal says what to lower."""
 
 import math
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
 
-from grace.encoder.engines import packed
-from grace.section import UserError
+from grace.beyond.kl_regulariser import KL
+from grace.config.section import UserError
+from grace.jobs.files import read_json, write_json, write_jsonl
 from grace.training import preflight
-from grace.training.contrastive import FENCE
-from grace.training.preflight import Preflight, out_of_memory, too_large
-from grace.training.train import build_trainer, load
-from tests.training.settings import LORA, Written, contrastive_spec, grace_spec, offline_spec, rows, taught
+from grace.training.preflight import Preflight, too_large
+from tests.training.settings import (
+    LORA,
+    command,
+    contrastive_spec,
+    grace_spec,
+    model_of,
+    offline_spec,
+    rows,
+    trainer_of,
+)
 
 SPECS = {
     "grace": grace_spec(max_steps=2),
@@ -24,12 +35,6 @@ SPECS = {
     "best-of": offline_spec(),
     "best-of, dpo": offline_spec(objective="dpo", lora={**LORA, "dropout": 0.1}, rows_per_forward=4),
 }
-
-
-def trainer_of(folder, out, spec):
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(folder, spec)
-    return build_trainer(model, tokenizer, spec, taught(spec), out, Written(24))
 
 
 @pytest.mark.parametrize("case", SPECS)
@@ -53,19 +58,6 @@ def test_training_is_the_same_with_and_without(tiny_folder, tmp_path, monkeypatc
     assert str(mine) == str(theirs)
 
 
-@pytest.mark.parametrize("case", SPECS)
-def test_nothing_is_left_behind(tiny_folder, tmp_path, case):
-    trainer = trainer_of(tiny_folder, tmp_path, SPECS[case])
-    trainer.create_optimizer()
-    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters()}
-    random = torch.get_rng_state()
-    trainer.preflight.on_train_begin(trainer.args, trainer.state, trainer.control)
-    assert torch.equal(random, torch.get_rng_state())
-    for name, p in trainer.model.named_parameters():
-        assert torch.equal(p, before[name]) and p.grad is None
-    assert not trainer.optimizer.state
-
-
 @pytest.mark.parametrize("case", ["grace", "cl", "simcse", "kl_fence", "best-of", "best-of, dpo"])
 def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
     """On a GPU all rows; the shapes are those of the settings."""
@@ -76,7 +68,7 @@ def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
     of = trainer.model if spec.grace or spec.offline else _inner(trainer)
     hook = of.register_forward_pre_hook
     handle = hook(lambda module, args, kwargs: seen.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True)
-    preflight._longest(trainer, spec, None)
+    preflight.longest_pass(trainer, spec)
     handle.remove()
     if spec.offline:  # of dpo the best and the worst of four groups; the reference is a model of its own
         assert seen == [(8, 112)]
@@ -98,8 +90,8 @@ def test_the_longest_batch_goes_through_the_model(tiny_folder, tmp_path, case):
 def test_the_fence_sees_every_token_of_the_longest_text(tiny_folder, tmp_path):
     spec = SPECS["kl_fence"]
     trainer = trainer_of(tiny_folder, tmp_path, spec)
-    length, real = spec.prompt.max_prompt_tokens, trainer.fence.batch([{"text": "array " * 200}] * 4)
-    for name, part in trainer.longest(8, length + 24, 24)[FENCE].items():
+    length, real = spec.prompt.max_prompt_tokens, trainer.regulariser.batch([{"text": "array " * 200}] * 4)
+    for name, part in trainer.longest(8, length + 24, 24)[KL].items():
         follow = part["attention_mask"].sum(1) - part["prompt_tokens"]
         assert len(follow) == len(real[name]["input_ids"])
         assert (follow >= real[name]["attention_mask"].sum(1) - real[name]["prompt_tokens"]).all()
@@ -110,7 +102,7 @@ def _template(trainer):
 
 
 def _inner(trainer):
-    return trainer.model[0].model.get_decoder()
+    return model_of(trainer).get_decoder()
 
 
 def test_a_largest_batch_of_rationales(tiny_folder, tmp_path, monkeypatch):
@@ -138,10 +130,8 @@ def shapes(trainer, run):
     return seen
 
 
-@pytest.mark.parametrize("packs", [False, True])
-def test_a_largest_batch_of_what_vllm_wrote(tiny_folder, tmp_path, monkeypatch, packs):
+def test_a_largest_batch_of_what_vllm_wrote(tiny_folder, tmp_path):
     """As large as the largest of a step whose rationales are all as long as can be, and no second one of its size."""
-    monkeypatch.setattr(packed, "runs_flash_attention", lambda _: packs)
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])  # has no vLLM that could be started
     spec = grace_spec(engine="vllm", max_steps=2)
     prompts = trainer.template.ids(["array " * 200] * 8 * (4 + 2))
@@ -149,77 +139,64 @@ def test_a_largest_batch_of_what_vllm_wrote(tiny_folder, tmp_path, monkeypatch, 
     step = shapes(trainer, lambda: trainer.embed(prompts, [[7] * 12] * len(prompts)))
     largest = max(step, key=math.prod)
     trained = shapes(trainer, lambda: preflight.step_of_grace(trainer, spec))
-    seen = shapes(trainer, lambda: preflight._longest(trainer, spec, None))
+    seen = shapes(trainer, lambda: preflight.longest_pass(trainer, spec))
     assert seen[-len(trained) :] == trained
     embedded = seen[: -len(trained)]
     assert max(embedded, key=math.prod) == largest and embedded.count(largest) == 1 < step.count(largest)
 
 
-@pytest.mark.parametrize(("instances", "at_most", "rows"), [(1, None, 6), (8, 4, 4)])
+@pytest.mark.parametrize(("instances", "at_most", "rows"), [(1, preflight.ALL, 6), (8, 4, 4)])
 def test_no_more_of_what_vllm_wrote_than_a_step_has_or_a_cpu_is_given(
     tiny_folder, tmp_path, monkeypatch, instances, at_most, rows
 ):
     trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
     spec = grace_spec(engine="vllm", instances=instances, rollouts_per_forward=4)
     monkeypatch.setattr(preflight, "step_of_grace", lambda *_: None)
-    assert shapes(trainer, lambda: preflight._longest(trainer, spec, at_most)) == [(rows, 100 + 12 - 1)]
+    assert shapes(trainer, lambda: preflight.longest_pass(trainer, spec, at_most)) == [(rows, 100 + 12 - 1)]
 
 
-def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch):
-    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
+def out_of_gpu_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    def full(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB.")
 
-    monkeypatch.setattr(preflight, "step_of_grace", full)
-    with pytest.raises(UserError, match=r"32 rows of 112 tokens do not fit in memory .CUDA out of memory") as caught:
+def another_error(*_):
+    raise RuntimeError("shape mismatch")
+
+
+@pytest.mark.parametrize(
+    ("case", "part", "failing", "said"),
+    [
+        (
+            "grace",
+            "step_of_grace",
+            out_of_gpu_memory,
+            "32 rows of 112 tokens do not fit in memory .CUDA out of mem",
+        ),
+        ("cl", "step_of_batch", lambda *_: torch.empty(1 << 58), r"8 rows of 100 tokens do not .*cl\.mini_batch_size"),
+        ("grace", "available", lambda: 1_000_000, r"at least 0\.0 GB and 0\.0 GB are free.*grace\.rollouts_per"),
+        ("grace", "step_of_grace", another_error, "^shape mismatch"),
+    ],
+)
+def test_no_memory_is_one_sentence(tiny_folder, tmp_path, monkeypatch, case, part, failing, said):
+    trainer = trainer_of(tiny_folder, tmp_path, SPECS[case])
+    monkeypatch.setattr(preflight, part, failing)
+    with pytest.raises(RuntimeError if failing is another_error else UserError, match=said) as caught:
         trainer.train()
-    said = str(caught.value)
-    for word in ("grace.rollouts_per_forward (32", "generation.max_new_tokens", "prompt.max_prompt_tokens",
-                 "grace.gradient_checkpointing: true", "grace.lora", "grace.processes"):  # fmt: skip
-        assert word in said
-    assert "\n" not in said and trainer.state.global_step == 0
-
-
-def test_the_allocator_of_a_cpu_says_it_too(tiny_folder, tmp_path, monkeypatch):
-    trainer = trainer_of(tiny_folder, tmp_path, SPECS["cl"])
-    monkeypatch.setattr(preflight, "step_of_batch", lambda *_: torch.empty(1 << 58))
-    with pytest.raises(UserError, match=r"8 rows of 100 tokens do not fit.*lower cl\.mini_batch_size"):
-        trainer.train()
+    assert "\n" not in str(caught.value) and trainer.state.global_step == 0
 
 
 def test_a_batch_too_large_stops_the_command(tiny_folder, tmp_path):
     """For real: logits of 10^13 numbers are more than any machine has."""
-    import shutil
-    import subprocess
-    import sys
-    from pathlib import Path
-
-    from grace.files import read_json, write_json, write_jsonl
-
     write_jsonl(tmp_path / "rows.jsonl", rows(16))
     config = shutil.copytree(tiny_folder, tmp_path / "backbone") / "config.json"
     write_json(config, {**read_json(config), "max_position_embeddings": 1 << 31})
     spec = grace_spec()
     spec = spec.model_copy(update={"generation": spec.generation.model_copy(update={"max_new_tokens": 1 << 30})})
-    done = subprocess.run(
-        [
-            sys.executable, "-m", "grace.training.train", "--spec", spec.model_dump_json(), "--threads", "1",
-            "--backbone", str(config.parent), "--rows", str(tmp_path / "rows.jsonl"),
-            "--out", str(tmp_path / "m/m.json"),
-        ],
-        cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
+    words = command("grace.training.train", config.parent, tmp_path / "rows.jsonl", tmp_path / "m/m.json", spec)
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=200)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     last = done.stderr.strip().split("\n")[-1]
     assert last.startswith("error: config: grace: 32 rows of") and "generation.max_new_tokens" in last
-
-
-def test_main_memory_is_counted(tiny_folder, tmp_path, monkeypatch):
-    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
-    monkeypatch.setattr(preflight, "available", lambda: 1_000_000)
-    with pytest.raises(UserError, match=r"a step needs at least 0\.0 GB and 0\.0 GB are free.*grace\.rollouts_per"):
-        trainer.train()
 
 
 def test_available_memory_is_real():
@@ -229,6 +206,8 @@ def test_available_memory_is_real():
 @pytest.mark.parametrize(
     ("changes", "absent", "present"),
     [
+        ({}, "vllm", "grace.rollouts_per_forward (32"),
+        ({}, "vllm", "grace.gradient_checkpointing: true, or train adapters (grace.lora), or spread it over more GPUs"),
         ({"gradient_checkpointing": True}, "gradient_checkpointing: true", "grace.lora"),
         ({"lora": LORA, "frozen": []}, "train adapters", "rollouts_per_forward"),
         ({"rollouts_per_forward": 1}, "rollouts_per_forward", "max_new_tokens"),
@@ -244,30 +223,3 @@ def test_best_of_has_its_own_advice():
     said = str(too_large(offline_spec(objective="dpo"), "x"))
     assert said.startswith("config: offline: 16 rows of 112 tokens") and "offline.rows_per_forward (8; memory" in said
     assert "generation.max_new_tokens (12)" in said and "set offline.gradient_checkpointing: true" in said
-
-
-def test_other_errors_are_passed_on(tiny_folder, tmp_path, monkeypatch):
-    assert not out_of_memory(RuntimeError("shape mismatch"))
-    trainer = trainer_of(tiny_folder, tmp_path, SPECS["grace"])
-
-    def wrong(*_, **__):
-        raise RuntimeError("shape mismatch")
-
-    monkeypatch.setattr(preflight, "step_of_grace", wrong)
-    with pytest.raises(RuntimeError, match="shape mismatch"):
-        trainer.train()
-
-
-def test_rollouts_go_through_in_any_number(tiny_folder, tmp_path):
-    """Fewer rows at a time than a group, the way out when a group does not fit: the same weights."""
-    made = []
-    for rows_at_a_time in (32, 2, 1):
-        trainer = trainer_of(
-            tiny_folder, tmp_path / str(rows_at_a_time), grace_spec(rollouts_per_forward=rows_at_a_time)
-        )
-        trainer.train()
-        made.append(dict(trainer.model.named_parameters()))
-    for parts in made[1:]:
-        for name, p in made[0].items():
-            torch.testing.assert_close(parts[name], p, atol=1e-5, rtol=0)
-    assert math.isfinite(sum(p.sum().item() for p in made[0].values()))

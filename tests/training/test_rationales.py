@@ -1,17 +1,16 @@
 """Rationales of the training texts: which rows, what lies in the store, what a training finds there."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 
 from grace import RationaleEncoder
-from grace.files import write_jsonl
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.jobs.files import write_jsonl
 from grace.training import rationales
 from grace.training.rationales import Rationales, looked_up, opened, sample, texts_of
-from tests.training.settings import rationales_spec, rows
+from tests.training.settings import command, rationales_spec, rows
 
 ROOT = Path(__file__).parents[2]
 
@@ -33,21 +32,14 @@ def test_texts_are_distinct_and_in_their_order():
     assert texts_of([{"text": "x"}, {"text": "y"}, {"text": "x"}]) == ["x", "y"] and texts_of([]) == []
 
 
-def command(folder, data, out, spec, store):
-    return [
-        sys.executable, "-m", "grace.training.rationales", "--spec", spec.model_dump_json(), "--threads", "1",
-        "--backbone", str(folder), "--rows", str(data), "--out", str(out), "--store", str(store),
-    ]  # fmt: skip
-
-
 def test_the_stage_says_what_it_has_written(tiny_folder, tmp_path, monkeypatch):
     write_jsonl(tmp_path / "rows.jsonl", rows(16))
     monkeypatch.chdir(ROOT)
     results = []
     for count in (8, 8, 16):
         spec = rationales_spec(count)
-        arguments = command(tiny_folder, tmp_path / "rows.jsonl", tmp_path / "out.json", spec, tmp_path / "store")
-        rationales.main(arguments[3:])
+        data, out, store = (tmp_path / name for name in ("rows.jsonl", "out.json", "store"))
+        rationales.main(command("", tiny_folder, data, out, spec, "--store", str(store))[2:])
         results.append(json.loads((tmp_path / "out.json").read_text()))
     first, again, more = results
     texts = texts_of(sample(rows(16), 8))

@@ -1,21 +1,20 @@
 """What is saved is what was trained: logits of the model in memory and of its folder, for every way of training."""
 
 import shutil
-import time
 from contextlib import ExitStack
-from types import SimpleNamespace
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from grace.beyond import rounds
+from grace.config.section import UserError
 from grace.encoder.adapters import embedding, writing
 from grace.encoder.loading import load_model
-from grace.files import write_jsonl
-from grace.section import UserError
-from grace.training import rounds, train
-from grace.training.building import load
-from tests.training.settings import LORA, contrastive_spec, grace_spec, rounds_spec, rows
+from grace.training import run
+from grace.training.run import load
+from tests.training.settings import LORA, contrastive_spec, grace_spec, rounds_spec
+from tests.training.settings import trained as trained_run
 
 SHAPE = {
     "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -100,19 +99,17 @@ def logits(model, *contexts):
 
 @pytest.mark.parametrize(("way", "family"), FEW)
 def test_the_saved_model_is_the_trained_one(backbone, tmp_path, monkeypatch, way, family):
-    spec, folder, out, last = WAYS[way][0], backbone(family, FAMILIES[family]), tmp_path / "out/manifest.json", {}
-    write_jsonl(tmp_path / "rows.jsonl", rows(16, spec.data))
-    for module in (train, rounds):
+    spec, folder, last = WAYS[way][0], backbone(family, FAMILIES[family]), {}
+    for module in (run, rounds):
         made = module.build_trainer
 
-        def kept(model, *given, made=made):
+        def kept(make, model, *given, made=made, **more):
             last["model"] = model
-            return made(model, *given)
+            return made(make, model, *given, **more)
 
         monkeypatch.setattr(module, "build_trainer", kept)
-    paths = SimpleNamespace(rows=tmp_path / "rows.jsonl", backbone=folder, out=out, store=None, threads=1)
-    train.run(spec, SimpleNamespace(**vars(paths), started=time.time()))
-    (saved, _), (bare, _) = load_model(out.parent, "cpu"), load_model(folder, "cpu")
+    out = trained_run(folder, tmp_path, "out", spec)
+    (saved, _), (bare, _) = load_model(out, "cpu"), load_model(folder, "cpu")
     moved = 0.0
     for context in (writing, embedding):
         trained = logits(last["model"], context)

@@ -12,9 +12,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 
 from grace.training import launch, lora
-from grace.training.checkpoints import COMPLETE
-from grace.training.train import build_trainer, load
-from tests.training.settings import LORA, contrastive_spec, grace_spec, offline_spec, taught
+from grace.training.run import COMPLETE, load
+from tests.training.settings import LORA, contrastive_spec, grace_spec, model_of, offline_spec, taught, trainer_of
 
 ROOT = Path(__file__).parents[2]
 TWO = {"processes": 2, "sharding": "fsdp"}
@@ -41,10 +40,9 @@ RESUMED = ["grace", "grace-adapters", "cl", "cl-adapters"]
 
 
 def one(folder, out, spec):
-    torch.manual_seed(spec.seed)
-    model, tokenizer = load(folder, spec)
-    build_trainer(model, tokenizer, spec, taught(spec), out).train()
-    return lora.merged(model).state_dict()
+    trainer = trainer_of(folder, out, spec)
+    trainer.train()
+    return lora.merged(model_of(trainer)).state_dict()
 
 
 @pytest.fixture(scope="module")
@@ -131,14 +129,14 @@ def test_the_profile_means_what_it_says(monkeypatch, precision):
 
 
 def test_arguments_of_a_sharded_run(tiny_folder, monkeypatch, tmp_path):
-    from grace.training.arguments import grpo_config
-    from grace.training.sharding import configure
+    from grace.training.hardware import configure_sharding
+    from grace.training.trainer import grpo_config
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     spec = grace_spec(precision="bf16")
     args = grpo_config(spec, str(tmp_path), 16)
     args._n_gpu = 4  # what the Trainer finds on a machine with four
-    configure(args, load(tiny_folder, spec)[0])
+    configure_sharding(args, load(tiny_folder, spec)[0])
     assert args.n_gpu == 1 and args.train_batch_size == args.per_device_train_batch_size
     assert os.environ["FSDP_TRANSFORMER_CLS_TO_WRAP"] == "Qwen2DecoderLayer"
     policy = args.fsdp_plugin_args["mixed_precision_policy"]

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,20 +13,19 @@ import torch
 from safetensors.torch import load_file
 
 from grace import RationaleEncoder
-from grace.files import write_jsonl
+from grace.jobs.files import write_jsonl
+from grace.training import run as module
 from grace.training import train
-from grace.training.checkpoints import COMPLETE, checkpoint_folder, last_checkpoint
 from grace.training.rationales import Rationales, opened, sample, texts_of
+from grace.training.run import COMPLETE
+from tests.training import settings
 from tests.training.settings import contrastive_spec, grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
 
 
 def command(folder, data, out, spec):
-    return [
-        sys.executable, "-m", "grace.training.train", "--spec", spec.model_dump_json(), "--threads", "1",
-        "--backbone", str(folder), "--rows", str(data), "--out", str(out / "manifest.json"),
-    ]  # fmt: skip
+    return settings.command("grace.training.train", folder, data, out / "manifest.json", spec)
 
 
 def run(*arguments):
@@ -91,7 +89,7 @@ def test_model_folder_is_ordinary(tiny_folder, data, tmp_path):
     [(grace_spec(), "generation", 12), (contrastive_spec("adapter", loss="half"), "evaluation", 24)],
 )
 def test_a_context_too_short_for_a_rationale_is_refused(tiny_folder, data, tmp_path, monkeypatch, spec, key, new):
-    monkeypatch.setattr(train, "load", lambda *_: 1 / 0)
+    monkeypatch.setattr(module, "load", lambda *_: 1 / 0)
     folder, out = shutil.copytree(tiny_folder, tmp_path / "backbone"), tmp_path / "model"
     config = json.loads((folder / "config.json").read_text()) | {"max_position_embeddings": 99 + new}
     (folder / "config.json").write_text(json.dumps(config))
@@ -122,25 +120,6 @@ def test_a_model_that_learns_from_rationales(tiny_folder, data, tmp_path, monkey
         method == "adapter"
     )
     assert RationaleEncoder.from_pretrained(out, device="cpu").encode(["a text"]).rationales is None
-
-
-def test_an_unfinished_checkpoint_is_not_resumed(tmp_path):
-    for step in (1, 2):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-    (tmp_path / "checkpoint-1" / COMPLETE).touch()
-    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-1")
-    assert not (tmp_path / "checkpoint-2").exists()
-
-
-def test_other_settings_or_inputs_have_other_checkpoints(tmp_path):
-    out = tmp_path / "manifest.json"
-    folders = {
-        checkpoint_folder(out, grace_spec(), "r", "b"),
-        checkpoint_folder(out, grace_spec(learning_rate=2e-3), "r", "b"),
-        checkpoint_folder(out, grace_spec(), "r2", "b"),
-        checkpoint_folder(out, grace_spec(), "r", "b2"),
-    }
-    assert len(folders) == 4
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""GraceTrainer: what it scores, what it trains, and that nothing depends on how the batch is spread."""
+"""GraceTrainer: its settings in TRL's words, its rewards, advantages and steps, however a batch is spread."""
 
 import json
 import logging
@@ -10,13 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from trl.trainer.utils import shuffle_sequence_dict, split_tensor_dict
 
+from grace.config.plan import Plan
+from grace.config.schema import RewardConfig
+from grace.config.section import UserError
+from grace.config.specs import TrainSpec
+from grace.config.studies import read_config
 from grace.method.rewards import compute_rewards
-from grace.section import UserError
-from grace.settings import RewardConfig
-from grace.training.arguments import grpo_config
-from grace.training.train import load
-from grace.training.trainer import GraceTrainer
+from grace.training.run import load
+from grace.training.trainer import Embeddings, GraceTrainer, exchanged, grpo_config, in_groups, in_rows
 from tests.training.settings import grace_spec, rows
 
 ROOT = Path(__file__).parents[2]
@@ -75,7 +78,7 @@ def test_what_the_rule_for_failed_rollouts_applies_to(tiny_folder, tmp_path, for
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(reward=RewardConfig(form=form)))
     tokenizer = trainer.processing_class
     thought, none = (tokenizer(text)["input_ids"] for text in ("<think>sum</think> a matrix", "a matrix"))
-    failed = trainer._failed([[*thought, trainer.ends[0]], [*none, trainer.ends[0]], thought, none])
+    failed = trainer.failed_rollouts([[*thought, trainer.ends[0]], [*none, trainer.ends[0]], thought, none])
     assert failed.tolist() == [[False, form, True, True]]
     metrics = {name: values[-1] for name, values in trainer._metrics["train"].items()}
     assert metrics == {"truncated": 0.5} | ({"ill_formed": 0.75} if form else {})
@@ -87,7 +90,7 @@ def test_a_thought_that_the_template_opens_is_well_formed_when_it_is_closed(tiny
     chat.write_text(chat.read_text().replace("assistant\n{% endif", "assistant\n<think>{% endif"))
     trainer = trainer_of(folder, tmp_path / "out", grace_spec(reward=RewardConfig(form=True)))
     said = ("sum</think> a matrix", "<think>sum</think> a matrix", "sum</think>", "sum")
-    failed = trainer._failed([[*trainer.processing_class(text)["input_ids"], trainer.ends[0]] for text in said])
+    failed = trainer.failed_rollouts([[*trainer.processing_class(text)["input_ids"], trainer.ends[0]] for text in said])
     assert failed.tolist() == [[False, True, True, True]]
 
 
@@ -156,29 +159,12 @@ def test_no_forward_pass_is_repeated(tiny_folder, tmp_path, changes, passes):
     assert (counts[True], counts[False]) == (generations * 32 // 8, generations * passes)
 
 
-def test_log_probabilities_equal_trls_kernel(tiny_folder, tmp_path):
-    from trl import GRPOTrainer
-
-    trainer = trainer_of(tiny_folder, tmp_path, grace_spec())
-    ids = torch.randint(5, 400, (3, 20), generator=torch.Generator().manual_seed(0))
-    mask = torch.ones_like(ids)
-    mask[0, :6] = 0  # left padding
-    mine = trainer._get_per_token_logps_and_entropies(trainer.model, ids, mask, 8, compute_entropy=True)
-    theirs = GRPOTrainer._get_per_token_logps_and_entropies(trainer, trainer.model, ids, mask, 8, compute_entropy=True)
-    torch.testing.assert_close(mine[0], theirs[0], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(mine[1], theirs[1], atol=1e-3, rtol=1e-3)
-
-
-def test_a_term_that_teaches_nothing_is_said_once(tiny_folder, tmp_path, caplog):
+def test_metrics_are_logged_and_a_term_that_teaches_nothing_is_reported_once(tiny_folder, tmp_path, caplog):
+    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=3))
     with caplog.at_level(logging.WARNING, "grace.training.trainer"):
-        trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=3)).train()
+        trainer.train()
     said = [record.getMessage() for record in caplog.records if "teaches nothing" in record.getMessage()]
     assert sorted(text.split()[1] for text in said) == ["hard", "negative"]
-
-
-def test_metrics_are_logged(tiny_folder, tmp_path):
-    trainer = trainer_of(tiny_folder, tmp_path, grace_spec(max_steps=1))
-    trainer.train()
     entry = trainer.state.log_history[0]
     for term in ("contrastive", "negative", "consistency", "hard", "total"):
         assert f"{term}/mean" in entry and f"{term}/within_group_std" in entry
@@ -271,28 +257,16 @@ def test_two_negatives(tiny_folder, tmp_path):
     assert trainer.kept[0][2].negatives.shape == (8, 2, 32)
 
 
-def test_unequal_negatives_are_refused(tiny_folder, tmp_path):
-    data = rows(16)
-    data[3]["negatives"] = []
-    with pytest.raises(UserError, match="between 0 and 1 negatives"):
-        trainer_of(tiny_folder, tmp_path, grace_spec(), data)
-
-
-def test_too_few_rows(tiny_folder, tmp_path):
-    with pytest.raises(UserError, match=r"grace\.instances"):
-        trainer_of(tiny_folder, tmp_path, grace_spec(), rows(7))
-
-
 def ended(trainer, *generations):
     """Let rollouts end in these generations, numbered from 1, and in no other."""
-    written = trainer._failed
+    written = trainer.failed_rollouts
 
     def failed(token_ids):
         if trainer.state.global_step // trainer.algorithm.updates_per_generation + 1 not in generations:
             token_ids = [[5] * len(ids) for ids in token_ids]
         return written(token_ids)
 
-    trainer._failed = failed
+    trainer.failed_rollouts = failed
     return trainer
 
 
@@ -326,7 +300,7 @@ def test_rollouts_that_are_all_the_same_are_no_signal(tiny_folder, tmp_path):
 
 
 def test_ill_formed_rollouts_are_named(tiny_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("grace.training.batches.is_well_formed", lambda _: False)
+    monkeypatch.setattr("grace.training.trainer.is_well_formed", lambda _: False)
     with pytest.raises(UserError, match="no rollout was well formed, which"):
         trainer_of(tiny_folder, tmp_path, grace_spec(reward=RewardConfig(form=True))).train()
 
@@ -365,3 +339,132 @@ def test_what_is_frozen_exists_and_is_not_all(tiny_folder, tmp_path, frozen, sai
 def test_a_tied_head_is_frozen_with_the_table(tiny_folder, tmp_path):
     trainer = trainer_of(tiny_folder, tmp_path, grace_spec(frozen=["lm_head"]))
     assert not trainer.model.get_input_embeddings().weight.requires_grad
+
+
+ROOT = Path(__file__).parents[2]
+
+
+def plan(preset, study="paper"):
+    return Plan({**read_config(ROOT / "config.yaml"), "study": study, "preset": preset})
+
+
+def preset_spec(preset, run="grace", study="paper"):
+    return TrainSpec.model_validate_json(plan(preset, study).spec_train(run, 0))
+
+
+def arguments(preset, tmp_path, monkeypatch, **changes):
+    at = preset_spec(preset)
+    # vLLM's and bf16's own checks of the machine are not what is looked at here.
+    grace = at.grace.model_copy(update={"engine": "transformers", "precision": "fp32", "processes": 1, **changes})
+    return at, grpo_config(at.model_copy(update={"grace": grace}), str(tmp_path), 1000)
+
+
+@pytest.mark.parametrize(("preset", "updates"), [("as_printed", 1), ("as_released", 4)])
+def test_updates_per_generation(tmp_path, monkeypatch, preset, updates):
+    """64 instances x 8 rollouts are one step of the optimizer, or four of 16 x 8."""
+    at, args = arguments(preset, tmp_path, monkeypatch)
+    assert at.grace.updates_per_generation == updates
+    per_update = args.per_device_train_batch_size * args.gradient_accumulation_steps
+    assert per_update == 512 // updates
+    assert args.steps_per_generation == updates * args.gradient_accumulation_steps
+    assert args.generation_batch_size == 512 and args.num_iterations == 1
+    # TRL keeps the log-probabilities of the policy that sampled, for a ratio, only if it is not the one that is
+    # trained: here, when a generation outlives an update.
+    on_policy = args.gradient_accumulation_steps % (args.steps_per_generation * args.num_iterations) == 0
+    assert on_policy == (updates == 1)
+    assert args.epsilon == 0.2 and args.loss_type == {1: "dr_grpo", 4: "dapo"}[updates]
+
+
+def test_the_paper_s_values(tmp_path, monkeypatch):
+    at, args = arguments("as_printed", tmp_path, monkeypatch)
+    assert (args.learning_rate, args.lr_scheduler_type.value, args.warmup_steps) == (1e-6, "constant", 0)
+    assert (args.beta, args.scale_rewards, args.temperature) == (0.0, "none", 1.0)
+    assert args.reward_weights == [10.0, 2.0, 2.0, 1.0]
+    assert (args.num_train_epochs, args.max_completion_length, args.num_generations) == (2, 2048, 8)
+    assert at.grace.vllm_tensor_parallel == args.vllm_tensor_parallel_size == 2
+    assert args.vllm_gpu_memory_utilization == 0.5 and args.vllm_max_model_length == 1024 + 2048
+    assert not args.vllm_importance_sampling_correction and args.gradient_checkpointing
+
+
+def test_what_else_the_presets_change():
+    printed, released = preset_spec("as_printed"), preset_spec("as_released")
+    assert printed.generation.anchor_sampling_temperature == 1.0
+    assert released.generation.anchor_sampling_temperature == 0.5
+    assert (printed.grace.loss, released.grace.loss) == ("sequence_sum", "token_mean")
+    assert preset_spec("as_printed", "grace-unsup").reward.negatives == "anchor"
+    assert preset_spec("as_released", "grace-unsup").reward.negatives == "rollout"
+    assert released.reward == printed.reward  # supervised, the reward is the same
+
+
+@pytest.mark.parametrize("study", ["paper", "single-gpu", "demo"])
+def test_every_study_plans_as_released(study):
+    made = plan("as_released", study)
+    for run in made.runs.trained_runs():
+        TrainSpec.model_validate_json(made.spec_train(run, 0))
+        assert made.runs.launcher(run)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_a_rank_s_share_is_whole_groups(tmp_path, monkeypatch, processes):
+    for count in (1, 2, 4, 8, 16):
+        _, args = arguments("as_printed", tmp_path, monkeypatch, rollouts_per_forward=count, processes=processes)
+        share = args.per_device_train_batch_size * args.steps_per_generation
+        assert share * processes == 512 and share % 8 == 0
+
+
+def batch():
+    """6 rows of 2 groups: prompts of 2 and 4 tokens, padded to 5; rollouts of 1 to 3, padded to 7."""
+    prompts, rollouts = torch.tensor([2, 2, 2, 4, 4, 4]), torch.tensor([1, 3, 2, 2, 1, 1])
+    prompt_mask = (torch.arange(5) >= 5 - prompts.unsqueeze(1)).long()
+    completion_mask = (torch.arange(7) < rollouts.unsqueeze(1)).long()
+    row = torch.arange(1, 7).unsqueeze(1)
+    return {
+        "prompt_ids": row * 10 * prompt_mask, "prompt_mask": prompt_mask,
+        "completion_ids": row * completion_mask, "completion_mask": completion_mask,
+        "old_per_token_logps": -row * completion_mask.float(), "advantages": row.squeeze(1).float(),
+        "num_items_in_batch": completion_mask.sum(), "nothing": None,
+    }  # fmt: skip
+
+
+def test_trl_shuffles_and_splits_whole_groups():
+    torch.manual_seed(0)
+    parts = split_tensor_dict(shuffle_sequence_dict(in_groups(batch(), 3)), 2)
+    seen = [in_rows(part)["advantages"].tolist() for part in parts]
+    assert sorted(seen) == [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+
+
+def test_rows_come_back_without_common_padding():
+    whole = batch()
+    before = {name: value if value is None else value.clone() for name, value in whole.items()}
+    for some, prompt, rollout in ((slice(0, 3), 2, 3), (slice(3, 6), 4, 2)):
+        part = {k: v[some] if isinstance(v, torch.Tensor) and v.ndim else v for k, v in whole.items()}
+        for given in (part, in_groups(part, 3)):
+            made = in_rows(given)
+            assert made["prompt_ids"].shape == made["prompt_mask"].shape == (3, prompt)
+            for name in ("completion_ids", "completion_mask", "old_per_token_logps"):
+                assert made[name].shape == (3, rollout)
+                assert made[name].sum() == part[name].sum()  # what is cut off is zero
+            assert made["prompt_ids"].sum() == part["prompt_ids"].sum()
+            assert torch.equal(made["advantages"], part["advantages"])
+            assert made["num_items_in_batch"] == 10 and made["nothing"] is None
+    assert all(value is None or torch.equal(value, before[name]) for name, value in whole.items())
+
+
+def test_embeddings_are_split_as_their_texts_were_written():
+    """Two instances: rollouts a0 a1 a2 b0 b1 b2, then q and two d- of a, of b, then a greedy rollout of each."""
+    pooled = torch.arange(6 + 6 + 2).float().unsqueeze(1)
+    at = Embeddings.split(pooled, 2, 3, 3)
+    assert at.positives.squeeze(2).tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert at.query.squeeze(1).tolist() == [6, 9]
+    assert at.negatives is not None and at.negatives.squeeze(2).tolist() == [[7, 8], [10, 11]]
+    assert at.greedy is not None and at.greedy.squeeze(2).tolist() == [[12], [13]]
+    bare = Embeddings.split(pooled[:8], 2, 3, 1)
+    assert bare.negatives is None and bare.greedy is None and bare.query.squeeze(1).tolist() == [6, 7]
+
+
+def test_exchanged_rows_have_the_query_where_the_document_was():
+    row = {"id": "a", "prompt": "document", "query": "query", "negatives": ["other"]}
+    (made,) = exchanged([row])
+    assert (made["prompt"], made["query"], made["negatives"]) == ("query", "document", ["other"])
+    assert made["id"] != "a"  # its noise is its own
+    assert exchanged([made])[0]["prompt"] == "document"

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from grace.reader import TRAINING, read_training
-from grace.section import UserError
-from grace.training import backbone, rationales, signal, train
+from grace.beyond import signal
+from grace.config.section import UserError
+from grace.jobs.reader import TRAINING, read_training
+from grace.training import backbone, rationales, train
 from tests.training.settings import contrastive_spec, grace_spec, rationales_spec, rows
 from tests.training.test_backbone import SPEC
 

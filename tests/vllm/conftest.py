@@ -13,7 +13,7 @@ os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
     """A Qwen2 of 2 layers with random weights; its rationales are noise of which some end and some are cut."""
-    from grace.config import Backbone
+    from grace.config.schema import Backbone
     from grace.training.backbone import build_model, train_tokenizer
 
     path = tmp_path_factory.mktemp("model")

@@ -7,15 +7,15 @@ import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 
+from grace.config.schema import Pooling, Prompt
+from grace.config.section import UserError
+from grace.config.specs import EncodeSpec
 from grace.encoder.encoder import RationaleEncoder
 from grace.encoder.engines import transformers as fused
 from grace.encoder.engines.vllm import VllmEngine
 from grace.encoder.loading import load_model
 from grace.encoder.sampling import text_key
 from grace.method.prompt import PromptTemplate
-from grace.section import UserError
-from grace.settings import Pooling, Prompt
-from grace.specs import EncodeSpec
 
 LIMIT = 24
 MEAN = Pooling(method="mean", layer="last")
@@ -63,15 +63,15 @@ def settings(template, ends, count, temperature=1.0):
 
 
 def collect(batches, count):
-    """Token ids and truncated in the order of the prompts; each row comes once."""
-    tokens, truncated = [None] * count, [None] * count
+    """Token ids in the order of the prompts; each row comes once."""
+    tokens = [None] * count
     for batch in batches:
         assert len(batch.rows) <= 16
-        for row, *made in zip(batch.rows, batch.token_ids, batch.truncated, strict=True):
+        for row, ids in zip(batch.rows, batch.token_ids, strict=True):
             assert tokens[row] is None
-            tokens[row], truncated[row] = made
+            tokens[row] = ids
     assert None not in tokens
-    return tokens, truncated
+    return tokens
 
 
 def hidden_states(model, ids):
@@ -82,7 +82,7 @@ def hidden_states(model, ids):
 
 def test_greedy_rationales_equal_the_fused_engines(engine, template, ends, prompts):
     kwargs = settings(template, ends, len(prompts), temperature=0.0)
-    tokens, truncated = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
+    tokens = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
     expected = fused.generate(engine.model, prompts, pool_from=0, pooling=None, **kwargs)
     same = [mine == theirs for mine, theirs in zip(tokens, expected.token_ids, strict=True)]
     assert sum(same) >= 0.9 * len(prompts)
@@ -91,33 +91,33 @@ def test_greedy_rationales_equal_the_fused_engines(engine, template, ends, promp
             at = next(i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b)
             first, second = hidden_states(engine.model, prompt + mine[:at]).logits[0, -1].topk(2).values
             assert first - second < 1e-3
-    assert [cut for cut, equal in zip(truncated, same, strict=True) if equal] == expected.truncated[same].tolist()
 
 
 def test_rationales_end_or_are_cut_at_the_limit(engine, template, ends, prompts):
     kwargs = settings(template, ends, len(prompts))
-    tokens, truncated = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
+    tokens = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
+    truncated = [ids[-1] not in ends for ids in tokens]
     assert any(truncated) and not all(truncated)
     assert len({len(ids) for ids in tokens}) > 3
     for ids, cut in zip(tokens, truncated, strict=True):
-        assert cut == (ids[-1] not in ends) and not set(ids[:-1]) & set(ends)
+        assert not set(ids[:-1]) & set(ends)
         assert len(ids) == LIMIT if cut else len(ids) <= LIMIT
 
 
 def test_a_rationale_depends_on_its_key_and_not_on_its_company(engine, template, ends, prompts):
     kwargs = settings(template, ends, len(prompts))
-    together, _ = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
+    together = collect(engine.generate_batches(prompts, **kwargs), len(prompts))
     few = {**kwargs, "keys": kwargs["keys"][:3], "temperatures": [1.0] * 3}
-    alone, _ = collect(engine.generate_batches(prompts[:3], **few), 3)
+    alone = collect(engine.generate_batches(prompts[:3], **few), 3)
     assert alone == together[:3]
-    again, _ = collect(engine.generate_batches(prompts[:1] * 20, **settings(template, ends, 20)), 20)
+    again = collect(engine.generate_batches(prompts[:1] * 20, **settings(template, ends, 20)), 20)
     assert again[0] == together[0] and len({tuple(ids) for ids in again}) > 10
 
 
 def test_each_prompt_is_sampled_at_its_own_temperature(engine, template, ends, prompts):
     count = 1000
     kwargs = settings(template, ends, 2 * count) | {"max_new_tokens": 1, "temperatures": [0.5, 2.0] * count}
-    tokens, _ = collect(engine.generate_batches(prompts[:1] * 2 * count, **kwargs), 2 * count)
+    tokens = collect(engine.generate_batches(prompts[:1] * 2 * count, **kwargs), 2 * count)
     logits = hidden_states(engine.model, prompts[0]).logits[0, -1]
     for first, mine, other in ((0, 0.5, 2.0), (1, 2.0, 0.5)):  # the mean logit of what is drawn follows from it
         probability, elsewhere = (logits / mine).softmax(-1), (logits / other).softmax(-1)

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from grace.config.section import UserError
 from grace.encoder.engines import vllm
-from grace.section import UserError
 
 
 def installed(monkeypatch, **versions):

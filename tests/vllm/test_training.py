@@ -8,9 +8,8 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed here: make test-vllm")
 
 from grace.encoder.reads import Read
-from grace.training.arguments import grpo_config
-from grace.training.train import load
-from grace.training.trainer import GraceTrainer
+from grace.training.run import load
+from grace.training.trainer import GraceTrainer, grpo_config
 from tests.pooled import by_hand
 from tests.training.settings import grace_spec, rows
 

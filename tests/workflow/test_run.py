@@ -15,8 +15,8 @@ import pytest
 from safetensors.torch import load_file
 
 from grace.report.readme import BEGIN, END, FIGURE, block
+from tests.config.test_schema import CONFIG
 from tests.report.browser import browser, needs_chromium, opened
-from tests.test_config import CONFIG
 from tests.workflow.conftest import ENV, ROOT, command, snakemake
 
 GRACE = "results/smoke/models/tiny-smoke/grace/seed0"

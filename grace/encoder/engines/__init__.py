@@ -1,1 +1,1 @@
-"""Ways to write rationales."""
+"""The engines that write rationales, and the passes that embed them."""

@@ -1,16 +1,13 @@
 """Rationale engine on a transformers model: generates and pools in the same forward passes.
 
-Every hidden state that eq. 11 averages is computed while the rationale is written, so pooling
-as we go saves the second forward. The decoder is called without its language-model head, and
-the head only where a token is sampled.
+Every hidden state that eq. 11 averages is computed while the rationale is written, so pooling as we go saves the second
+forward. The decoder is called without its language-model head, and the head only where a token is sampled.
 
-Rows are written in slots (`slots`): prompts are read longest first, and when rows have ended, the next prompts take
-their slots, so that no row waits for the slowest. What all prompts begin with is read
-once, and equal prompts are read once.
+Rows are written in slots of a cache: prompts are read longest first, and when rows have ended, the next prompts take
+their slots, so that no row waits for the slowest. Equal prompts, and what all prompts begin with, are read once.
 
-Which tokens are pooled, here and in `packed`: the text, the template's glue after it, and the
-rationale without its last sampled token. That token (the end token, or the one at the length
-limit) is never fed back, so it has no hidden state.
+Pooled are the text, the template's glue after it, and the rationale without its last sampled token. That token (the end
+token, or the one at the length limit) is never fed back, so it has no hidden state.
 """
 
 from __future__ import annotations
@@ -22,13 +19,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from grace.encoder.engines.reading import Reader, batches, compiled, compiled_capacity
-from grace.encoder.engines.slots import Slots, attending
+from grace.config.schema import Pooling
+from grace.config.section import UserError
+from grace.encoder.engines.forward import Reader, Slots, attending, batches, compiled
 from grace.encoder.reads import Read
 from grace.encoder.sampling import sample
 from grace.method.prompt import turn_end
-from grace.section import UserError
-from grace.settings import Pooling
 
 # Free slots wait for the next prompts until this share of all is free, or the prompts fill a forward pass: reading
 # a few tokens costs as much as reading some hundred.
@@ -39,24 +35,14 @@ class Written(NamedTuple):
     """Some rationales and embeddings that are finished, n of them."""
 
     rows: list[int]  # which of the prompts given
-    token_ids: list[list[int]]  # with the end token, if it was reached
-    truncated: list[bool]  # the limit was reached without an end token
+    token_ids: list[list[int]]  # with the end token, if it was reached before the limit
     pooled: Tensor  # [n, d] float32, not normalised, on the CPU; [n, 0] where nothing is pooled
-
-
-class Rationales(NamedTuple):
-    """N rationales and embeddings, in the order of the prompts."""
-
-    token_ids: list[list[int]]  # with the end token, if it was reached
-    truncated: Tensor  # [N] bool: the limit was reached without an end token
-    pooled: Tensor  # [N, d] float32, not normalised; [N, 0] where nothing is pooled
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     """Ids that end a rationale: the generation config's, the tokenizer's and the one that ends a turn of the chat.
 
-    Raises:
-        UserError: when there is none.
+    Raises: UserError when there is none.
     """
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
@@ -73,18 +59,15 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     return found
 
 
-def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Rationales:
+def generate(model: Any, prompts: list[list[int]], **settings: Any) -> Written:
     """All of `generate_batches` (with its arguments), in the order of the prompts."""
     width = 0 if settings["pooling"] is None else model.config.get_text_config().hidden_size
-    pooled = torch.empty(len(prompts), width)
-    written: list[list[int]] = [[] for _ in prompts]
-    truncated = torch.zeros(len(prompts), dtype=torch.bool)
-    for batch in generate_batches(model, prompts, **settings):
-        pooled[batch.rows] = batch.pooled
-        truncated[batch.rows] = torch.as_tensor(batch.truncated)
-        for row, tokens in zip(batch.rows, batch.token_ids, strict=True):
-            written[row] = tokens
-    return Rationales(written, truncated, pooled)
+    made = Written(list(range(len(prompts))), [[] for _ in prompts], torch.empty(len(prompts), width))
+    for rows, token_ids, pooled in generate_batches(model, prompts, **settings):
+        made.pooled[rows] = pooled
+        for row, ids in zip(rows, token_ids, strict=True):
+            made.token_ids[row] = ids
+    return made
 
 
 def generate_batches(
@@ -119,26 +102,24 @@ def generate_batches(
         UserError: when the model turns hidden states into logits by more than a linear head, or attends in a way that
             torch's attention function does not know.
     """
-    _check(model)
-    if not prompts:
-        return
-    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
-    with torch.no_grad(), attending(model):
-        writer = _Writer(model, prompts, pool_from, pooling, keys, temperatures, limits, ends, batch_size, compile)
-    while writer.busy:
-        with torch.no_grad(), attending(model):
-            while writer.busy and len(writer.done) < batch_size:
-                writer.fill()
-                writer.step()
-        yield writer.hand_over()
-
-
-def _check(model: Any) -> None:
     kind, config = model.config.model_type, model.config
     if any(getattr(config, name, None) for name in ("final_logit_softcapping", "logit_scale", "logits_scaling")):
         raise UserError(f"{kind}: this architecture rescales its logits, which the engine does not do.")
     if not model._supports_sdpa or getattr(config, "attn_logit_softcapping", None):
         raise UserError(f"{kind}: this architecture has an attention of its own, which the engine does not know.")
+    if not prompts:
+        return
+    limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else max_new_tokens
+    with torch.no_grad(), attending(model):
+        writer = _Writer(model, prompts, pool_from, pooling, keys, temperatures, limits, ends, batch_size, compile)
+    while writer.queue or writer.rows:
+        with torch.no_grad(), attending(model):
+            while (writer.queue or writer.rows) and len(writer.done) < batch_size:
+                writer.fill()
+                writer.step()
+        rows, token_ids, pooled = map(list, zip(*writer.done, strict=True))
+        writer.done = []
+        yield Written(rows, token_ids, torch.stack(pooled).cpu())
 
 
 @dataclass
@@ -155,14 +136,6 @@ class _State:
     tokens: Tensor  # [S, limit]
     hidden: Tensor  # [S, d] of the last position
     pooled: Tensor  # [S, d] float32; the sum, where the mean is asked for
-
-    def put(self, slots: Any, **values: Any) -> None:
-        for name, value in values.items():
-            getattr(self, name)[slots] = value
-
-    def move(self, to: Tensor, of: Tensor) -> None:
-        for part in vars(self).values():
-            part[to] = part[of]
 
 
 def _draw(head: Any, hidden: Tensor, keys: Tensor, steps: Tensor, temperatures: Tensor | None) -> Tensor:
@@ -187,17 +160,15 @@ class _Writer:
         batch_size: int,
         compile: bool,
     ) -> None:
-        self.prompts, self.keys, self.temperatures, self.limits, self.ends = prompts, keys, temperatures, limits, ends
+        self.prompts, self.keys, self.temperatures, self.limits = prompts, keys, temperatures, limits
         self.pooling, self.head = pooling, model.get_output_embeddings()
         self.greedy = not any(temperatures)
         # Longest first: neighbours pad little, and too large a batch fails at once instead of an hour later.
         self.queue = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))
         self.size = min(batch_size, len(prompts))
-        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
         # The last token written is never read.
-        layers, capacity = model.config.get_text_config().num_hidden_layers, longest - 1
-        if compile:
-            capacity = compiled_capacity(capacity)
+        capacity = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)) - 1
+        layers = model.config.get_text_config().num_hidden_layers
         self.cache = Slots(self.size, capacity, layers, fixed=compile)
         self.reader = Reader(model, self.cache, pooling, compile)
         self.starts = [min(pool_from, len(prompt) - 1) % len(prompt) for prompt in prompts]
@@ -207,15 +178,6 @@ class _Writer:
         self.lengths: list[int] = []  # `state.lengths` of these slots, without asking the device
         self.state: _State | None = None
         self.done: list[tuple[int, list[int], Tensor]] = []
-
-    @property
-    def busy(self) -> bool:
-        return bool(self.queue or self.rows)
-
-    def hand_over(self) -> Written:
-        rows, token_ids, pooled = map(list, zip(*self.done, strict=True))
-        self.done = []
-        return Written(rows, token_ids, [ids[-1] not in self.ends for ids in token_ids], torch.stack(pooled).cpu())
 
     def fill(self) -> None:
         """Read the next prompts into the free slots, if that is worth a forward pass now."""
@@ -233,9 +195,9 @@ class _Writer:
             read = [Read(list(distinct[i]), self.starts[owners[distinct[i]][0]], len(distinct[i])) for i in some]
             pooled, hidden = self.reader.read(read)
             source = [(number, row) for number, i in enumerate(some) for row in owners[distinct[i]]]
-            self._seat([row for _, row in source], torch.tensor([number for number, _ in source]), pooled, hidden)
+            self._place([row for _, row in source], torch.tensor([number for number, _ in source]), pooled, hidden)
 
-    def _seat(self, rows: list[int], source: Tensor, pooled: Tensor, hidden: Tensor) -> None:
+    def _place(self, rows: list[int], source: Tensor, pooled: Tensor, hidden: Tensor) -> None:
         """Give the next free slots to `rows`, whose prompts are the rows `source` of what was read last."""
         device, lengths = self.reader.device, [len(self.prompts[row]) for row in rows]
         if self.state is None:
@@ -243,17 +205,13 @@ class _Writer:
         slots = torch.arange(len(self.rows), len(self.rows) + len(rows), device=device)
         source = source.to(device)
         self.cache.place(slots, source)
-        self.state.put(
-            slots,
-            keys=torch.tensor([self.keys[row] for row in rows], device=device),
-            temperatures=torch.tensor([self.temperatures[row] for row in rows], device=device),
-            limits=torch.tensor([self.limits[row] for row in rows], device=device),
-            steps=0,
-            starts=torch.tensor([self.starts[row] for row in rows], device=device),
-            lengths=torch.tensor(lengths, device=device),
-            hidden=hidden[source],
-            pooled=pooled[source],
-        )
+        state = self.state
+        for name in ("keys", "temperatures", "limits", "starts"):
+            values = getattr(self, name)
+            getattr(state, name)[slots] = torch.tensor([values[row] for row in rows], device=device)
+        state.steps[slots] = 0
+        state.lengths[slots] = torch.tensor(lengths, device=device)
+        state.hidden[slots], state.pooled[slots] = hidden[source], pooled[source]
         self.rows += rows
         self.lengths += lengths
 
@@ -327,5 +285,6 @@ class _Writer:
         del self.rows[keep:], self.lengths[keep:]
         if gaps:
             to, of = (torch.tensor(slots, device=at.keys.device) for slots in (gaps, movers))
-            at.move(to, of)
+            for part in vars(at).values():
+                part[to] = part[of]
             self.cache.move(to, of, max(self.lengths))

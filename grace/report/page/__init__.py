@@ -1,1 +1,1 @@
-"""The parts of the report page: what is read from a study's folder, and how it is shown."""
+"""The parts of the report page, and its templates."""

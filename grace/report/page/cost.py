@@ -1,4 +1,7 @@
-"""What a study took: time and memory by rule, each training, hardware, versions and commits."""
+"""What a study took: time and memory by rule, each training, hardware, versions and commits.
+
+Sources: Snakemake's benchmark files (of each job its last finished start) and the manifests.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,9 @@ import io
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from grace import spent
-from grace.report.page.reading import Folder
+from grace.report.page.folder import Folder, Record, number, part
 
 MODELS = "models/*/*/seed*/manifest.json"
 RESULTS = ("mteb/*/*/seed*/*.json", "general/*/*/seed*.json", "latency/*.json", "cases/*.json")
@@ -19,144 +20,114 @@ STAGES = {"mteb": "evaluate", "general": "general", "latency": "latency", "cases
 UNKNOWN = "not recorded"
 # Rules in the order of the work; others follow by name.
 ORDER = (
-    "source", "pairs", "split", "triples", "lengths", "tasks", "backbone", "download", "encoder", "train", "evaluate",
-    "general", "latency", "cases", "tables", "figures", "audit", "claims", "report", "plan",
-)  # fmt: skip
+    "source pairs split triples lengths tasks backbone download encoder train evaluate general latency cases tables "
+    "figures audit claims report plan"
+)
 
 
-@dataclass
-class Rule:
-    """All jobs of a rule: seconds of wall time, CPU and GPU, and the largest memory of one in MB; None: not known."""
+class Job(NamedTuple):
+    """Seconds of wall and CPU time, and memory in MB; None: not known."""
 
-    name: str
-    jobs: int = 0
-    wall: float = 0.0
-    cpu: float | None = None
-    gpu: float | None = None
-    memory: float | None = None
-
-    def add(self, wall: float, cpu: float | None, memory: float | None) -> None:
-        self.jobs, self.wall = self.jobs + 1, self.wall + wall
-        self.cpu = self.cpu if cpu is None else (self.cpu or 0.0) + cpu
-        self.memory = self.memory if memory is None else max(self.memory or 0.0, memory)
-
-
-@dataclass
-class Training:
-    """One model's training; gpus: number of them; resumed: its time is that of the last start only."""
-
-    backbone: str
-    run: str
-    seed: str
-    steps: int | None
-    seconds: float | None
-    gpus: int
+    wall: float
+    cpu: float | None
     memory: float | None
-    resumed: bool
 
 
 @dataclass
 class Cost:
-    """Everything. hardware, versions, commits: what it was -> number of manifests that say so."""
+    """jobs: by rule; gpu: rule -> seconds; trainings: a row for each model; the others: what it was -> number of
+    manifests that say so."""
 
-    rules: list[Rule] = field(default_factory=list)
-    trainings: list[Training] = field(default_factory=list)
+    jobs: dict[str, list[Job]]
+    gpu: dict[str, float] = field(default_factory=dict)
+    trainings: list[Record] = field(default_factory=list)
     hardware: Counter[str] = field(default_factory=Counter)
     versions: dict[str, Counter[str]] = field(default_factory=dict)
     commits: Counter[str] = field(default_factory=Counter)
 
     @property
-    def total(self) -> Rule:
-        whole = Rule("all")
-        for one in self.rules:
-            whole.add(one.wall, one.cpu, one.memory)
-            whole.gpu = whole.gpu if one.gpu is None else (whole.gpu or 0.0) + one.gpu
-        whole.jobs = sum(one.jobs for one in self.rules)
-        return whole
+    def rules(self) -> list[Record]:
+        """A row for each rule."""
+        known = {name: place for place, name in enumerate(ORDER.split())}
+        names = sorted(self.jobs, key=lambda name: (known.get(name, len(known)), name))
+        return [_sum(name, self.jobs[name], self.gpu.get(name)) for name in names]
+
+    @property
+    def total(self) -> Record:
+        every = [job for jobs in self.jobs.values() for job in jobs]
+        return _sum("all", every, sum(self.gpu.values()) if self.gpu else None)
 
 
-def read(folder: Folder, records: Iterable[dict[str, Any]] = ()) -> Cost:
-    """The cost of a study, from its benchmarks and manifests.
+def _sum(name: str, jobs: list[Job], gpu: float | None) -> Record:
+    cpu = [job.cpu for job in jobs if job.cpu is not None]
+    memory = [job.memory for job in jobs if job.memory is not None]
+    return {
+        "name": name,
+        "jobs": len(jobs),
+        "wall": sum(job.wall for job in jobs),
+        "cpu": sum(cpu) if cpu else None,
+        "gpu": gpu,
+        "memory": max(memory, default=None),
+    }
+
+
+def read(folder: Folder, records: Iterable[Record] = ()) -> Cost:
+    """The cost of a study.
 
     Args:
-        folder: of the study.
         records: manifests that have been read already.
     """
-    cost, rules = Cost(), _benchmarks(folder)
+    cost = Cost(_benchmarks(folder))
     for made in records:
         _count(cost, made)
     for path, made in folder.manifests(MODELS, *RESULTS):
         _count(cost, made)
-        seconds, gpus = _number(made.get("seconds")), len(_gpus(made))
-        name = str(made.get("stage", "")) if path.name == "manifest.json" else STAGES[_top(folder, path)]
-        if path.name == "manifest.json" and name == "train":
+        seconds, gpus = number(made.get("seconds")), len(_gpus(made))
+        is_model = path.name == "manifest.json"
+        rule = str(made.get("stage", "")) if is_model else STAGES[path.relative_to(folder.root).parts[0]]
+        if is_model and rule == "train":
             backbone, run, seed = path.parts[-4:-1]
-            cost.trainings.append(
-                Training(
-                    backbone, run, seed.removeprefix("seed"), made.get("steps"), seconds, gpus,
-                    _number(made.get("peak_memory_mb")), made.get("resumed_from") is not None,
-                )
-            )  # fmt: skip
-        if gpus and seconds is not None and name in rules:
-            rules[name].gpu = (rules[name].gpu or 0.0) + gpus * seconds
-    known = {name: place for place, name in enumerate(ORDER)}
-    cost.rules = sorted(rules.values(), key=lambda one: (known.get(one.name, len(known)), one.name))
+            about = {"backbone": backbone, "run": run, "seed": seed.removeprefix("seed"), "steps": made.get("steps")}
+            memory, resumed = number(made.get("peak_memory_mb")), made.get("resumed_from") is not None
+            cost.trainings.append({**about, "seconds": seconds, "gpus": gpus, "memory": memory, "resumed": resumed})
+        if gpus and seconds is not None and rule in cost.jobs:
+            cost.gpu[rule] = cost.gpu.get(rule, 0.0) + gpus * seconds
     return cost
 
 
-def _top(folder: Folder, path: Path) -> str:
-    return path.relative_to(folder.root).parts[0]
-
-
-def _benchmarks(folder: Folder) -> dict[str, Rule]:
-    """Snakemake's benchmark files, by rule: the folder below `benchmarks`, or a file there; the logs say more of jobs
-    whose processes Snakemake does not see."""
-    rules: dict[str, Rule] = {}
+def _benchmarks(folder: Folder) -> dict[str, list[Job]]:
+    """By rule: the folder below `benchmarks`, or a file there."""
+    jobs: dict[str, list[Job]] = {}
     base = folder.root / "benchmarks"
     for path in sorted(base.rglob("*.tsv")):
-        name = path.relative_to(base).parts[0].removesuffix(".tsv")
-        text, log = folder.text(path), folder.root / "logs" / path.relative_to(base).with_suffix(".log")
-        rows = list(csv.DictReader(io.StringIO(text or ""), delimiter="\t"))
-        times = [wall for row in rows if (wall := _number(row.get("s"))) is not None]
-        if text is not None and not times:
-            folder.say(path, "holds no time")
-        for row, wall in zip(rows, times, strict=False):
-            entry = rules.setdefault(name, Rule(name))
-            cpu, memory = _number(row.get("cpu_time")), _number(row.get("max_rss"))
-            if used := spent.read(log):
-                cpu, memory = max(cpu or 0.0, used.cpu + used.others), max(memory or 0.0, used.memory or 0.0)
-            entry.add(wall, cpu, memory)
-    return rules
+        text = folder.text(path)
+        if text is None:
+            continue
+        rows = list(csv.DictReader(io.StringIO(text), delimiter="\t"))
+        found = [
+            Job(wall, number(row.get("cpu_time")), number(row.get("max_rss")))
+            for row in rows
+            if (wall := number(row.get("s"))) is not None
+        ]
+        if found:
+            jobs.setdefault(path.relative_to(base).parts[0].removesuffix(".tsv"), []).extend(found)
+        else:
+            folder.problem(path, "holds no time")
+    return jobs
 
 
-def _count(cost: Cost, made: dict[str, Any]) -> None:
-    at = _hardware(made)
-    if at:
-        gpus = Counter(_gpus(made))
-        parts = [f"{count} x {name}" for name, count in gpus.items()]
+def _count(cost: Cost, made: Record) -> None:
+    if at := part(made, "hardware"):
+        parts = [f"{count} x {name}" for name, count in Counter(_gpus(made)).items()]
         cost.hardware["; ".join([*parts, f"{at.get('cpus', '?')} x {at.get('cpu', 'CPU')}"])] += 1
-    versions = made.get("versions")
-    for name, version in (versions if isinstance(versions, dict) else {}).items():
+    for name, version in part(made, "versions").items():
         cost.versions.setdefault(str(name), Counter())[str(version)] += 1
     cost.commits[str(made.get("commit") or UNKNOWN)] += 1
 
 
-def _hardware(made: dict[str, Any]) -> dict[str, Any]:
-    at = made.get("hardware")
-    return at if isinstance(at, dict) else {}
-
-
-def _gpus(made: dict[str, Any]) -> list[str]:
-    found = _hardware(made).get("gpus")
+def _gpus(made: Record) -> list[str]:
+    found = part(made, "hardware").get("gpus")
     return list(map(str, found)) if isinstance(found, list) else []
-
-
-def _number(value: Any) -> float | None:
-    """Snakemake writes `NA` or `-` for what it could not measure."""
-    try:
-        return float(value)
-    except (TypeError, ValueError):
-        return None
 
 
 def duration(seconds: float | None) -> str:

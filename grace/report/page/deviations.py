@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import grace
-from grace.merging import merged_study
-from grace.section import UserError
+from grace.config.section import UserError
+from grace.config.studies import merged_study
 
 # What a study is called and shown with, and what its jobs may take, change no result.
 ELSEWHERE = {"title", "extends", "tables", "figures", "hardware", "resources"}
@@ -18,20 +15,17 @@ ABSENT = "—"
 
 
 class Deviation(NamedTuple):
-    """A setting: its key, study `paper`'s value and this study's; ABSENT where one has none."""
+    """A setting: section, key, study `paper`'s value and this study's; ABSENT where one has none."""
 
+    section: str
     key: str
     paper: str
     here: str
 
     @property
-    def section(self) -> str:
-        return self.key.partition(".")[0]
-
-    @property
     def name(self) -> str:
-        """Within its section."""
-        return self.key.partition(".")[2] or self.key
+        """The key within its section."""
+        return self.key.removeprefix(f"{self.section}.")
 
 
 def settings(config: dict[str, Any], study: str) -> dict[str, Any]:
@@ -40,13 +34,10 @@ def settings(config: dict[str, Any], study: str) -> dict[str, Any]:
     return {**merged, **{key: config[key] for key in OVERRIDES if config.get(key) is not None}}
 
 
-def sections(config: dict[str, Any], study: str) -> list[tuple[str, list[Deviation]]]:
-    """`deviations` by section, in their order. Raises: as `deviations`."""
-    return [(name, list(some)) for name, some in groupby(deviations(config, study), key=lambda one: one.section)]
-
-
 def deviations(config: dict[str, Any], study: str) -> list[Deviation]:
-    """Settings in which a study with its preset and the command line differs from `paper` as printed, by key.
+    """Settings in which a study with its preset and the command line differs from `paper` as printed.
+
+    They come in the order of the configuration, those that only the study has behind the others of their section.
 
     Raises:
         UserError: when there is no study `paper`, or one extends a study that is not there.
@@ -54,34 +45,19 @@ def deviations(config: dict[str, Any], study: str) -> list[Deviation]:
     if "paper" not in config["studies"]:
         raise UserError("config: studies.paper: this key is missing, so there is nothing to set the study beside.")
     printed = {**config, "preset": "as_printed"} if "as_printed" in config["presets"] else config
-    here = _flat(settings(config, study))
-    paper = _flat(merged_study(printed, "paper"))
-    # As text, since the command line passes numbers on as text.
-    differ = [key for key in dict.fromkeys([*paper, *here]) if _text(paper, key, None) != _text(here, key, None)]
-    return [Deviation(key, _text(paper, key), _text(here, key)) for key in sorted(differ, key=_order(paper))]
+    here, paper = _flat(settings(config, study)), _flat(merged_study(printed, "paper"))
+    keys = list(dict.fromkeys([*paper, *sorted(here)]))
+    sections = list(dict.fromkeys(["backbones", *map(_section, keys)]))
+    keys.sort(key=lambda key: sections.index(_section(key)))
+    return [
+        Deviation(_section(key), key, _text(paper, key), _text(here, key))
+        for key in keys
+        if _text(paper, key, None) != _text(here, key, None)  # as text, since the command line has no numbers
+    ]
 
 
-def standing() -> str:
-    """The choices of docs/method.md that hold in every study, in Markdown; empty where that file is not at hand."""
-    path = Path(grace.__file__).parents[1] / "docs" / "method.md"
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    return text.partition("\n## Choices\n")[2].partition("\n## ")[0].strip()
-
-
-def _order(paper: dict[str, Any]) -> Any:
-    """Sections as the configuration has them, keys that only the study has behind those of their section."""
-    sections = list(dict.fromkeys(["backbones", *(key.split(".")[0] for key in paper)]))
-    keys = list(paper)
-
-    def place(key: str) -> tuple[int, int, str]:
-        section = key.split(".")[0]
-        return (
-            sections.index(section) if section in sections else len(sections),
-            keys.index(key) if key in paper else len(keys),
-            key,
-        )
-
-    return place
+def _section(key: str) -> str:
+    return key.partition(".")[0]
 
 
 def _flat(value: dict[str, Any], above: str = "") -> dict[str, Any]:
@@ -104,11 +80,11 @@ def _text(settings: dict[str, Any], key: str, shown: int | None = SHOWN) -> str:
     if key not in settings:
         return ABSENT
     value = settings[key]
-    if value is None:
+    if value is None or value == []:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list):
         more = f" and {len(value) - shown} more" if shown and len(value) > shown else ""
-        return ", ".join(map(str, value[:shown])) + more if value else "none"
+        return ", ".join(map(str, value[:shown])) + more
     return f"{value:g}" if isinstance(value, float) else str(value)

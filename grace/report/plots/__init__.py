@@ -1,1 +1,1 @@
-"""The kinds of figures: each a module with `marks`, what is shown, as rows, and `draw`, which draws these rows."""
+"""The figures: their marks (rows of the csv), the kinds of figures, and how they look."""

@@ -1,18 +1,22 @@
-"""What a figure shows, as rows of its csv; a figure draws these rows and nothing else."""
+"""What a figure shows, as rows of its csv (`Mark`), and the results that it reads (`Plot`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
+from matplotlib.figure import Figure
+
+from grace.config.section import UserError
+from grace.config.specs import FiguresSpec, Point
 from grace.paper import numbers
-from grace.report.plots.times import Times
+from grace.report.scoring import results
+from grace.report.scoring.results import AGAIN, Problem
 from grace.report.scoring.scores import Estimate, Models, Seed, estimate
-from grace.section import UserError
-from grace.specs import FiguresSpec, Point
 
 PAPER = "paper"  # series of what the paper prints
+PARTS = ("encode", "generate", "match")  # of the time of a text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,43 +58,120 @@ class Mark:
     def interval(self) -> tuple[float, float] | None:
         return None if self.low is None or self.high is None else (self.low, self.high)
 
-    def row(self, figure: str) -> dict[str, Any]:
-        """Its row in the csv; numbers with four decimals."""
-        cells = {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
-        return {"figure": figure, **{key: cells[key] for key in FIELDS[1:]}}
+    @property
+    def value(self) -> float:
+        """Of a mark that is drawn: ours, or else the paper's."""
+        return float((self.paper if self.ours is None else self.ours) or 0)
+
+    @property
+    def xy(self) -> tuple[float, float]:
+        """Of a mark that is drawn and whose x is a number."""
+        return float(self.x or 0), self.value
+
+    def with_value(self, found: Estimate, scale: float = 1.0) -> Mark:
+        """The mark with an estimate as our value."""
+        low, high = (scale * end for end in found.interval) if found.interval else (None, None)
+        deviation = None if found.deviation is None else scale * found.deviation
+        mark = replace(self, ours=scale * found.point, low=low, high=high, seeds=found.seeds)
+        return replace(mark, seed_sd=deviation, source=";".join(found.sources))
+
+    def with_x(self, found: Estimate, scale: float = 1.0) -> Mark:
+        """The mark with an estimate as its x."""
+        low, high = (scale * end for end in found.interval) if found.interval else (None, None)
+        source = ";".join(filter(None, [self.source, *found.sources]))
+        return replace(self, x=scale * found.point, x_low=low, x_high=high, source=source)
 
 
-FIELDS = ["figure", *(one.name for one in fields(Mark) if one.name != "planned")]
+class TimedSystem(NamedTuple):
+    """budget: most tokens of its rationale, None without one; parts: seconds per text of PARTS and `total`, each as the
+    10th, 50th and 90th percentile."""
+
+    name: str
+    budget: int | None
+    parts: dict[str, list[float]]
+
+
+@dataclass
+class Times:
+    """Latency results: backbone -> its systems, and the files that are missing or wrong."""
+
+    systems: dict[str, list[TimedSystem]] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+def load_times(files: dict[str, str]) -> Times:
+    """The latency results of some backbones: backbone -> file."""
+    times = Times()
+    for backbone, path in files.items():
+        try:
+            result, problems = results.read(path)
+        except FileNotFoundError:
+            times.missing.append(path)
+            continue
+        times.problems += problems
+        try:
+            if result is not None:
+                times.systems[backbone] = [_timed(entry) for entry in result["systems"]]
+        except (KeyError, TypeError, ValueError) as error:
+            text = f"{path} is no whole latency result (field {error}), so nothing of it is shown: {AGAIN}."
+            times.problems.append(Problem(path, None, "broken", text))
+    return times
+
+
+def _timed(entry: dict[str, Any]) -> TimedSystem:
+    parts = {part: [float(entry[part][key]) for key in ("p10", "p50", "p90")] for part in (*PARTS, "total")}
+    budget = entry["budget"]
+    return TimedSystem(str(entry["system"]), None if budget is None else int(budget), parts)
 
 
 @dataclass(frozen=True)
-class Results:
-    """What a figure is made of: its settings, MTEB results, general results and times."""
+class Plot:
+    """A figure: its settings, MTEB results, general results and times. A subclass is a kind of figure."""
 
     spec: FiguresSpec
     models: Models
     general: Models
     times: Times
 
+    def marks(self) -> list[Mark]:
+        """The rows of the csv.
+
+        Raises:
+            UserError: for an ablation that does not vary what this kind of figure shows.
+        """
+        raise NotImplementedError
+
+    def notes(self, marks: list[Mark]) -> list[str]:
+        """What a reader of the figure must know."""
+        raise NotImplementedError
+
+    def draw(self, marks: list[Mark]) -> Figure:
+        """Draws the marks and nothing else; at least one of them is `drawn`."""
+        raise NotImplementedError
+
     @property
     def backbones(self) -> list[str]:
         return list(dict.fromkeys(cell.backbone for cell in self.spec.cells))
 
-    def score(self, backbone: str, run: str) -> Estimate | None:
-        """Mean over the figure's tasks in percent; None when a task is missing."""
-        return estimate(self.models.get((backbone, run), []), self._weights)
-
     @property
-    def _weights(self) -> dict[str, float]:
-        return dict.fromkeys(self.spec.tasks, 1.0)
+    def score_label(self) -> str:
+        count = len(self.spec.tasks)
+        return f"score: mean over\n{count} task{'s' * (count != 1)} (%)"
+
+    def score(self, mark: Mark) -> Estimate | None:
+        """Of the mark's run: mean over the figure's tasks in percent; None when a task is missing."""
+        return estimate(self._seeds(mark), dict.fromkeys(self.spec.tasks, 1.0))
 
     def scored(self, mark: Mark) -> Mark:
         """`mark` with the score of its run, or with the reason why there is none."""
-        found = self.score(str(mark.backbone), str(mark.run))
-        return measured(mark, found, self.models.get((str(mark.backbone), str(mark.run)), []), self.spec.tasks)
+        return measured(mark, self.score(mark), self._seeds(mark), self.spec.tasks)
+
+    def _seeds(self, mark: Mark) -> list[Seed]:
+        return self.models.get((str(mark.backbone), str(mark.run)), [])
 
     def points(self, *need: str) -> list[tuple[str, Point]]:
-        """(backbone, point) of the figure's ablations, those backbones left out that a point's run is not of.
+        """(backbone, point) of the figure's ablations, without the backbones that have no run of a point.
 
         Raises:
             UserError: for a point that does not say what it varies among `need`.
@@ -107,27 +188,17 @@ class Results:
 
 
 def measured(mark: Mark, found: Estimate | None, seeds: list[Seed], tasks: Iterable[str]) -> Mark:
-    """`mark` with an estimate, or with the reason why there is none."""
+    """`mark` with an estimate of these tasks, or with the reason why there is none."""
     if not seeds:
         return replace(mark, planned=False, note="not part of this study")
     if found is None:
-        return replace(mark, note=_why(seeds, tasks))
-    low, high = found.interval or (None, None)
+        return replace(mark, note=_reason(seeds, tasks))
     notes = [f"{found.seeds} of {len(seeds)} seeds"] * (found.seeds < len(seeds))
     notes += [problem.text for problem in found.problems]
-    return replace(
-        mark,
-        ours=found.point,
-        low=low,
-        high=high,
-        seeds=found.seeds,
-        seed_sd=found.deviation,
-        source=";".join(found.sources),
-        note=" ".join(dict.fromkeys(notes)) or None,
-    )
+    return replace(mark.with_value(found), note=" ".join(dict.fromkeys(notes)) or None)
 
 
-def _why(seeds: list[Seed], tasks: Iterable[str]) -> str:
+def _reason(seeds: list[Seed], tasks: Iterable[str]) -> str:
     if missing := [path for one in seeds for path in one.missing]:
         return f"no result: {', '.join(missing)}"
     if problems := [problem.text for one in seeds for problem in one.problems]:
@@ -149,3 +220,7 @@ def among(marks: Iterable[Mark], **wanted: Any) -> list[Mark]:
 def names(marks: Iterable[Mark], field: str) -> list[Any]:
     """The values of a field, each once, in their order."""
     return list(dict.fromkeys(getattr(one, field) for one in marks))
+
+
+def drawn(marks: Iterable[Mark]) -> list[Mark]:
+    return [mark for mark in marks if mark.drawn]

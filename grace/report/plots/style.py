@@ -1,15 +1,21 @@
-"""How the figures look: colours that colour-blind readers can tell apart and that print, sizes for 7 inches."""
+"""How figures look: colours that colour-blind readers can tell apart and that print, 7 inches wide; figures as SVG."""
 
 from __future__ import annotations
 
+import io
 import math
+import re
 import textwrap
 from collections.abc import Iterable
+from itertools import cycle
 from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 WIDTH = 7.0  # inches
 NOTE_CHARACTERS = 130  # of a line below a figure
@@ -64,46 +70,34 @@ RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
 }
+SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
+Look = dict[str, Any]  # settings of a matplotlib line with markers
 
 
-def colours(runs: Iterable[str]) -> dict[str, str]:
-    """A colour for each run, the usual one where it has one."""
-    free = iter(OTHERS * 8)
-    return {run: RUNS.get(run) or next(free) for run in dict.fromkeys(runs)}
+def looks(names: Iterable[str], **more: Any) -> dict[str, Look]:
+    """The colour, marker and dashes of each name; a run has the same colour in every figure. more: for all of them."""
+    free = cycle(OTHERS)
+    every = zip(dict.fromkeys(names), cycle(MARKERS), cycle(DASHES), strict=False)
+    return {
+        name: {"color": RUNS.get(name) or next(free), "marker": marker, "linestyle": dashes, **more}
+        for name, marker, dashes in every
+    }
 
 
-def markers(names: Iterable[str]) -> dict[str, str]:
-    """A marker for each name."""
-    return {name: MARKERS[i % len(MARKERS)] for i, name in enumerate(dict.fromkeys(names))}
-
-
-def dashes(names: Iterable[str]) -> dict[str, Any]:
-    """A line style for each name."""
-    return {name: DASHES[i % len(DASHES)] for i, name in enumerate(dict.fromkeys(names))}
-
-
-def canvas(height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of `height` inches without its notes, and its axes [rows][columns]."""
+def canvas(height: float, rows: int = 1, columns: int = 1, **settings: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of `height` inches without its notes, and its axes [rows, columns]."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False, **settings)
-    return figure, [list(row) for row in axes]
+    return figure, figure.subplots(rows, columns, squeeze=False, **settings)
 
 
-def tiled(count: int, height: float, **settings: Any) -> tuple[Figure, list[list[Axes]]]:
-    """A figure with at least `count` axes in at most two columns, each row `height` inches high; the rest is blank."""
-    rows, columns = -(-count // 2), min(count, 2)
-    figure, axes = canvas(rows * height, rows, columns, **settings)
-    for one in [one for row in axes for one in row][count:]:
+def tiled(count: int, height: float, **settings: Any) -> tuple[Figure, np.ndarray]:
+    """A figure with `count` axes in at most two columns, each row `height` inches high; the rest is blank."""
+    rows = math.ceil(count / 2)
+    figure, axes = canvas(rows * height, rows, min(count, 2), **settings)
+    for one in axes.flat[count:]:
         one.set_axis_off()
     return figure, axes
-
-
-def empty(text: str) -> Figure:
-    """A figure that says that there is nothing to show."""
-    figure, [[axes]] = canvas(1.4)
-    nothing(axes, text)
-    return figure
 
 
 def nothing(axes: Axes, text: str = "no result") -> None:
@@ -129,12 +123,55 @@ def legend(figure: Figure, handles: list[Any]) -> None:
     figure.legend(handles=handles, loc="outside upper center", ncols=columns, handletextpad=0.5, columnspacing=1.4)
 
 
-def score_label(tasks: int) -> str:
-    """Of an axis of scores."""
-    return f"score: mean over\n{tasks} task{'s' * (tasks != 1)} (%)"
+def labels(axes: np.ndarray, x: str = "", y: str = "") -> None:
+    """Labels of the lowest and of the leftmost axes."""
+    for one in axes[-1] if x else ():
+        one.set_xlabel(x)
+    for one in axes[:, 0] if y else ():
+        one.set_ylabel(y)
 
 
-def error_bar(axes: Axes, x: float, y: float, interval: tuple[float, float] | None, colour: str, **more: Any) -> None:
+def handle(label: str, **look: Any) -> Line2D:
+    """An entry of a legend."""
+    return Line2D([], [], label=label, **look)
+
+
+def error_bar(axes: Axes, x: float, y: float, interval: tuple[float, float] | None, colour: str) -> None:
     """A thin interval of y, where there is one."""
     if interval:
-        axes.vlines(x, *interval, color=colour, linewidth=0.8, **more)
+        axes.vlines(x, *interval, color=colour, linewidth=0.8)
+
+
+def svg(figure: Figure, name: str, title: str, description: str) -> str:
+    """The figure as an <svg> element that needs nothing from outside, the same for the same figure.
+
+    Args:
+        name: put before each id, so that several figures can stand in one page.
+        title, description: what a reader who does not see it is told.
+    """
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg")
+    root = ElementTree.fromstring(buffer.getvalue().encode())
+    prefix = re.sub(r"[^A-Za-z0-9_-]", "_", name)
+    for node in list(root.iter()):
+        for child in list(node):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                node.remove(child)
+        for key, value in list(node.attrib.items()):
+            if key == "id":
+                node.set(key, f"{prefix}-{value}")
+            elif key.rpartition("}")[2] == "href" and value.startswith("#"):
+                node.set(key, f"#{prefix}-{value[1:]}")
+            elif "url(#" in value:
+                node.set(key, value.replace("url(#", f"url(#{prefix}-"))
+    # In place of matplotlib's style sheet, which would reach the whole page.
+    root.set("style", "stroke-linejoin: round; stroke-linecap: butt; max-width: 100%; height: auto")
+    root.set("role", "img")
+    root.set("aria-label", title)
+    for place, (tag, text) in enumerate((("title", title), ("desc", description))):
+        child = ElementTree.Element(f"{{{SVG}}}{tag}")
+        child.text, child.tail = text, "\n "
+        root.insert(place, child)
+    ElementTree.register_namespace("", SVG)
+    ElementTree.register_namespace("xlink", XLINK)
+    return ElementTree.tostring(root, encoding="unicode") + "\n"

@@ -1,8 +1,7 @@
 """Resampled scores for paired intervals, in numpy.
 
-A resample is a vector of counts: how often each item was drawn. Every statistic is computed from the
-counts directly, over all resamples at once, and the same counts are used for every run: that is what
-makes the intervals of differences paired.
+A resample is a vector of counts: how often each item was drawn. Every statistic is computed from the counts, over all
+resamples at once. All runs share the counts, so that intervals of differences are paired.
 """
 
 from __future__ import annotations
@@ -30,40 +29,40 @@ def statistic(name: str, values: Array, gold: Array | None, drawn: Array) -> Arr
 
     Args:
         name: mean, average_precision, spearman or perplexity (see `grace.evaluation.items`).
-        values, gold: [N].
+        values, gold: [N]; a mean needs no gold.
         drawn: [R, N] counts.
 
     Returns:
         [R]; NaN where a resample has no positive or no spread.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
-        return STATISTICS[name](values, gold, drawn)
+        return STATISTICS[name](values, np.empty(0) if gold is None else gold, drawn)
 
 
-def _mean(values: Array, gold: Array | None, drawn: Array) -> Array:
+def _mean(values: Array, gold: Array, drawn: Array) -> Array:
     return drawn @ values / drawn.sum(1)
 
 
-def _perplexity(values: Array, gold: Array | None, drawn: Array) -> Array:
+def _perplexity(values: Array, gold: Array, drawn: Array) -> Array:
     """exp(-sum of log-likelihoods / sum of tokens); `gold` holds the tokens."""
-    return np.exp(-(drawn @ values) / (drawn @ _given(gold)))
+    return np.exp(-(drawn @ values) / (drawn @ gold))
 
 
-def _average_precision(values: Array, gold: Array | None, drawn: Array) -> Array:
+def _average_precision(values: Array, gold: Array, drawn: Array) -> Array:
     """As scikit-learn's: equal scores are one threshold, so an item drawn twice is too."""
     order = np.argsort(-values, kind="stable")
     last = _ends(values[order])
     weights = drawn[:, order]
-    hits = np.cumsum(weights * _given(gold)[order], axis=1)[:, last]
+    hits = np.cumsum(weights * gold[order], axis=1)[:, last]
     seen = np.cumsum(weights, axis=1)[:, last]
     gained = np.diff(hits, axis=1, prepend=0.0)
     return np.where(gained > 0, gained * hits / seen, 0.0).sum(1) / hits[:, -1]
 
 
-def _spearman(values: Array, gold: Array | None, drawn: Array) -> Array:
+def _spearman(values: Array, gold: Array, drawn: Array) -> Array:
     """Pearson correlation of the average ranks within each resample."""
     total = drawn.sum(1)
-    a, b = (_ranks(side, drawn) - (total[:, None] + 1) / 2 for side in (values, _given(gold)))
+    a, b = (_ranks(side, drawn) - (total[:, None] + 1) / 2 for side in (values, gold))
     weighted = drawn * a
     return (weighted * b).sum(1) / np.sqrt((weighted * a).sum(1) * (drawn * b * b).sum(1))
 
@@ -82,11 +81,6 @@ def _ranks(values: Array, drawn: Array) -> Array:
 def _ends(ordered: Array) -> Array:
     """Index of the last item of each run of equal values."""
     return np.append(np.flatnonzero(ordered[1:] != ordered[:-1]), len(ordered) - 1)
-
-
-def _given(gold: Array | None) -> Array:
-    assert gold is not None
-    return gold
 
 
 STATISTICS = {

@@ -4,9 +4,9 @@ import copy
 
 import pytest
 
+from grace.config.section import UserError
 from grace.report.page import deviations
-from grace.section import UserError
-from tests.test_config import CONFIG
+from tests.config.test_schema import CONFIG
 
 
 def found(study: str, **over) -> dict[str, tuple[str, str]]:
@@ -46,16 +46,13 @@ def test_lists_that_differ_behind_what_is_shown_are_told_apart():
 
 
 def test_sections_follow_the_configuration():
-    names = [name for name, _ in deviations.sections({**CONFIG, "study": "demo"}, "demo")]
-    assert names[:5] == ["backbones", "encoder", "runs", "prompt", "generation"] and len(names) == len(set(names))
+    sections = [one.section for one in deviations.deviations({**CONFIG, "study": "demo"}, "demo")]
+    names = list(dict.fromkeys(sections))
+    assert names[:5] == ["backbones", "encoder", "runs", "prompt", "generation"]
+    assert sections == sorted(sections, key=names.index)
 
 
 def test_without_the_papers_study_there_is_a_sentence():
     config = {**CONFIG, "studies": {"demo": CONFIG["studies"]["demo"]}}
     with pytest.raises(UserError, match=r"studies\.paper"):
         deviations.deviations(config, "demo")
-
-
-def test_choices_that_hold_everywhere_are_those_of_the_method_page():
-    text = deviations.standing()
-    assert "| where |" in text and "reward.scale" in text and "## " not in text

@@ -1,4 +1,4 @@
-"""From results to rows: a value, its interval, or the reason why there is none."""
+"""From results to rows: a value, its interval, or the reason why there is none; the times of latency files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from grace.report import figures
-from grace.report.plots.marks import FIELDS, Mark
+from grace.report.plots.marks import load_times
 from tests.report.plots import made
 
 
@@ -53,7 +53,25 @@ def test_an_edited_result_is_shown_with_its_problem(tmp_path):
     assert mark.ours == pytest.approx(50) and "edited" in mark.note
 
 
-def test_the_row_of_a_mark_has_the_fields_of_the_csv():
-    mark = Mark(panel="p", series="s", x=1.0, ours=1 / 3, planned=False)
-    row = mark.row("figure9")
-    assert list(row) == FIELDS and row["figure"] == "figure9" and row["ours"] == 0.3333 and row["low"] is None
+def test_timed_systems_come_with_their_percentiles(tmp_path):
+    path = tmp_path / "tiny.json"
+    made.timed(str(path), (20,))
+    found = load_times({"tiny": str(path)})
+    systems = found.systems["tiny"]
+    assert [one.name for one in systems] == ["encoder", "direct", "reasoning", "grace"]
+    assert [one.budget for one in systems] == [None, None, 20, 20]
+    assert systems[3].parts["generate"] == [0.8 * 0.24, 0.24, 1.3 * 0.24]
+    assert not found.missing and not found.problems
+
+
+def test_missing_and_broken_latency_files_are_named(tmp_path):
+    broken, partial = tmp_path / "broken.json", tmp_path / "partial.json"
+    broken.write_text("{")
+    made.timed(str(partial), (20,))
+    content = json.loads(partial.read_text())
+    del content["systems"][1]["encode"]
+    made.write(partial, "latency", systems=content["systems"])
+    found = load_times({"a": str(tmp_path / "none.json"), "b": str(broken), "c": str(partial)})
+    assert found.missing == [str(tmp_path / "none.json")] and not found.systems
+    assert [one.path for one in found.problems] == [str(broken), str(partial)]
+    assert "encode" in found.problems[1].text and "snakemake --force" in found.problems[1].text

@@ -1,8 +1,9 @@
-"""Colours that readers can tell apart, and text that stays within the figure."""
+"""Colours that readers can tell apart, text that stays within the figure, SVG that stands in a page."""
 
 from __future__ import annotations
 
 from itertools import combinations
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -38,8 +39,8 @@ def test_runs_of_a_figure_can_be_told_apart(sight):
 
 
 def test_unknown_runs_get_colours_of_their_own():
-    found = style.colours(["grace", "mine", "other"])
-    assert found["grace"] == style.RUNS["grace"] and len(set(found.values())) == 3
+    found = [look["color"] for look in style.looks(["grace", "mine", "other"]).values()]
+    assert found[0] == style.RUNS["grace"] and len(set(found)) == 3
 
 
 def test_a_long_legend_gets_several_lines_and_notes_make_room():
@@ -52,3 +53,33 @@ def test_a_long_legend_gets_several_lines_and_notes_make_room():
     assert figure.get_size_inches()[1] > 2.3
     for box in [figure.legends[0].get_window_extent(), figure._supxlabel.get_window_extent()]:
         assert box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height
+
+
+def drawn() -> str:
+    with matplotlib.rc_context({**style.RC, "svg.hashsalt": "a"}):
+        figure, [[axes]] = style.canvas(2)
+        axes.plot([0, 1], [0, 1], "o-", label="A & B <c>")
+        axes.bar([0], [1], hatch="//")
+        axes.set_xlabel("λ₁ of $x$")
+        style.legend(figure, axes.lines)
+        return style.svg(figure, "figure3", 'A "title"', "Said of it.")
+
+
+def test_svg_has_text_as_text_and_ids_of_its_own_that_every_reference_meets():
+    text = drawn()
+    root = ElementTree.fromstring(text)
+    assert "λ₁ of $x$" in "".join(root.itertext()) and "A & B <c>" in "".join(root.itertext())
+    assert [child.tag.rpartition("}")[2] for child in root][:2] == ["title", "desc"]
+    assert (root[0].text, root[1].text, root.get("aria-label")) == ('A "title"', "Said of it.", 'A "title"')
+    ids = [node.get("id") for node in root.iter() if node.get("id")]
+    assert len(ids) == len(set(ids)) and all(one.startswith("figure3-") for one in ids)
+    used = [value[1:] for node in root.iter() for key, value in node.items() if key.endswith("href")]
+    used += [value[5:-1] for node in root.iter() for value in node.attrib.values() if value.startswith("url(#")]
+    assert used and set(used) <= set(ids)
+    assert drawn() == text  # the same each time
+
+
+def test_svg_needs_nothing_from_outside():
+    text = drawn().replace(f'"{style.SVG}"', "").replace(f'"{style.XLINK}"', "")
+    for outside in ("http://", "https://", "<style", "<metadata", "<!DOCTYPE", "<?xml"):
+        assert outside not in text

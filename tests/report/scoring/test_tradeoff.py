@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from grace.report.scoring import bootstrap, tradeoff
+from grace.config.specs import Cell
+from grace.report.scoring import bootstrap
 from grace.report.scoring.tradeoff import (
     COSINE,
     EMBEDDING,
@@ -14,9 +15,10 @@ from grace.report.scoring.tradeoff import (
     NDCG,
     PERPLEXITY_CHANGE,
     WRITING,
-    paired,
+    Compute,
+    compute,
     trade,
-)  # fmt: skip
+)
 from tests.report import traded
 from tests.report.plots.made import general
 
@@ -78,11 +80,11 @@ def test_an_effect_is_over_the_seeds_that_both_runs_have(tmp_path):
     lost = next(cell for cell in spec.cells if (cell.run, cell.seed) == ("adapter", 2))
     Path(lost.results[0]).unlink()
     found = trade(spec, 50)
-    ours, other = found.effect(NDCG, "tiny", "adapter", "cl-long")
-    assert (ours.seeds, other.seeds) == (2, 2)
-    gap, interval = paired((ours, other))
-    assert gap == pytest.approx(-0.02) and interval == pytest.approx((-0.02, -0.02))  # not that of three seeds' mean
-    assert found.deviation(NDCG, "tiny", "adapter", "cl-long") == pytest.approx(0.0, abs=1e-12)
+    effect = found.effect(NDCG, "tiny", "adapter", "cl-long")
+    assert [one.seeds for one in effect.pairs[0]] == [2, 2]
+    # not that of three seeds' mean
+    assert effect.gap == pytest.approx(-0.02) and effect.interval == pytest.approx((-0.02, -0.02))
+    assert effect.deviation == pytest.approx(0.0, abs=1e-12)
     assert found.missing == [lost.results[0]]
 
 
@@ -96,7 +98,7 @@ def test_an_effects_interval_is_that_of_a_slow_loop_over_items(tmp_path):
             kept["items"]["parts"][0]["values"] = (kept["main_score"] + noise - noise.mean()).tolist()
             Path(cell.results[0]).write_text(json.dumps(value))
     found = trade(spec, 40)
-    _, interval = paired(found.effect(NDCG, "tiny", "grace", "grace-random"))
+    interval = found.effect(NDCG, "tiny", "grace", "grace-random").interval
     drawn = np.concatenate(list(bootstrap.counts(60, 40, 0, "DocstringRetrieval/0")))
     gaps = []
     for counts in drawn:
@@ -138,4 +140,52 @@ def test_without_a_perplexity_task_the_general_average_is_what_there_is(tmp_path
     assert not found.has_perplexity and len(found.accuracies) == 6
     assert found.value(PERPLEXITY_CHANGE, "qwen2.5-0.5b", "cl") is None
     assert found.value(GENERAL_CHANGE, "qwen2.5-0.5b", "cl").point == pytest.approx(-0.1)
-    assert tradeoff.CHANGES == (PERPLEXITY_CHANGE, GENERAL_CHANGE)
+
+
+# ---- compute --------------------------------------------------------------------------------
+
+
+def cell(root: Path, names: tuple[str, ...] = ("model.json",), **more) -> Cell:
+    made = Cell(backbone="tiny", run="cl", seed=0, results=[str(root / name) for name in names])
+    traded.trained(made, **more)
+    return made
+
+
+def test_cpu_seconds_and_tokens(tmp_path):
+    assert compute(cell(tmp_path)) == Compute(100.0, None, 1000, 50, "cpu")
+
+
+def test_on_gpus_seconds_times_processes(tmp_path):
+    settings = {"grace": {"processes": 4}, "contrastive": None}
+    found = compute(cell(tmp_path, hardware={"gpus": ["H100"] * 4}, settings=settings))
+    assert (found.seconds, found.device) == (4 * 55.0, "gpu")
+
+
+def test_its_share_of_the_rationales_is_in_it_and_apart(tmp_path):
+    found = compute(cell(tmp_path, ("model.json", "rationales.json")))
+    assert (found.rationales, found.seconds) == (30.0, 130.0)  # 5,000 of 10,000 rows in 60 seconds
+
+
+def test_what_is_not_known_is_missing_and_said(tmp_path):
+    assert compute(Cell(backbone="tiny", run="base", seed=0, results=[])) == Compute(seconds=0.0)
+    gone = compute(Cell(backbone="tiny", run="cl", seed=0, results=[str(tmp_path / "none.json")]))
+    assert gone.seconds is None and "none.json" in gone.problems[0]
+    older = cell(tmp_path, tokens=None, cpu_seconds=None)
+    assert compute(older) == Compute(None, None, None, None, "cpu")
+    without = cell(tmp_path, ("model.json", "rationales.json"))
+    Path(without.results[1]).unlink()
+    assert compute(without).seconds is None  # not that of the training alone
+    Path(without.results[0]).write_text("{")
+    assert "cannot be read" in compute(without).problems[0]
+
+
+@pytest.mark.parametrize("resumed", [None, "checkpoint-20"])
+def test_a_resumed_training_says_that_its_time_is_not_all(tmp_path, resumed):
+    assert bool(compute(cell(tmp_path, resumed_from=resumed)).problems) is bool(resumed)
+
+
+def test_rationales_of_an_earlier_job_are_said(tmp_path):
+    made = cell(tmp_path, ("model.json", "rationales.json"))
+    record = json.loads(Path(made.results[1]).read_text())
+    Path(made.results[1]).write_text(json.dumps({**record, "texts": 30, "written": 10}))
+    assert "20 of 30 rationales" in compute(made).problems[0]
