@@ -55,8 +55,8 @@ for _name, _runs in {"evaluate": [], **PLAN.evaluated_together}.items():
         resources:
             **asked("evaluate"),
         params:
-            spec=lambda wildcards, runs=_runs: PLAN.spec_evaluations(
-                wildcards.backbone, runs or [wildcards.run], wildcards.seed, wildcards.group
+            spec=lambda wildcards, runs=_runs: packed(
+                PLAN.spec_evaluations(wildcards.backbone, runs or [wildcards.run], wildcards.seed, wildcards.group)
             ),
             model=lambda wildcards, runs=_runs: PLAN.runs.model(
                 wildcards.backbone, (runs or [wildcards.run])[0], wildcards.seed
